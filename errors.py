@@ -4,6 +4,6 @@
 class BadInput(ValueError):
     """Bad input. The message is one line that names file, line, value and cure.
 
-    The front door prints it on stderr and exits with status 2, without a traceback. Anything that is
-    a fault of the program itself keeps its own exception and its traceback.
+    The front door prints it on stderr and exits with status 2, without a traceback. Anything that
+    is a fault of the program itself keeps its own exception and its traceback.
     """

@@ -1,0 +1,30 @@
+"""How this project writes a file: all of it or nothing, even when the process is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Iterator
+
+
+@contextlib.contextmanager
+def atomic(path: str) -> Iterator[str]:
+    """Gives a temporary path to write to and moves it to `path` when the block has succeeded.
+
+    The temporary file is a neighbour of `path`, because only a rename inside one file system is
+    atomic, and carries the process number, so that two runs at once do not write into each other's
+    file.
+    """
+    temporary = "%s.tmp-%d" % (path, os.getpid())
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes `text` to `path` as UTF-8, atomically."""
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)

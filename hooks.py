@@ -1,0 +1,285 @@
+"""What to log while training, what to keep after an evaluation, and when progress has ended."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import time
+from typing import Any, Callable, Mapping
+
+import tensorflow.compat.v1 as tf
+
+import checkpoints
+from history import EvalHistory, Watched
+
+_LOG = logging.getLogger(__name__)
+
+
+def eval_history_path(output_dir: str) -> str:
+    """Gives the file of a run's evaluations."""
+    return os.path.join(output_dir, "eval_history.jsonl")
+
+
+class ProgressHook(tf.train.SessionRunHook):
+    """Logs one line every `every_n_iter` steps: where training is, how it goes, how long it takes.
+
+    It reads the tensors `total_loss:0` of the model and `learning_rate:0` and `gradient_norm:0` of
+    the optimizer by name, because they do not exist yet when hooks are made. The loss is the mean
+    since the line before. Examples per second count the time of training steps, not of evaluations
+    between them.
+    """
+
+    def __init__(
+        self,
+        every_n_iter: int,
+        num_train_steps: int,
+        steps_per_epoch: float,
+        examples_per_step: int,
+    ):
+        """Takes the plan of the run: its steps, those of an epoch, the examples of one step."""
+        self._every = every_n_iter
+        self._num_train_steps = num_train_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._examples_per_step = examples_per_step
+
+    def begin(self) -> None:
+        """Looks up the tensors."""
+        graph = tf.get_default_graph()
+        names = ("total_loss", "learning_rate", "gradient_norm")
+        self._tensors = {name: graph.get_tensor_by_name(name + ":0") for name in names}
+        self._global_step = tf.train.get_global_step()
+        self._start_line()
+
+    def after_create_session(self, session: tf.Session, coord: Any) -> None:
+        """Notes where and when this run begins."""
+        del coord
+        self._first_step = int(session.run(self._global_step))
+        self._started = time.time()
+
+    def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
+        """Asks for the tensors and starts the step's clock."""
+        del run_context
+        self._step_started = time.time()
+        return tf.train.SessionRunArgs(self._tensors)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Adds up, and logs when a line is full."""
+        self._seconds += time.time() - self._step_started
+        self._losses.append(float(run_values.results["total_loss"]))
+        step = int(run_context.session.run(self._global_step))
+        if step % self._every == 0 or step == self._num_train_steps:
+            self._log(step, run_values.results)
+            self._start_line()
+
+    def _start_line(self) -> None:
+        self._losses = []
+        self._seconds = 0.0
+
+    def _log(self, step: int, results: Mapping[str, float]) -> None:
+        elapsed = time.time() - self._started
+        remaining = self._num_train_steps - step
+        eta = elapsed / (step - self._first_step) * remaining
+        _LOG.info(
+            "step %d/%d | epoch %.2f | loss %.4f | learning rate %.2e | gradient norm %.2f | "
+            "%.1f examples/s | elapsed %s | ETA %s",
+            step,
+            self._num_train_steps,
+            step / self._steps_per_epoch,
+            sum(self._losses) / len(self._losses),
+            results["learning_rate"],
+            results["gradient_norm"],
+            len(self._losses) * self._examples_per_step / max(self._seconds, 1e-9),
+            _clock(elapsed),
+            _clock(eta),
+        )
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+class EvaluationRecorder(tf.estimator.Exporter):
+    """Records each evaluation of `train_and_evaluate` in the history and keeps the best checkpoint.
+
+    An Exporter is Estimator's public callback after an evaluation. List it first in
+    `EvalSpec(exporters=...)`: exporters that act on the best evaluation ask the history.
+    """
+
+    def __init__(self, history: EvalHistory, patience: int):
+        """Takes the run's history; `patience` in steps is for the log only, 0 for none."""
+        self._history = history
+        self._patience = patience
+
+    @property
+    def name(self) -> str:
+        """Names the exporter, and so a folder that stays unused."""
+        return "evaluation_recorder"
+
+    def export(
+        self,
+        estimator: tf.estimator.Estimator,
+        export_path: str,
+        checkpoint_path: str,
+        eval_result: Mapping[str, Any],
+        is_the_final_export: bool,
+    ) -> str | None:
+        """Records `eval_result`; returns the path of the best checkpoint when this one is it."""
+        del export_path, is_the_final_export
+        step = int(eval_result["global_step"])
+        is_best = self._history.add(step, eval_result)
+        best_path = checkpoints.keep_best(checkpoint_path, estimator.model_dir) if is_best else None
+        self._log(step, eval_result)
+        return best_path
+
+    def _log(self, step: int, eval_result: Mapping[str, Any]) -> None:
+        history, metric = self._history, self._history.watched.metric
+        numbers = ", ".join(
+            "%s %.4f" % (name, value)
+            for name, value in sorted(eval_result.items())
+            if name not in ("global_step", "loss")
+        )
+        best = history.best()
+        verdict = "no finite %s yet" % metric
+        if best is not None and best.step == step:
+            verdict = "best so far"
+        elif best is not None:
+            verdict = "best %s %.4f at step %d, %d evaluations without improvement" % (
+                metric,
+                history.value(best),
+                best.step,
+                history.evaluations_without_improvement(),
+            )
+        if self._patience:
+            left = self._patience - history.steps_without_improvement()
+            verdict += "; stops early " + ("now" if left <= 0 else "after %d more steps" % left)
+        _LOG.info("evaluation at step %d: %s | %s", step, numbers, verdict)
+
+
+class EarlyStoppingHook(tf.train.SessionRunHook):
+    """Stops training when `should_stop` says why.
+
+    `reason` holds that answer afterwards. Nothing is added to the graph, so a run may be resumed
+    with or without this hook. The saver runs before hooks of a TrainSpec do: an evaluation at this
+    very step has been recorded when the question is asked.
+    """
+
+    def __init__(
+        self,
+        should_stop: Callable[[int], str | None],
+        run_every_secs: float | None = None,
+        run_every_steps: int | None = None,
+    ):
+        """Asks `should_stop(global_step)` on multiples of `run_every_steps`, or by the clock."""
+        if (run_every_secs is None) == (run_every_steps is None):
+            raise ValueError("exactly one of run_every_secs and run_every_steps must be given")
+        self.reason: str | None = None
+        self._should_stop = should_stop
+        self._run_every_secs = run_every_secs
+        self._run_every_steps = run_every_steps
+
+    def begin(self) -> None:
+        """Starts the clock."""
+        self._global_step = tf.train.get_global_step()
+        self._asked_at = time.time()
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Asks, when it is time to."""
+        del run_values
+        step = int(run_context.session.run(self._global_step))
+        if self._is_time(step):
+            self._asked_at = time.time()
+            self.reason = self._should_stop(step)
+            if self.reason:
+                _LOG.info("Early stopping at step %d: %s", step, self.reason)
+                run_context.request_stop()
+
+    def _is_time(self, step: int) -> bool:
+        if self._run_every_steps is not None:
+            return step % self._run_every_steps == 0
+        return time.time() - self._asked_at >= self._run_every_secs
+
+
+def stop_if_no_decrease_hook(
+    estimator: tf.estimator.Estimator,
+    metric_name: str,
+    max_steps_without_decrease: int,
+    eval_dir: str | None = None,
+    min_steps: int = 0,
+    run_every_secs: float | None = 60,
+    run_every_steps: int | None = None,
+) -> EarlyStoppingHook:
+    """Builds a hook that stops training when a metric that should fall has not fallen for a while.
+
+    The signature is that of `tf.estimator.experimental.stop_if_no_decrease_hook`. The evaluations
+    are read from the run's `eval_history.jsonl` rather than from event files, which a killed
+    process leaves truncated.
+
+    Args:
+        estimator: the Estimator that is trained; its `model_dir` holds the history.
+        metric_name: e.g. `eval_loss`.
+        max_steps_without_decrease: steps from the best evaluation to the latest one that end the
+            run.
+        eval_dir: folder of `eval_history.jsonl` when it is not `estimator.model_dir`.
+        min_steps: never stop before this step.
+        run_every_secs: how often to ask, in seconds; None with `run_every_steps`.
+        run_every_steps: how often to ask, in steps; None with `run_every_secs`.
+    """
+    return _stop_if_no_progress_hook(
+        estimator,
+        Watched(metric_name, higher_is_better=False),
+        max_steps_without_decrease,
+        eval_dir,
+        min_steps,
+        run_every_secs,
+        run_every_steps,
+    )
+
+
+def stop_if_no_increase_hook(
+    estimator: tf.estimator.Estimator,
+    metric_name: str,
+    max_steps_without_increase: int,
+    eval_dir: str | None = None,
+    min_steps: int = 0,
+    run_every_secs: float | None = 60,
+    run_every_steps: int | None = None,
+) -> EarlyStoppingHook:
+    """Builds a hook that stops training when a metric that should rise has not risen for a while.
+
+    The arguments are those of `stop_if_no_decrease_hook`.
+    """
+    return _stop_if_no_progress_hook(
+        estimator,
+        Watched(metric_name, higher_is_better=True),
+        max_steps_without_increase,
+        eval_dir,
+        min_steps,
+        run_every_secs,
+        run_every_steps,
+    )
+
+
+def _stop_if_no_progress_hook(
+    estimator: tf.estimator.Estimator,
+    watched: Watched,
+    max_steps: int,
+    eval_dir: str | None,
+    min_steps: int,
+    run_every_secs: float | None,
+    run_every_steps: int | None,
+) -> EarlyStoppingHook:
+    history = EvalHistory(eval_history_path(eval_dir or estimator.model_dir), watched)
+
+    def should_stop(step: int) -> str | None:
+        if step < min_steps:
+            return None
+        history.reload()
+        waited = history.steps_without_improvement()
+        if waited < max_steps:
+            return None
+        best = history.best()
+        since = "step %d" % best.step if best else "the first evaluation"
+        return "%s has not improved for %d steps, since %s" % (watched.metric, waited, since)
+
+    return EarlyStoppingHook(should_stop, run_every_secs, run_every_steps)

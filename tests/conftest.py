@@ -1,0 +1,81 @@
+"""A tiny BERT, its vocabulary and a few examples, small enough to train in seconds."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import modeling
+
+WORDS = "good great fine nice bad poor awful sad the film phone was is really not".split()
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, ".", "##s"]
+CONFIG = {
+    "vocab_size": len(VOCAB),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 32,
+    "type_vocab_size": 2,
+    "initializer_range": 0.02,
+}
+
+
+class TinyBert(NamedTuple):
+    """Files of a pretrained model, as flags name them."""
+
+    bert_config_file: str
+    vocab_file: str
+    init_checkpoint: str
+
+
+@pytest.fixture(autouse=True)
+def fresh_graph():
+    tf.reset_default_graph()
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> TinyBert:
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    (folder / "bert_config.json").write_text(json.dumps(CONFIG))
+    (folder / "vocab.txt").write_text("".join(token + "\n" for token in VOCAB))
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(1)
+        modeling.BertModel(modeling.BertConfig.from_dict(CONFIG), False, tf.zeros([1, 4], tf.int32))
+        session.run(tf.global_variables_initializer())
+        prefix = tf.train.Saver().save(
+            session, str(folder / "bert_model.ckpt"), write_meta_graph=False
+        )
+    return TinyBert(str(folder / "bert_config.json"), str(folder / "vocab.txt"), prefix)
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, str]]:
+    """(label, text) rows that a tiny BERT can learn: good words against bad ones."""
+    random = np.random.RandomState(seed)
+    rows = []
+    for _ in range(count):
+        label = random.choice(["negative", "positive"])
+        opinions = WORDS[:4] if label == "positive" else WORDS[4:8]
+        subject = random.choice(["the film", "the phone"])
+        rows.append((label, "%s was really %s ." % (subject, random.choice(opinions))))
+    return rows
+
+
+@pytest.fixture
+def data_dir(tmp_path) -> str:
+    """A folder with train.tsv (64 rows), dev.tsv (18) and test.tsv (10, without labels)."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, count, seed in (("train", 64, 0), ("dev", 18, 1)):
+        rows = ["%s\t%s\n" % row for row in sentences(count, seed)]
+        (folder / (name + ".tsv")).write_text("label\ttext\n" + "".join(rows))
+    texts = [text + "\n" for _, text in sentences(10, 2)]
+    (folder / "test.tsv").write_text("text\n" + "".join(texts))
+    return str(folder)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import files
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), files.atomic(str(path)) as temporary:
+        with open(temporary, "w") as stream:
+            stream.write("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(str(tmp_path)) == ["a.txt"]
+
+
+def test_text_is_replaced(tmp_path):
+    path = tmp_path / "a.txt"
+    files.write_text(str(path), "first")
+    files.write_text(str(path), "zweites \u00e4\n")
+    assert path.read_bytes() == "zweites \u00e4\n".encode()
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    script = (
+        "import files, os, signal\n"
+        "with files.atomic(%r) as temporary, open(temporary, 'w') as stream:\n"
+        "    stream.write('half')\n"
+        "    stream.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n" % str(path)
+    )
+    root = os.path.dirname(files.__file__)
+    killed = subprocess.run([sys.executable, "-c", script], cwd=root)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
