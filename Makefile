@@ -1,0 +1,42 @@
+# `make demo` shows the program at work, `make test` checks it. Both first set up what they need.
+
+python := .venv/bin/python
+
+.PHONY: help venv dev demo test test-all lint format lock clean
+# All targets share one .venv, so `make -j` must not run two at once.
+.NOTPARALLEL:
+
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+
+venv: ## Make .venv: CPython 3.7 and requirements.lock
+	@tools/make_venv.sh
+
+dev: ## Add what the checks need: requirements-dev.lock
+	@tools/make_venv.sh dev
+
+demo: venv ## Fine-tune, evaluate and export on bundled data
+	$(python) examples/demo.py
+
+test: dev ## Run the fast tests
+	$(python) -m pytest
+
+test-all: dev ## Run the slow tests too
+	$(python) -m pytest -m ''
+
+lint: dev ## Check style and types
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy *.py
+
+format: dev ## Put the code in the house style
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
+
+lock: ## Write the .lock files from the requirements .txt files
+	@tools/make_locks.sh
+
+clean: ## Remove what these targets made
+	rm -rf .cache .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	if [ -e .venv/made-from ]; then rm -rf .venv; fi
+	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
