@@ -1,11 +1,10 @@
-"""A tiny BERT, its vocabulary and a few examples, small enough to train in seconds."""
+"""A tiny BERT and its vocabulary, small enough to train in seconds."""
 
 from __future__ import annotations
 
 import json
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -54,28 +53,3 @@ def tiny_bert(tmp_path_factory) -> TinyBert:
             session, str(folder / "bert_model.ckpt"), write_meta_graph=False
         )
     return TinyBert(str(folder / "bert_config.json"), str(folder / "vocab.txt"), prefix)
-
-
-def sentences(count: int, seed: int) -> list[tuple[str, str]]:
-    """(label, text) rows that a tiny BERT can learn: good words against bad ones."""
-    random = np.random.RandomState(seed)
-    rows = []
-    for _ in range(count):
-        label = random.choice(["negative", "positive"])
-        opinions = WORDS[:4] if label == "positive" else WORDS[4:8]
-        subject = random.choice(["the film", "the phone"])
-        rows.append((label, "%s was really %s ." % (subject, random.choice(opinions))))
-    return rows
-
-
-@pytest.fixture
-def data_dir(tmp_path) -> str:
-    """A folder with train.tsv (64 rows), dev.tsv (18) and test.tsv (10, without labels)."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for name, count, seed in (("train", 64, 0), ("dev", 18, 1)):
-        rows = ["%s\t%s\n" % row for row in sentences(count, seed)]
-        (folder / (name + ".tsv")).write_text("label\ttext\n" + "".join(rows))
-    texts = [text + "\n" for _, text in sentences(10, 2)]
-    (folder / "test.tsv").write_text("text\n" + "".join(texts))
-    return str(folder)

@@ -1,0 +1,462 @@
+"""The program as its users run it: real processes, files on disk, the three uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from absl import flags
+
+import features
+import run_classifier_gpu
+import serving
+import tokenization
+from errors import BadInput
+from predictor import Predictor
+from processors import InputExample
+
+ROOT = os.path.dirname(os.path.abspath(run_classifier_gpu.__file__))
+
+
+def run(*arguments, **environment):
+    """Runs the program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "run_classifier_gpu.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, **environment),
+    )
+
+
+def succeed(*arguments, **environment):
+    process = run(*arguments, **environment)
+    assert process.returncode == 0, process.stderr
+    return process.stderr
+
+
+def write_data(folder):
+    """40 rows to learn from, 18 to evaluate, 10 without labels to predict."""
+    opinions = {"positive": ["good", "great", "fine"], "negative": ["bad", "poor", "awful"]}
+    random = np.random.RandomState(0)
+
+    def row():
+        label = random.choice(sorted(opinions))
+        return label, "the %s was really %s ." % (
+            random.choice(["film", "phone"]),
+            random.choice(opinions[label]),
+        )
+
+    folder.mkdir()
+    for name, count in (("train", 40), ("dev", 18)):
+        rows = "".join("%s\t%s\n" % row() for _ in range(count))
+        (folder / (name + ".tsv")).write_text("label\ttext\n" + rows)
+    (folder / "test.tsv").write_text("text\n" + "".join(row()[1] + "\n" for _ in range(10)))
+    return str(folder)
+
+
+def model_flags(tiny_bert):
+    return ["--%s=%s" % item for item in tiny_bert._asdict().items()]
+
+
+class Trained:
+    """A finished training run with everything switched on, and how to go on with it."""
+
+    def __init__(self, folder, tiny_bert):
+        self.output_dir = str(folder / "output")
+        self.data_dir = write_data(folder / "data")
+        self.common = [
+            "--task_name=file",
+            "--data_dir=" + self.data_dir,
+            "--output_dir=" + self.output_dir,
+            "--max_seq_length=16",
+            *model_flags(tiny_bert),
+        ]
+        self.training = [
+            *self.common,
+            "--do_train",
+            "--train_batch_size=8",
+            "--num_train_epochs=40",
+            "--learning_rate=1e-3",
+            "--warmup_proportion=0",
+            "--save_checkpoints_steps=20",
+            "--best_metric=eval_accuracy",
+            "--max_steps_without_improvement=40",
+        ]
+        self.stderr = succeed(
+            *self.training, "--do_eval", "--do_predict", "--do_export", "--log_every_n_iter=20"
+        )
+
+    def path(self, *names):
+        return os.path.join(self.output_dir, *names)
+
+    def read(self, *names):
+        with open(self.path(*names), encoding="utf-8") as stream:
+            return stream.read()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_bert):
+    return Trained(tmp_path_factory.mktemp("trained"), tiny_bert)
+
+
+def test_a_training_run_leaves_what_the_readme_says(trained):
+    found = set(os.listdir(trained.output_dir))
+    assert {
+        "best",
+        "checkpoint",
+        "eval",
+        "eval_history.jsonl",
+        "eval_results.json",
+        "eval_results.txt",
+        "export",
+        "labels.txt",
+        "run.json",
+        "run.log",
+        "test_results.tsv",
+    } <= found
+    assert not [name for name in found if ".tmp-" in name]
+    assert len([name for name in found if re.match(r"model\.ckpt-\d+\.index", name)]) == 2
+    assert len(serving.list_exports(trained.path("export", "best_exporter"))) <= 2
+    assert len(serving.list_exports(trained.path("export", "saved_model"))) == 1
+    assert trained.read("labels.txt") == "negative\npositive\n"
+
+
+def test_it_learns_and_stops_early_and_says_so(trained):
+    history = [json.loads(line) for line in trained.read("eval_history.jsonl").splitlines()]
+    accuracies = [record["metrics"]["eval_accuracy"] for record in history]
+    best = [record["step"] for record in history if record["is_best"]][-1]
+    assert max(accuracies) == 1.0
+    assert history[-1]["step"] == best + 40 < 200
+    result = json.loads(trained.read("run.json"))["result"]
+    assert result["status"] == "stopped early"
+    assert (result["best_step"], result["last_step"]) == (best, best + 40)
+    assert "Early stopping at step %d" % (best + 40) in trained.stderr
+
+
+def test_the_log_has_the_loss_once_every_few_steps(trained):
+    result = json.loads(trained.read("run.json"))["result"]
+    logged = re.findall(r"step (\d+)/200 \| epoch [\d.]+ \| loss [\d.]+", trained.stderr)
+    assert [int(step) for step in logged] == list(range(20, result["last_step"] + 1, 20))
+    assert trained.stderr.count("**** Trainable Variables ****") == 1
+    for line in ("*** Features ***", "*INIT_FROM_CKPT*", "***** Eval results of"):
+        assert line in trained.stderr
+        assert line in trained.read("run.log")
+
+
+def test_the_best_checkpoint_is_evaluated(trained):
+    result = json.loads(trained.read("run.json"))["result"]
+    evaluated = json.loads(trained.read("eval_results.json"))
+    assert evaluated["global_step"] == result["best_step"]
+    assert evaluated["eval_accuracy"] == result["best_eval_accuracy"]
+    lines = dict(line.split(" = ") for line in trained.read("eval_results.txt").splitlines())
+    assert {name: float(value) for name, value in lines.items()} == evaluated
+
+
+def predictions_of(trained):
+    header, *rows = [line.split("\t") for line in trained.read("test_results.tsv").splitlines()]
+    assert header == ["index", "prediction", "p(negative)", "p(positive)", "text_a", "text_b"]
+    return rows
+
+
+def test_predictions_have_labels_and_texts(trained):
+    rows = predictions_of(trained)
+    assert [row[0] for row in rows] == [str(index) for index in range(10)]
+    for _, label, negative, positive, text, _ in rows:
+        expected = "positive" if re.search("good|great|fine", text) else "negative"
+        assert label == expected
+        assert float(negative) + float(positive) == pytest.approx(1, abs=2e-6)
+
+
+@pytest.mark.parametrize("folder", ["best_exporter", "saved_model"])
+def test_an_export_answers_like_the_program_without_its_output_dir(trained, folder, tmp_path):
+    export_dir = serving.list_exports(trained.path("export", folder))[-1]
+    moved = str(tmp_path / "moved")
+    subprocess.run(["cp", "-r", export_dir, moved], check=True)
+    rows = predictions_of(trained)
+    with Predictor(moved) as predictor:
+        answers = predictor.predict([row[4] for row in rows])
+    for row, answer in zip(rows, answers):
+        assert answer.label == row[1]
+        assert answer.probabilities["positive"] == pytest.approx(float(row[3]), abs=2e-6)
+        assert answer.confidence == max(answer.probabilities.values())
+
+
+def test_the_three_signatures_agree_and_none_needs_a_label(trained):
+    export_dir = serving.list_exports(trained.path("export", "saved_model"))[-1]
+    labels = ["negative", "positive"]
+    tokenizer = tokenization.FullTokenizer(os.path.join(export_dir, "assets.extra", "vocab.txt"))
+    rows = [
+        features.convert_example(InputExample("", text), labels, 16, tokenizer)
+        for text in ("the film was good .", "the phone was bad .")
+    ]
+    columns = {
+        name: [getattr(row, name) for row in rows]
+        for name in ("input_ids", "input_mask", "segment_ids")
+    }
+    serialized = [features._serialize(row) for row in rows]
+    with tf.Session(graph=tf.Graph()) as session:
+        signatures = tf.saved_model.load(session, ["serve"], export_dir).signature_def
+
+        def ask(name, inputs):
+            signature = signatures[name]
+            assert set(signature.outputs) == {"probabilities", "predictions", "top_3"}
+            assert set(signature.inputs) == set(inputs)
+            feed = {signature.inputs[key].name: value for key, value in inputs.items()}
+            return session.run({k: v.name for k, v in signature.outputs.items()}, feed)
+
+        plain = ask("serving_default", columns)
+        with_label = ask("label_ids:serving_default", dict(columns, label_ids=[0, 0]))
+        examples = ask("examples:serving_default", {"examples": serialized})
+        # Shorter than max_seq_length is welcome: padding is masked out anyway.
+        short = ask("serving_default", {k: [row[:8] for row in v] for k, v in columns.items()})
+    for other in (with_label, examples):
+        for name in plain:
+            np.testing.assert_allclose(plain[name], other[name], atol=1e-6)
+    np.testing.assert_allclose(plain["probabilities"], short["probabilities"], atol=1e-6)
+    assert plain["predictions"].dtype == plain["top_3"].dtype == np.int32
+    assert plain["top_3"].shape == (2, 2)
+
+
+def test_no_path_of_this_machine_travels_in_an_export(trained):
+    export_dir = serving.list_exports(trained.path("export", "saved_model"))[-1]
+    with open(os.path.join(export_dir, "saved_model.pb"), "rb") as stream:
+        graph = stream.read()
+    for value in (trained.output_dir, trained.data_dir, "bert_model.ckpt"):
+        assert value.encode() not in graph
+
+
+def snapshot(trained):
+    names = [n for n in os.listdir(trained.output_dir) if n.startswith(("model.ckpt", "check"))]
+    return {name: os.path.getmtime(trained.path(name)) for name in names}
+
+
+def test_an_evaluation_only_run_gives_the_same_numbers_and_trains_nothing(trained):
+    before, expected = snapshot(trained), json.loads(trained.read("eval_results.json"))
+    os.remove(trained.path("eval_results.json"))
+    # Without a training file: the labels are those of the run.
+    succeed(*trained.common, "--do_eval", "--train_file=missing.tsv")
+    assert json.loads(trained.read("eval_results.json")) == expected
+    assert snapshot(trained) == before
+
+
+def test_a_prediction_only_run_gives_the_same_rows(trained):
+    before, expected = snapshot(trained), predictions_of(trained)
+    os.remove(trained.path("test_results.tsv"))
+    succeed(*trained.common, "--do_predict", "--predict_batch_size=3")
+    for row, expected_row in zip(predictions_of(trained), expected):
+        assert row[:2] + row[4:] == expected_row[:2] + expected_row[4:]
+        assert float(row[2]) == pytest.approx(float(expected_row[2]), abs=2e-6)
+    assert snapshot(trained) == before
+
+
+def test_an_export_only_run(trained, tmp_path):
+    before = snapshot(trained)
+    # It needs no data at all.
+    arguments = [a for a in trained.common if not a.startswith("--data_dir")]
+    succeed(*arguments, "--do_export", "--export_dir=" + str(tmp_path / "mine"))
+    (export_dir,) = serving.list_exports(str(tmp_path / "mine"))
+    with Predictor(export_dir) as predictor:
+        assert predictor.predict(["the film was awful ."])[0].label == "negative"
+    assert snapshot(trained) == before
+
+
+def test_unlabelled_and_labelled_test_files_predict_alike(trained, tmp_path):
+    texts = [row[4] for row in predictions_of(trained)]
+    labelled = tmp_path / "labelled.tsv"
+    labelled.write_text("text\tlabel\n" + "".join(text + "\tnegative\n" for text in texts))
+    before = [row[1] for row in predictions_of(trained)]
+    succeed(*trained.common, "--do_predict", "--test_file=" + str(labelled))
+    assert [row[1] for row in predictions_of(trained)] == before
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return write_data(tmp_path / "data")
+
+
+def test_xla_compiles_and_gives_the_same_numbers(trained, tmp_path):
+    expected = json.loads(trained.read("eval_results.json"))
+    os.remove(trained.path("eval_results.json"))
+    dump = tmp_path / "xla"
+    succeed(*trained.common, "--do_eval", "--use_xla", XLA_FLAGS="--xla_dump_to=%s" % dump)
+    assert list(dump.iterdir()), "nothing was compiled"
+    result = json.loads(trained.read("eval_results.json"))
+    assert sorted(result) == sorted(expected)
+    for name, value in expected.items():
+        assert result[name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_two_runs_with_one_seed_are_equal_bit_for_bit(tmp_path, tiny_bert, data_dir):
+    outputs = [str(tmp_path / name) for name in ("first", "second")]
+    for output_dir in outputs:
+        succeed(
+            "--do_train",
+            "--task_name=file",
+            "--data_dir=" + data_dir,
+            "--output_dir=" + output_dir,
+            "--max_seq_length=16",
+            "--num_train_epochs=4",
+            *model_flags(tiny_bert),
+        )
+    first, second = [tf.train.load_checkpoint(output_dir) for output_dir in outputs]
+    names = sorted(first.get_variable_to_shape_map())
+    assert len(names) == 41 * 3 + 1
+    for name in names:
+        np.testing.assert_array_equal(first.get_tensor(name), second.get_tensor(name), name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--do_train", "--learing_rate=1"], "learning_rate"),
+        (["--do_train", "do_eval"], "'do_eval' is no flag"),
+        ([], "nothing to do"),
+        (["--do_train", "--train_batch_size=x"], "train_batch_size"),
+        (["--do_train", "--data_dir=missing"], "missing/train.tsv"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_status_2(
+    tmp_path, tiny_bert, data_dir, arguments, message
+):
+    output_dir = tmp_path / "output"
+    process = run(
+        "--task_name=file",
+        "--data_dir=" + data_dir,
+        "--output_dir=" + str(output_dir),
+        "--max_seq_length=16",
+        *model_flags(tiny_bert),
+        *arguments,
+    )
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert len(process.stderr.splitlines()) == 1
+    assert message in process.stderr
+    assert not output_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--do_eval", "--nodo_train"], "no trained checkpoint; give --do_train"),
+        (["--task_name=mprc"], "did you mean mrpc"),
+        (["--best_metric=eval_f2"], "eval_f1"),
+        (["--max_seq_length=64"], "allows up to 32"),
+        (["--train_batch_size=1000"], "make no single step"),
+        (["--init_checkpoint=missing.ckpt"], "missing.ckpt: no readable checkpoint"),
+        (["--vocab_file=missing.txt"], "missing.txt"),
+        (["--bert_config_file=missing.json"], "missing.json: no such file"),
+    ],
+)
+def test_bad_input_is_found_before_anything_is_written(
+    tmp_path, tiny_bert, data_dir, arguments, message
+):
+    output_dir = tmp_path / "output"
+    files = [
+        "--data_dir=" + data_dir,
+        "--output_dir=" + str(output_dir),
+        "--max_seq_length=16",
+        *model_flags(tiny_bert),
+    ]
+    with pytest.raises(BadInput) as error:
+        run_classifier_gpu.run_classifier(parsed(*files, *arguments))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not output_dir.exists()
+
+
+def test_debug_shows_the_traceback(tmp_path, tiny_bert, data_dir):
+    process = run(
+        "--do_train",
+        "--debug",
+        "--task_name=file",
+        "--data_dir=missing",
+        "--output_dir=" + str(tmp_path / "output"),
+        *model_flags(tiny_bert),
+    )
+    assert process.returncode != 0
+    assert "Traceback" in process.stderr and "BadInput" in process.stderr
+
+
+def parsed(*arguments):
+    flag_values = flags.FlagValues()
+    run_classifier_gpu.define_flags(flag_values)
+    required = ["--task_name=file", "--bert_config_file=c", "--vocab_file=v", "--output_dir=o"]
+    flag_values(["program", "--do_train", *required, *arguments])
+    return flag_values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "num_examples", "expected"),
+    [
+        # MRPC as google's program plans it: int(3668 / 32 * 3), int(343 * 0.1).
+        ([], 3668, (343, 34, 115, 345)),
+        (["--train_batch_size=8", "--num_train_epochs=2.5"], 1000, (312, 31, 125, 375)),
+        ([], 400000, (37500, 3750, 1000, 3000)),
+        (["--save_checkpoints_steps=50"], 3668, (343, 34, 50, 150)),
+        (["--max_steps_without_improvement=0"], 3668, (343, 34, 115, 0)),
+    ],
+)
+def test_the_schedule(arguments, num_examples, expected):
+    inputs = run_classifier_gpu.Inputs(None, None, None, {"train": [None] * num_examples}, [])
+    schedule = run_classifier_gpu.make_schedule(parsed(*arguments), inputs)
+    assert (
+        schedule.num_train_steps,
+        schedule.num_warmup_steps,
+        schedule.save_checkpoints_steps,
+        schedule.max_steps_without_improvement,
+    ) == expected
+    assert schedule.steps_per_epoch * parsed(*arguments).train_batch_size == num_examples
+
+
+def test_google_flags_have_googles_defaults():
+    values = parsed()
+    expected = {
+        "max_seq_length": 128,
+        "train_batch_size": 32,
+        "eval_batch_size": 8,
+        "predict_batch_size": 8,
+        "learning_rate": 5e-5,
+        "num_train_epochs": 3.0,
+        "warmup_proportion": 0.1,
+        "do_lower_case": True,
+        "do_eval": False,
+        "do_predict": False,
+    }
+    assert {name: values[name].value for name in expected} == expected
+
+
+def test_the_run_config_carries_xla_and_the_saving_of_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
+    for use_xla, level in ((False, tf.OptimizerOptions.DEFAULT), (True, tf.OptimizerOptions.ON_1)):
+        config = run_classifier_gpu.make_run_config(
+            str(tmp_path), save_checkpoints_steps=7, keep_checkpoint_max=3, seed=5, use_xla=use_xla
+        )
+        options = config.session_config.graph_options.optimizer_options
+        assert options.global_jit_level == level
+        assert ("--tf_xla_cpu_global_jit" in os.environ.get("TF_XLA_FLAGS", "")) == use_xla
+    assert config.model_dir == str(tmp_path)
+    assert (config.save_checkpoints_steps, config.keep_checkpoint_max) == (7, 3)
+    assert config.tf_random_seed == 5
+
+
+def test_a_bert_user_finds_the_names_in_the_script():
+    for name in (
+        "InputExample",
+        "InputFeatures",
+        "DataProcessor",
+        "convert_single_example",
+        "file_based_convert_examples_to_features",
+        "file_based_input_fn_builder",
+        "create_model",
+        "model_fn_builder",
+        "modeling",
+        "tokenization",
+    ):
+        assert hasattr(run_classifier_gpu, name), name
