@@ -1,0 +1,736 @@
+"""The BERT encoder: token ids in, a vector for each token and one for the whole text out.
+
+The variables have the names, shapes and order of google's BERT, so its checkpoints fit.
+Read from the top: the activations, the configuration, the model, its two stages (embeddings and
+transformer), the blocks these are made of, and last how a checkpoint finds its variables.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import math
+import numbers
+import zlib
+from typing import Any, Callable, List, Sequence, Union
+
+import tensorflow.compat.v1 as tf
+
+from errors import BadInput
+
+Activation = Callable[[tf.Tensor], tf.Tensor]
+# The sizes of a tensor: an int where the graph knows the size, a scalar tensor where it does not.
+Shape = List[Union[int, tf.Tensor]]
+
+# Added to the attention score of a masked position: the softmax makes it a probability of zero.
+MASKED_SCORE = -10000.0
+
+
+def gelu(x: tf.Tensor) -> tf.Tensor:
+    """Computes the Gaussian error linear unit by its tanh approximation, as google's BERT does.
+
+    The formula is in section 2 of https://arxiv.org/abs/1606.08415.
+    """
+    return 0.5 * x * (1.0 + tf.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def gelu_erf(x: tf.Tensor) -> tf.Tensor:
+    """Computes the exact Gaussian error linear unit, which Hugging Face models call "gelu"."""
+    return 0.5 * x * (1.0 + tf.math.erf(x / math.sqrt(2.0)))
+
+
+ACTIVATIONS = {
+    "linear": None,
+    "relu": tf.nn.relu,
+    "tanh": tf.tanh,
+    "gelu": gelu,
+    "gelu_erf": gelu_erf,
+}
+
+
+def get_activation(activation_string: str | Activation | None) -> Activation | None:
+    """Returns the activation function of a name, None for the identity.
+
+    Upper and lower case are alike, no name is the identity, and a function is returned as it is.
+
+    Raises:
+        BadInput: There is no such activation.
+    """
+    if activation_string is None or callable(activation_string):
+        return activation_string
+    name = str(activation_string).lower() or "linear"
+    if name not in ACTIVATIONS:
+        raise BadInput(
+            '"hidden_act" is %s; write one of %s'
+            % (_as_json(activation_string), ", ".join(map(_as_json, ACTIVATIONS)))
+        )
+    return ACTIVATIONS[name]
+
+
+@dataclasses.dataclass
+class BertConfig:
+    """The sizes of a BERT model, as in the `bert_config.json` that comes with each checkpoint.
+
+    Attributes:
+        vocab_size: Number of entries in the vocabulary.
+        hidden_size: Width of the embeddings, of every layer and of the pooled output.
+        num_hidden_layers: Number of transformer layers.
+        num_attention_heads: Number of attention heads per layer; it divides `hidden_size`.
+        intermediate_size: Width of the feed-forward part of a layer.
+        hidden_act: Activation of the feed-forward part, see `get_activation`.
+        hidden_dropout_prob: Probability of dropping a unit, below 1.
+        attention_probs_dropout_prob: Probability of dropping an attention probability, below 1.
+        max_position_embeddings: Number of tokens in the longest sequence the model can read.
+        type_vocab_size: Number of token types; a pair of texts needs two.
+        initializer_range: Standard deviation of fresh weights.
+    """
+
+    vocab_size: int
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str | Activation | None = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 16
+    initializer_range: float = 0.02
+
+    @classmethod
+    def from_dict(cls, json_object: dict[str, Any]) -> BertConfig:
+        """Makes a configuration that a model can be built from.
+
+        Missing keys take their defaults. Unknown keys (real files have `directionality` and
+        `pooler_*`) become attributes that nobody reads.
+
+        Raises:
+            BadInput: It is no dictionary, `vocab_size` is missing, or a value is impossible.
+        """
+        if not isinstance(json_object, dict):
+            raise BadInput(
+                'the content is of type %s; write an object, {"vocab_size": ...} with all its keys'
+                % type(json_object).__name__
+            )
+        if "vocab_size" not in json_object:
+            raise BadInput('"vocab_size" is missing; add it: the number of lines in vocab.txt')
+        config = cls(vocab_size=json_object["vocab_size"])
+        vars(config).update(json_object)
+        config.validate()
+        return config
+
+    @classmethod
+    def from_json_file(cls, json_file: str) -> BertConfig:
+        """Reads a configuration from a JSON file.
+
+        Raises:
+            BadInput: The file cannot be read, is not JSON, or `from_dict` refuses its content.
+        """
+        source = "give the bert_config.json that came with the pre-trained model"
+        try:
+            with tf.gfile.GFile(json_file, "rb") as reader:
+                return cls.from_dict(json.loads(reader.read().decode("utf-8-sig")))
+        except tf.errors.NotFoundError:
+            raise BadInput("%s: no such file; %s" % (json_file, source)) from None
+        except (tf.errors.OpError, UnicodeDecodeError) as error:
+            raise BadInput("%s: cannot be read (%s); %s" % (json_file, error, source)) from None
+        except json.JSONDecodeError as error:
+            raise BadInput(
+                "%s:%d: not JSON at column %d (%s); correct the line or %s"
+                % (json_file, error.lineno, error.colno, error.msg, source)
+            ) from None
+        except BadInput as error:
+            raise BadInput("%s: %s" % (json_file, error)) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all values by name, those of unknown keys included."""
+        return dict(vars(self))
+
+    def to_json_string(self) -> str:
+        """Returns all values as JSON text, sorted by name."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def validate(self) -> None:
+        """Checks that a model can be built from these values.
+
+        Raises:
+            BadInput: A value has the wrong type or range, or the heads do not fit the hidden size.
+        """
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+        ):
+            self._check(name, numbers.Integral, 1, math.inf, "a whole number of 1 or more")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            self._check(name, numbers.Real, 0, 1, "a number of 0 or more and below 1")
+        self._check("initializer_range", numbers.Real, 0, math.inf, "a number of 0 or more")
+        get_activation(self.hidden_act)
+        attention_head_size(self.hidden_size, self.num_attention_heads)
+
+    def _check(self, name: str, kind: type, low: float, below: float, cure: str) -> None:
+        value = getattr(self, name)
+        # To Python True is the number 1; in a configuration it is a mistake.
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        if not (is_number and low <= value < below):
+            raise BadInput('"%s" is %s; write %s' % (name, _as_json(value), cure))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, default=repr)
+
+
+class BertModel:
+    """A BERT encoder in the current graph.
+
+    Example:
+        model = BertModel(config, is_training=False, input_ids=input_ids, input_mask=input_mask)
+        logits = tf.matmul(model.get_pooled_output(), output_weights, transpose_b=True)
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        is_training: bool,
+        input_ids: tf.Tensor,
+        input_mask: tf.Tensor | None = None,
+        token_type_ids: tf.Tensor | None = None,
+        use_one_hot_embeddings: bool = False,
+        scope: str | None = None,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> None:
+        """Adds the encoder to the graph.
+
+        Args:
+            config: The sizes of the model; it is left as it is.
+            is_training: Whether to apply dropout.
+            input_ids: int32 `[batch_size, seq_length]`, ids in the vocabulary.
+            input_mask: int32 `[batch_size, seq_length]`, 1 for a token and 0 for padding; if not
+                given, there is no padding.
+            token_type_ids: int32 `[batch_size, seq_length]`, 0 for the first text and 1 for the
+                second; if not given, all 0.
+            use_one_hot_embeddings: See `embedding_lookup`.
+            scope: Variable scope of the model; if not given, "bert".
+            dropout_seed: int32 `[2]`, see `dropout`.
+
+        Raises:
+            BadInput: The configuration is impossible or the sequence is too long for it.
+            ValueError: `input_ids` or `input_mask` is not a matrix.
+        """
+        config.validate()
+        assert_rank(input_ids, 2)
+        hidden_dropout_prob = config.hidden_dropout_prob if is_training else 0.0
+        attention_dropout_prob = config.attention_probs_dropout_prob if is_training else 0.0
+        if token_type_ids is None:
+            token_type_ids = tf.zeros_like(input_ids)
+
+        with tf.variable_scope(scope, default_name="bert"):
+            with tf.variable_scope("embeddings"):
+                word_embeddings, self.embedding_table = embedding_lookup(
+                    input_ids,
+                    vocab_size=config.vocab_size,
+                    embedding_size=config.hidden_size,
+                    initializer_range=config.initializer_range,
+                    use_one_hot_embeddings=use_one_hot_embeddings,
+                )
+                self.embedding_output = embedding_postprocessor(
+                    word_embeddings,
+                    token_type_ids,
+                    token_type_vocab_size=config.type_vocab_size,
+                    initializer_range=config.initializer_range,
+                    max_position_embeddings=config.max_position_embeddings,
+                    dropout_prob=hidden_dropout_prob,
+                    dropout_seed=dropout_seed,
+                )
+
+            with tf.variable_scope("encoder"):
+                attention_mask = None
+                if input_mask is not None:
+                    attention_mask = create_attention_mask_from_input_mask(input_ids, input_mask)
+                self.all_encoder_layers = transformer_model(
+                    self.embedding_output,
+                    attention_mask,
+                    hidden_size=config.hidden_size,
+                    num_hidden_layers=config.num_hidden_layers,
+                    num_attention_heads=config.num_attention_heads,
+                    intermediate_size=config.intermediate_size,
+                    intermediate_act_fn=get_activation(config.hidden_act),
+                    hidden_dropout_prob=hidden_dropout_prob,
+                    attention_probs_dropout_prob=attention_dropout_prob,
+                    initializer_range=config.initializer_range,
+                    do_return_all_layers=True,
+                    dropout_seed=dropout_seed,
+                )
+            self.sequence_output = self.all_encoder_layers[-1]
+
+            with tf.variable_scope("pooler"):
+                # The first token, [CLS], was pre-trained to stand for the whole text.
+                self.pooled_output = dense(
+                    self.sequence_output[:, 0],
+                    config.hidden_size,
+                    activation=tf.tanh,
+                    initializer_range=config.initializer_range,
+                )
+
+    def get_pooled_output(self) -> tf.Tensor:
+        """Returns what a classifier reads: float32 `[batch_size, hidden_size]`."""
+        return self.pooled_output
+
+    def get_sequence_output(self) -> tf.Tensor:
+        """Returns the last layer: float32 `[batch_size, seq_length, hidden_size]`."""
+        return self.sequence_output
+
+    def get_all_encoder_layers(self) -> list[tf.Tensor]:
+        """Returns the layers in order: float32 `[batch_size, seq_length, hidden_size]` each."""
+        return self.all_encoder_layers
+
+    def get_embedding_output(self) -> tf.Tensor:
+        """Returns what the first layer reads: float32 `[batch_size, seq_length, hidden_size]`."""
+        return self.embedding_output
+
+    def get_embedding_table(self) -> tf.Variable:
+        """Returns the word embeddings: float32 `[vocab_size, hidden_size]`."""
+        return self.embedding_table
+
+
+def embedding_lookup(
+    input_ids: tf.Tensor,
+    vocab_size: int,
+    embedding_size: int = 128,
+    initializer_range: float = 0.02,
+    word_embedding_name: str = "word_embeddings",
+    use_one_hot_embeddings: bool = False,
+) -> tuple[tf.Tensor, tf.Variable]:
+    """Replaces each id by its row in a table.
+
+    Args:
+        input_ids: int32 `[batch_size, seq_length]`.
+        vocab_size: Number of rows in the table.
+        embedding_size: Number of columns in the table.
+        initializer_range: Standard deviation of a fresh table.
+        word_embedding_name: Name of the variable that is the table.
+        use_one_hot_embeddings: Multiply one-hot rows by the table instead of looking rows up. The
+            result is the same; its gradient is dense, and the product of a large table is slow.
+
+    Returns:
+        The embeddings, float32 `[batch_size, seq_length, embedding_size]`, and the table.
+    """
+    table = tf.get_variable(
+        word_embedding_name,
+        [vocab_size, embedding_size],
+        initializer=create_initializer(initializer_range),
+    )
+    embed = _embed_by_product if use_one_hot_embeddings else tf.gather
+    return embed(table, input_ids), table
+
+
+def _embed_by_product(table: tf.Variable, ids: tf.Tensor) -> tf.Tensor:
+    num_rows, width = table.shape.as_list()
+    one_hot_ids = tf.one_hot(tf.reshape(ids, [-1]), depth=num_rows)
+    return tf.reshape(tf.matmul(one_hot_ids, table), get_shape_list(ids) + [width])
+
+
+def embedding_postprocessor(
+    input_tensor: tf.Tensor,
+    token_type_ids: tf.Tensor,
+    token_type_vocab_size: int = 16,
+    initializer_range: float = 0.02,
+    max_position_embeddings: int = 512,
+    dropout_prob: float = 0.1,
+    dropout_seed: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Adds the token types and the positions to the words, then normalizes and drops out.
+
+    Args:
+        input_tensor: float32 `[batch_size, seq_length, hidden_size]`, the embedded words.
+        token_type_ids: int32 `[batch_size, seq_length]`.
+        token_type_vocab_size: Number of token types.
+        initializer_range: Standard deviation of fresh tables.
+        max_position_embeddings: Number of positions.
+        dropout_prob: Probability of dropping a unit.
+        dropout_seed: int32 `[2]`, see `dropout`.
+
+    Returns:
+        float32 `[batch_size, seq_length, hidden_size]`.
+
+    Raises:
+        BadInput: The sequence is longer than there are positions.
+    """
+    _, seq_length, width = get_shape_list(input_tensor, expected_rank=3)
+    if isinstance(seq_length, int) and seq_length > max_position_embeddings:
+        raise BadInput(
+            "the sequence length %d is above %d, the max_position_embeddings of this model; "
+            "choose a smaller max_seq_length" % (seq_length, max_position_embeddings)
+        )
+    token_type_table = tf.get_variable(
+        "token_type_embeddings",
+        [token_type_vocab_size, width],
+        initializer=create_initializer(initializer_range),
+    )
+    position_table = tf.get_variable(
+        "position_embeddings",
+        [max_position_embeddings, width],
+        initializer=create_initializer(initializer_range),
+    )
+    # In a table of a few rows the product is faster than the look-up, above all its gradient.
+    token_types = _embed_by_product(token_type_table, token_type_ids)
+    # A length that is known only when the graph runs is refused here: tf.slice, unlike
+    # position_table[:seq_length], fails when the table has fewer rows.
+    positions = tf.slice(position_table, [0, 0], [seq_length, width])
+    return layer_norm_and_dropout(
+        input_tensor + token_types + positions, dropout_prob, dropout_seed=dropout_seed
+    )
+
+
+def create_attention_mask_from_input_mask(from_tensor: tf.Tensor, to_mask: tf.Tensor) -> tf.Tensor:
+    """Makes the mask that hides padding from every position.
+
+    It has one row for all positions that attend, to be broadcast: padding may attend like any
+    token, because what it finds is never read.
+
+    Args:
+        from_tensor: `[batch_size, from_seq_length, ...]`, what attends.
+        to_mask: int32 `[batch_size, to_seq_length]`, 1 for a token and 0 for padding.
+
+    Returns:
+        float32 `[batch_size, 1, to_seq_length]`, 1 for what may be attended to, else 0.
+    """
+    batch_size = get_shape_list(from_tensor, expected_rank=[2, 3])[0]
+    to_seq_length = get_shape_list(to_mask, expected_rank=2)[1]
+    return tf.cast(tf.reshape(to_mask, [batch_size, 1, to_seq_length]), tf.float32)
+
+
+def transformer_model(
+    input_tensor: tf.Tensor,
+    attention_mask: tf.Tensor | None = None,
+    hidden_size: int = 768,
+    num_hidden_layers: int = 12,
+    num_attention_heads: int = 12,
+    intermediate_size: int = 3072,
+    intermediate_act_fn: Activation | None = gelu,
+    hidden_dropout_prob: float = 0.1,
+    attention_probs_dropout_prob: float = 0.1,
+    initializer_range: float = 0.02,
+    do_return_all_layers: bool = False,
+    dropout_seed: tf.Tensor | None = None,
+) -> tf.Tensor | list[tf.Tensor]:
+    """Passes a sequence through the layers of a transformer encoder.
+
+    A layer attends, then transforms each position by itself in a feed-forward part; what either
+    finds is added to its input and normalized. From https://arxiv.org/abs/1706.03762, section 3.1.
+
+    Args:
+        input_tensor: float32 `[batch_size, seq_length, hidden_size]`.
+        attention_mask: See `attention_layer`.
+        hidden_size: Width of every layer.
+        num_hidden_layers: Number of layers.
+        num_attention_heads: Number of attention heads per layer; it divides `hidden_size`.
+        intermediate_size: Width of the feed-forward part.
+        intermediate_act_fn: Activation of the feed-forward part.
+        hidden_dropout_prob: Probability of dropping a unit.
+        attention_probs_dropout_prob: Probability of dropping an attention probability.
+        initializer_range: Standard deviation of fresh weights.
+        do_return_all_layers: Whether to return the list of all layers instead of the last one.
+        dropout_seed: int32 `[2]`, see `dropout`.
+
+    Returns:
+        float32 `[batch_size, seq_length, hidden_size]`, or a list of these.
+
+    Raises:
+        BadInput: `num_attention_heads` does not divide `hidden_size`.
+    """
+    size_per_head = attention_head_size(hidden_size, num_attention_heads)
+    hidden = input_tensor
+    layers = []
+    for index in range(num_hidden_layers):
+        with tf.variable_scope("layer_%d" % index):
+            with tf.variable_scope("attention"):
+                with tf.variable_scope("self"):
+                    context = attention_layer(
+                        hidden,
+                        hidden,
+                        attention_mask,
+                        num_attention_heads=num_attention_heads,
+                        size_per_head=size_per_head,
+                        attention_probs_dropout_prob=attention_probs_dropout_prob,
+                        initializer_range=initializer_range,
+                        dropout_seed=dropout_seed,
+                    )
+                with tf.variable_scope("output"):
+                    hidden = _add_projection(
+                        hidden, context, hidden_dropout_prob, initializer_range, dropout_seed
+                    )
+            with tf.variable_scope("intermediate"):
+                intermediate = dense(
+                    hidden, intermediate_size, intermediate_act_fn, initializer_range
+                )
+            with tf.variable_scope("output"):
+                hidden = _add_projection(
+                    hidden, intermediate, hidden_dropout_prob, initializer_range, dropout_seed
+                )
+            layers.append(hidden)
+    return layers if do_return_all_layers else layers[-1]
+
+
+def _add_projection(
+    hidden: tf.Tensor,
+    update: tf.Tensor,
+    dropout_prob: float,
+    initializer_range: float,
+    dropout_seed: tf.Tensor | None,
+) -> tf.Tensor:
+    """Projects `update` to the width of `hidden`, adds it there and normalizes the sum."""
+    width = get_shape_list(hidden)[-1]
+    projected = dense(update, width, initializer_range=initializer_range)
+    return layer_norm(hidden + dropout(projected, dropout_prob, dropout_seed))
+
+
+def attention_layer(
+    from_tensor: tf.Tensor,
+    to_tensor: tf.Tensor,
+    attention_mask: tf.Tensor | None = None,
+    num_attention_heads: int = 1,
+    size_per_head: int = 512,
+    attention_probs_dropout_prob: float = 0.0,
+    initializer_range: float = 0.02,
+    dropout_seed: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Lets each position of one sequence collect what it needs from the positions of another.
+
+    Each head computes softmax(query * key / sqrt(size_per_head)) * value, as in section 3.2 of
+    https://arxiv.org/abs/1706.03762.
+
+    Args:
+        from_tensor: float32 `[batch_size, from_seq_length, from_width]`, what attends.
+        to_tensor: float32 `[batch_size, to_seq_length, to_width]`, what is attended to; the same
+            tensor for self-attention.
+        attention_mask: `[batch_size, from_seq_length or 1, to_seq_length]`, 1 for what may be
+            attended to, else 0; if not given, all 1.
+        num_attention_heads: Number of heads.
+        size_per_head: Width of the query, the key and the value of a head.
+        attention_probs_dropout_prob: Probability of dropping an attention probability.
+        initializer_range: Standard deviation of fresh weights.
+        dropout_seed: int32 `[2]`, see `dropout`.
+
+    Returns:
+        float32 `[batch_size, from_seq_length, num_attention_heads * size_per_head]`.
+    """
+    width = num_attention_heads * size_per_head
+
+    def project_to_heads(tensor: tf.Tensor, name: str) -> tf.Tensor:
+        projected = dense(tensor, width, initializer_range=initializer_range, name=name)
+        batch_size, seq_length, _ = get_shape_list(projected, expected_rank=3)
+        heads = tf.reshape(projected, [batch_size, seq_length, num_attention_heads, size_per_head])
+        return tf.transpose(heads, [0, 2, 1, 3])
+
+    query = project_to_heads(from_tensor, "query")  # [batch, heads, from, size_per_head]
+    key = project_to_heads(to_tensor, "key")  # [batch, heads, to, size_per_head]
+    value = project_to_heads(to_tensor, "value")  # [batch, heads, to, size_per_head]
+
+    # The query is scaled instead of the scores because it has fewer elements.
+    scores = tf.matmul(query * (1.0 / math.sqrt(size_per_head)), key, transpose_b=True)
+    if attention_mask is not None:
+        masked_scores = (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
+        scores += tf.expand_dims(masked_scores, axis=1)
+    # Dropout here hides whole tokens from a head; so does the paper.
+    probabilities = dropout(tf.nn.softmax(scores), attention_probs_dropout_prob, dropout_seed)
+
+    context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
+    batch_size, from_seq_length, _, _ = get_shape_list(context)
+    return tf.reshape(context, [batch_size, from_seq_length, width])
+
+
+def attention_head_size(hidden_size: int, num_attention_heads: int) -> int:
+    """Returns the width of one attention head.
+
+    Raises:
+        BadInput: The heads do not divide the hidden size.
+    """
+    if hidden_size % num_attention_heads:
+        raise BadInput(
+            '"hidden_size" is %d, not a multiple of "num_attention_heads", %d; correct one of them'
+            % (hidden_size, num_attention_heads)
+        )
+    return hidden_size // num_attention_heads
+
+
+def dense(
+    input_tensor: tf.Tensor,
+    units: int,
+    activation: Activation | None = None,
+    initializer_range: float = 0.02,
+    name: str = "dense",
+) -> tf.Tensor:
+    """Computes activation(input * kernel + bias) along the last dimension.
+
+    Args:
+        input_tensor: float32 `[..., width]`.
+        units: Width of the result.
+        activation: The activation; if not given, the identity.
+        initializer_range: Standard deviation of a fresh kernel.
+        name: Variable scope of `kernel` and `bias`.
+
+    Returns:
+        float32 `[..., units]`.
+    """
+    shape = get_shape_list(input_tensor)
+    with tf.variable_scope(name):
+        kernel = tf.get_variable(
+            "kernel", [shape[-1], units], initializer=create_initializer(initializer_range)
+        )
+        bias = tf.get_variable("bias", [units], initializer=tf.zeros_initializer())
+        output = tf.nn.bias_add(tf.matmul(reshape_to_matrix(input_tensor), kernel), bias)
+        if activation is not None:
+            output = activation(output)
+        return reshape_from_matrix(output, shape)
+
+
+def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
+    """Normalizes along the last dimension, then scales by `gamma` and shifts by `beta`.
+
+    From https://arxiv.org/abs/1607.06450, section 3.
+
+    Args:
+        input_tensor: float32 `[..., width]`.
+        name: Variable scope of `beta` and `gamma`; if not given, "LayerNorm".
+
+    Returns:
+        float32 `[..., width]`.
+    """
+    width = get_shape_list(input_tensor)[-1]
+    with tf.variable_scope(name, default_name="LayerNorm"):
+        beta = tf.get_variable("beta", [width], initializer=tf.zeros_initializer())
+        gamma = tf.get_variable("gamma", [width], initializer=tf.ones_initializer())
+        centered = input_tensor - tf.reduce_mean(input_tensor, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
+        return centered * tf.math.rsqrt(variance + 1e-12) * gamma + beta
+
+
+def layer_norm_and_dropout(
+    input_tensor: tf.Tensor,
+    dropout_prob: float,
+    name: str | None = None,
+    dropout_seed: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Applies `layer_norm`, then `dropout`."""
+    return dropout(layer_norm(input_tensor, name), dropout_prob, dropout_seed)
+
+
+def dropout(
+    input_tensor: tf.Tensor, dropout_prob: float, dropout_seed: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Sets elements to zero at random and scales up the others, so that the mean stays.
+
+    With a seed, the mask is a function of the run's seed, the step and the site, which is the
+    current variable scope: a resumed run draws the masks that an uninterrupted run would have
+    drawn. Two calls in one scope share their mask.
+
+    Args:
+        input_tensor: float tensor of any shape.
+        dropout_prob: Probability of dropping (not of keeping) an element, below 1.
+        dropout_seed: int32 `[2]`, the run's seed and the global step; if not given, the mask is
+            drawn from the random numbers of the session.
+
+    Returns:
+        A tensor of the same shape; `input_tensor` itself if the probability is 0.
+    """
+    if not dropout_prob:
+        return input_tensor
+    shape = tf.shape(input_tensor)
+    if dropout_seed is None:
+        draws = tf.random.uniform(shape)
+    else:
+        site = zlib.crc32(tf.get_variable_scope().name.encode()) & 0x7FFFFFFF
+        draws = tf.random.stateless_uniform(shape, seed=dropout_seed + [site, 0])
+    kept = tf.cast(draws >= dropout_prob, input_tensor.dtype)
+    # Scaling the mask first leaves one multiplication to the gradient.
+    return input_tensor * (kept * (1.0 / (1.0 - dropout_prob)))
+
+
+def create_initializer(initializer_range: float = 0.02) -> Callable[..., tf.Tensor]:
+    """Returns an initializer: normal, `initializer_range` wide, cut at two standard deviations."""
+    return tf.truncated_normal_initializer(stddev=initializer_range)
+
+
+def get_shape_list(
+    tensor: tf.Tensor,
+    expected_rank: int | Sequence[int] | None = None,
+    name: str | None = None,
+) -> Shape:
+    """Returns the sizes of a tensor: ints where the graph knows them, else scalar tensors.
+
+    Raises:
+        ValueError: The rank is not `expected_rank`, or not one of them.
+    """
+    if expected_rank is not None:
+        assert_rank(tensor, expected_rank, name)
+    sizes = tensor.shape.as_list()
+    if None not in sizes:
+        return sizes
+    sizes_at_run_time = tf.shape(tensor)
+    return [sizes_at_run_time[i] if size is None else size for i, size in enumerate(sizes)]
+
+
+def assert_rank(
+    tensor: tf.Tensor, expected_rank: int | Sequence[int], name: str | None = None
+) -> None:
+    """Checks the rank of a tensor.
+
+    Raises:
+        ValueError: The rank is not `expected_rank`, or not one of them.
+    """
+    allowed = [expected_rank] if isinstance(expected_rank, int) else expected_rank
+    if tensor.shape.ndims not in allowed:
+        raise ValueError(
+            "tensor %s in scope %r has shape %s, but its rank must be %s"
+            % (name or tensor.name, tf.get_variable_scope().name, tensor.shape, expected_rank)
+        )
+
+
+def reshape_to_matrix(input_tensor: tf.Tensor) -> tf.Tensor:
+    """Joins all dimensions but the last: `[..., width]` becomes `[rows, width]`.
+
+    Raises:
+        ValueError: The rank is below 2.
+    """
+    if input_tensor.shape.ndims < 2:
+        raise ValueError("a tensor of shape %s cannot become a matrix" % input_tensor.shape)
+    if input_tensor.shape.ndims == 2:
+        return input_tensor
+    return tf.reshape(input_tensor, [-1, get_shape_list(input_tensor)[-1]])
+
+
+def reshape_from_matrix(output_tensor: tf.Tensor, orig_shape_list: Shape) -> tf.Tensor:
+    """Undoes `reshape_to_matrix`: `[rows, width]` becomes `orig_shape_list[:-1] + [width]`."""
+    if len(orig_shape_list) == 2:
+        return output_tensor
+    return tf.reshape(output_tensor, orig_shape_list[:-1] + [get_shape_list(output_tensor)[-1]])
+
+
+def get_assignment_map_from_checkpoint(
+    tvars: Sequence[tf.Variable], init_checkpoint: str
+) -> tuple[collections.OrderedDict[str, str], dict[str, int]]:
+    """Finds which variables a checkpoint can initialize, by their names.
+
+    Args:
+        tvars: Variables of the graph.
+        init_checkpoint: Path of a checkpoint, without the ".index" at its end.
+
+    Returns:
+        A map from name to the same name for `tf.train.init_from_checkpoint`, in the order of the
+        checkpoint, and a dictionary whose keys are these names, both plain and with ":0".
+    """
+    names = {variable.op.name for variable in tvars}
+    assignment_map = collections.OrderedDict(
+        (name, name) for name, _ in tf.train.list_variables(init_checkpoint) if name in names
+    )
+    initialized_variable_names = {}
+    for name in assignment_map:
+        initialized_variable_names[name] = 1
+        initialized_variable_names[name + ":0"] = 1
+    return assignment_map, initialized_variable_names

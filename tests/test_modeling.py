@@ -1,0 +1,481 @@
+"""The encoder against google's own: bert-tensorflow 1.0.1 is the oracle."""
+
+import collections
+import json
+import math
+import unittest
+import zlib
+
+import bert.modeling as google
+import bert.modeling_test as google_test
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import modeling
+from errors import BadInput
+
+SETTINGS = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 37,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "max_position_embeddings": 12,
+    "type_vocab_size": 2,
+}
+_RANDOM = np.random.RandomState(1)
+INPUTS = {
+    "input_ids": _RANDOM.randint(0, 50, [3, 7]).astype(np.int32),
+    "input_mask": np.array([[1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6], np.int32),
+    "token_type_ids": _RANDOM.randint(0, 2, [3, 7]).astype(np.int32),
+}
+BERT_BASE = {"vocab_size": 30522, "type_vocab_size": 2}
+
+
+def config_of(bert, **changes):
+    return bert.BertConfig(**{**SETTINGS, **changes})
+
+
+def constants(**changes):
+    return {name: tf.constant(value) for name, value in {**INPUTS, **changes}.items()}
+
+
+def known_weights(variable):
+    """Numbers that depend on the name of a variable alone, so that two graphs can share them."""
+    random = np.random.RandomState(zlib.crc32(variable.op.name.encode()))
+    mean = 1.0 if variable.op.name.endswith("gamma") else 0.0
+    return random.normal(mean, 0.2, variable.shape.as_list()).astype(np.float32)
+
+
+def evaluate(fetches, feed_dict=None):
+    with tf.Session() as session:
+        session.run([variable.assign(known_weights(variable)) for variable in tf.all_variables()])
+        return session.run(fetches, feed_dict)
+
+
+def assert_equal(ours, googles):
+    assert ours.keys() == googles.keys()
+    for name, expected in googles.items():
+        np.testing.assert_allclose(ours[name], expected, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_googles_own_tests_pass_with_our_model(monkeypatch):
+    monkeypatch.setattr(google_test, "modeling", modeling)
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromModule(google_test).run(result)
+    assert result.testsRun >= 2
+    assert not result.failures + result.errors
+
+
+def classify(bert, changes, absent=(), known_sizes=True, is_training=False, **arguments):
+    """Runs a classifier on the BertModel of module `bert`; returns outputs and gradients."""
+    inputs = {name: value for name, value in INPUTS.items() if name not in absent}
+    with tf.Graph().as_default():
+        placeholders = {
+            name: tf.placeholder(tf.int32, value.shape if known_sizes else [None, None])
+            for name, value in inputs.items()
+        }
+        model = bert.BertModel(config_of(bert, **changes), is_training, **placeholders, **arguments)
+        output_weights = tf.get_variable("output_weights", [3, SETTINGS["hidden_size"]])
+        logits = tf.matmul(model.get_pooled_output(), output_weights, transpose_b=True)
+        loss = -tf.reduce_mean(tf.nn.log_softmax(logits)[:, 0])
+
+        outputs = {
+            "embedding table": model.get_embedding_table(),
+            "embedding output": model.get_embedding_output(),
+            "sequence output": model.get_sequence_output(),
+            "pooled output": model.get_pooled_output(),
+            "logits": logits,
+        }
+        for index, layer in enumerate(model.get_all_encoder_layers()):
+            outputs["layer %d" % index] = layer
+        variables = tf.trainable_variables()
+        for variable, gradient in zip(variables, tf.gradients(loss, variables)):
+            outputs["gradient of " + variable.op.name] = tf.convert_to_tensor(gradient)
+        return evaluate(outputs, {placeholders[name]: inputs[name] for name in inputs})
+
+
+@pytest.mark.parametrize(
+    "changes, arguments",
+    [
+        ({}, {}),
+        ({}, {"is_training": True}),
+        ({}, {"absent": ["input_mask"]}),
+        ({}, {"absent": ["token_type_ids"]}),
+        ({}, {"absent": ["input_mask", "token_type_ids"]}),
+        ({}, {"use_one_hot_embeddings": True}),
+        ({}, {"known_sizes": False}),
+        ({}, {"known_sizes": False, "use_one_hot_embeddings": True}),
+        ({"num_attention_heads": 1, "num_hidden_layers": 1}, {}),
+        ({"num_attention_heads": 16, "type_vocab_size": 16}, {}),
+        ({"hidden_act": "relu"}, {}),
+        ({"hidden_act": "tanh"}, {}),
+        ({"hidden_act": "linear"}, {}),
+    ],
+    ids=str,
+)
+def test_outputs_and_gradients_equal_googles(changes, arguments):
+    ours = classify(modeling, changes, **arguments)
+    assert_equal(ours, classify(google, changes, **arguments))
+
+
+@pytest.mark.parametrize("scope", [None, "encoder"])
+def test_variables_equal_googles_in_name_shape_and_order(scope):
+    def variables(bert):
+        with tf.Graph().as_default():
+            # From ten layers on, the order of creation is not the alphabetical one.
+            config = config_of(bert, num_hidden_layers=11)
+            bert.BertModel(config, True, **constants(), scope=scope)
+            return [(variable.name, variable.shape) for variable in tf.trainable_variables()]
+
+    assert variables(modeling) == variables(google)
+
+
+def test_bert_base_has_its_published_number_of_parameters():
+    input_ids = tf.zeros([1, 128], tf.int32)
+    modeling.BertModel(modeling.BertConfig(**BERT_BASE), False, input_ids)
+    counts = [variable.shape.num_elements() for variable in tf.trainable_variables()]
+    assert sum(counts) == 109482240
+
+
+def test_cross_attention_equals_googles():
+    random = np.random.RandomState(2)
+    from_tensor = random.normal(size=[2, 5, 8]).astype(np.float32)
+    to_tensor = random.normal(size=[2, 9, 12]).astype(np.float32)
+    attention_mask = random.randint(0, 2, [2, 5, 9]).astype(np.int32)
+
+    def attend(bert):
+        with tf.Graph().as_default():
+            context = bert.attention_layer(
+                tf.constant(from_tensor),
+                tf.constant(to_tensor),
+                tf.constant(attention_mask),
+                num_attention_heads=3,
+                size_per_head=4,
+            )
+            return evaluate({"context": context})
+
+    assert_equal(attend(modeling), attend(google))
+
+
+@pytest.mark.parametrize("do_return_all_layers", [False, True])
+def test_transformer_with_its_defaults_equals_googles(do_return_all_layers):
+    input_tensor = np.random.RandomState(3).normal(size=[2, 5, 24]).astype(np.float32)
+
+    def transform(bert):
+        with tf.Graph().as_default():
+            output = bert.transformer_model(
+                tf.constant(input_tensor),
+                hidden_size=24,
+                num_hidden_layers=2,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                do_return_all_layers=do_return_all_layers,
+            )
+            return evaluate({"output": output})
+
+    assert_equal(transform(modeling), transform(google))
+
+
+def test_a_checkpoint_of_googles_model_fits(tmp_path):
+    def pooled_output(bert):
+        return bert.BertModel(config_of(bert), False, **constants()).get_pooled_output()
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        googles_output = pooled_output(google)
+        tf.get_variable("cls/predictions/output_bias", [50])
+        tf.train.create_global_step()
+        session.run(tf.global_variables_initializer())
+        checkpoint = tf.train.Saver().save(session, str(tmp_path / "bert_model.ckpt"))
+        expected = session.run(googles_output)
+
+    output = pooled_output(modeling)
+    encoder_variables = tf.trainable_variables()
+    tf.get_variable("output_weights", [3, 32])
+    assignment_map, initialized = modeling.get_assignment_map_from_checkpoint(
+        tf.trainable_variables(), checkpoint
+    )
+    assert isinstance(assignment_map, collections.OrderedDict)
+    assert set(assignment_map) == {variable.op.name for variable in encoder_variables}
+    assert (assignment_map, initialized) == google.get_assignment_map_from_checkpoint(
+        tf.trainable_variables(), checkpoint
+    )
+
+    tf.train.init_from_checkpoint(checkpoint, assignment_map)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        np.testing.assert_allclose(session.run(output), expected, rtol=0, atol=1e-5)
+
+
+def test_shape_helpers_equal_googles():
+    tensor = tf.placeholder_with_default(np.zeros([2, 3, 4], np.float32), [None, 3, 4])
+
+    def shapes(bert):
+        matrix = bert.reshape_to_matrix(tensor)
+        restored = bert.reshape_from_matrix(matrix, bert.get_shape_list(tensor, [2, 3]))
+        return [bert.get_shape_list(tensor)[1:], matrix.shape.as_list(), restored.shape.as_list()]
+
+    assert shapes(modeling) == shapes(google)
+    assert evaluate(modeling.get_shape_list(tensor)[0]) == 2
+    assert modeling.reshape_to_matrix(tensor[0]).shape == [3, 4]
+
+
+@pytest.mark.parametrize("function", ["get_shape_list", "assert_rank"])
+def test_a_wrong_rank_is_refused_by_name(function):
+    with pytest.raises(ValueError, match=r"tensor ids:0 .* rank must be \[2, 3\]"):
+        getattr(modeling, function)(tf.zeros([1], name="ids"), [2, 3])
+    with pytest.raises(ValueError, match=r"tensor words .* rank must be 2"):
+        getattr(modeling, function)(tf.zeros([1]), 2, "words")
+
+
+def test_model_refuses_ids_that_are_no_matrix():
+    with pytest.raises(ValueError, match=r"tensor .* rank must be 2"):
+        modeling.BertModel(config_of(modeling), False, tf.zeros([7], tf.int32))
+
+
+def test_a_sequence_longer_than_the_positions_is_refused():
+    with pytest.raises(BadInput, match="sequence length 13 is above 12, .*max_position_embeddings"):
+        modeling.BertModel(config_of(modeling), False, tf.zeros([1, 13], tf.int32))
+
+
+def test_a_sequence_of_unknown_length_is_refused_when_it_turns_out_too_long():
+    input_ids = tf.placeholder(tf.int32, [None, None])
+    model = modeling.BertModel(config_of(modeling), False, input_ids)
+    assert evaluate(model.get_pooled_output(), {input_ids: np.zeros([2, 12])}).shape == (2, 32)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[0, 12\], but got 13"):
+        evaluate(model.get_pooled_output(), {input_ids: np.zeros([2, 13])})
+
+
+# Activations
+
+
+def test_gelu_forms_equal_their_formulas():
+    x = np.linspace(-6, 6, 241)
+    tanh_form = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    exact = np.array([0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in x])
+    # They differ by little, but by more than the tolerance with which they are told apart here.
+    assert np.abs(tanh_form - exact).max() > 4e-4
+    inputs = tf.constant(x, tf.float32)
+    gelu, gelu_erf = evaluate([modeling.gelu(inputs), modeling.gelu_erf(inputs)])
+    np.testing.assert_allclose(gelu, tanh_form, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(gelu_erf, exact, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name, function",
+    [
+        ("linear", None),
+        (None, None),
+        ("", None),
+        ("relu", tf.nn.relu),
+        ("tanh", tf.tanh),
+        ("gelu", modeling.gelu),
+        ("GELU", modeling.gelu),
+        ("gelu_erf", modeling.gelu_erf),
+        (tf.nn.elu, tf.nn.elu),
+    ],
+)
+def test_get_activation(name, function):
+    assert modeling.get_activation(name) is function
+
+
+@pytest.mark.parametrize("name", ["swish", "gelu ", 5, False])
+def test_get_activation_refuses_what_it_does_not_know(name):
+    with pytest.raises(BadInput, match='"hidden_act" is .*; write one of .*"gelu_erf"'):
+        modeling.get_activation(name)
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("seed", [None, [3, 4]])
+@pytest.mark.parametrize("dropout_prob", [0.1, 0.5])
+def test_dropout_drops_at_its_rate_and_keeps_the_mean(dropout_prob, seed):
+    tf.set_random_seed(1)
+    inputs = tf.ones([400, 250])
+    outputs = modeling.dropout(inputs, dropout_prob, seed and tf.constant(seed))
+    outputs, gradient = evaluate([outputs, tf.gradients(outputs, inputs)[0]])
+    deviation = math.sqrt(dropout_prob * (1 - dropout_prob) / outputs.size)
+    assert abs((outputs == 0).mean() - dropout_prob) < 4 * deviation
+    np.testing.assert_allclose(outputs[outputs != 0], 1 / (1 - dropout_prob), rtol=1e-6)
+    np.testing.assert_array_equal(gradient, outputs)
+
+
+@pytest.mark.parametrize("dropout_prob", [0, 0.0, None])
+def test_no_dropout_returns_the_tensor_itself(dropout_prob):
+    inputs = tf.ones([2])
+    assert modeling.dropout(inputs, dropout_prob) is inputs
+
+
+def draw_mask(seed, step, site):
+    with tf.Graph().as_default(), tf.variable_scope(site):
+        return evaluate(modeling.dropout(tf.ones([400, 250]), 0.1, tf.constant([seed, step]))) != 0
+
+
+def test_a_mask_depends_on_seed_step_and_site_alone():
+    place = (2147483647, 6, "bert/encoder")  # the largest seed: adding to it must not fail
+    mask = draw_mask(*place)
+    np.testing.assert_array_equal(draw_mask(*place), mask)
+    for other in [
+        (2147483646, 6, "bert/encoder"),
+        (2147483647, 7, "bert/encoder"),
+        (2147483647, 6, "bert/pooler"),
+    ]:
+        correlation = np.corrcoef(mask.ravel(), draw_mask(*other).ravel())[0, 1]
+        assert abs(correlation) < 0.015, other  # 5 standard deviations of chance
+
+
+def seeds_of_masks(num_hidden_layers, is_training):
+    """The seed of each random operation that the outputs of a model depend on."""
+    with tf.Graph().as_default() as graph:
+        config = config_of(
+            modeling,
+            num_hidden_layers=num_hidden_layers,
+            hidden_dropout_prob=0.1,
+            attention_probs_dropout_prob=0.1,
+        )
+        model = modeling.BertModel(
+            config, is_training, **constants(), dropout_seed=tf.constant([5, 6])
+        )
+        reached = tf.graph_util.extract_sub_graph(
+            graph.as_graph_def(), [model.get_pooled_output().op.name]
+        )
+        random_operations = [
+            graph.get_operation_by_name(node.name)
+            for node in reached.node
+            if "Random" in node.op or "TruncatedNormal" in node.op
+        ]
+        assert {operation.type for operation in random_operations} <= {"StatelessRandomUniform"}
+        return evaluate([operation.inputs[1] for operation in random_operations])
+
+
+def test_every_dropout_of_a_large_model_draws_its_own_mask():
+    seeds = {tuple(seed) for seed in seeds_of_masks(num_hidden_layers=24, is_training=True)}
+    # One for the embeddings; in each layer one for attention and one for each of the two additions.
+    assert len(seeds) == 1 + 24 * 3
+    assert {step for _, step in seeds} == {6}
+
+
+def test_without_training_nothing_is_random():
+    assert seeds_of_masks(num_hidden_layers=2, is_training=False) == []
+
+
+def test_model_leaves_the_configuration_as_it_is():
+    config = modeling.BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=1)
+    before = config.to_dict()
+    modeling.BertModel(config, False, tf.zeros([1, 4], tf.int32))
+    assert config.to_dict() == before
+
+
+# The configuration
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def test_configuration_defaults_and_json_equal_googles():
+    assert modeling.BertConfig(99).to_dict() == google.BertConfig(99).to_dict()
+    assert modeling.BertConfig(99).to_json_string() == google.BertConfig(99).to_json_string()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(BERT_BASE),
+        json.dumps({**BERT_BASE, "directionality": "bidi", "pooler_fc_size": 768}),
+        json.dumps({**BERT_BASE, "hidden_act": "relu", "hidden_dropout_prob": 0}),
+    ],
+)
+def test_configuration_file_is_read_as_google_reads_it(tmp_path, content):
+    json_file = write(tmp_path / "bert_config.json", content)
+    config = modeling.BertConfig.from_json_file(json_file)
+    assert config.to_dict() == google.BertConfig.from_json_file(json_file).to_dict()
+    assert vars(config) == config.to_dict()
+
+
+def test_configuration_file_may_begin_with_a_byte_order_mark(tmp_path):
+    json_file = write(tmp_path / "bert_config.json", b'\xef\xbb\xbf{"vocab_size": 7}')
+    assert modeling.BertConfig.from_json_file(json_file).vocab_size == 7
+
+
+def refusal_of(json_file):
+    """The message about a file, without the file's name at its beginning."""
+    with pytest.raises(BadInput) as refusal:
+        modeling.BertConfig.from_json_file(json_file)
+    message = str(refusal.value)
+    assert message.startswith(json_file + ":")
+    assert "\n" not in message
+    return message[len(json_file) + 1 :]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "1: not JSON at column 1 (Expecting value); correct the line or give the bert_config"),
+        ('{"vocab_size": 5,\n "hidden_size": 12\n "x": 1}', "3: not JSON at column 2 (Expecting"),
+        (b"\x80 not a text", " cannot be read ('utf-8' codec can't decode byte 0x80"),
+        ("[1]", " the content is of type list; write an object"),
+        ("null", " the content is of type NoneType; write an object"),
+        ("{}", ' "vocab_size" is missing; add it: the number of lines in vocab.txt'),
+        ('{"hidden_size": 768}', ' "vocab_size" is missing; add it'),
+    ],
+)
+def test_a_file_that_holds_no_configuration_is_refused(tmp_path, content, message):
+    assert refusal_of(write(tmp_path / "bert_config.json", content)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "name, message", [("absent.json", " no such file; give the"), ("", " cannot be read (")]
+)
+def test_a_path_that_is_no_file_is_refused(tmp_path, name, message):
+    assert refusal_of(str(tmp_path / name)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "key, value, cure",
+    [
+        ("vocab_size", "null", "write a whole number of 1 or more"),
+        ("vocab_size", '"768"', "write a whole number of 1 or more"),
+        ("vocab_size", "[5]", "write a whole number of 1 or more"),
+        ("vocab_size", "Infinity", "write a whole number of 1 or more"),
+        ("hidden_size", "1.5", "write a whole number of 1 or more"),
+        ("hidden_size", "768.0", "write a whole number of 1 or more"),
+        ("hidden_size", "true", "write a whole number of 1 or more"),
+        ("num_hidden_layers", "0", "write a whole number of 1 or more"),
+        ("num_attention_heads", "0", "write a whole number of 1 or more"),
+        ("intermediate_size", "-3", "write a whole number of 1 or more"),
+        ("max_position_embeddings", '"x"', "write a whole number of 1 or more"),
+        ("type_vocab_size", "false", "write a whole number of 1 or more"),
+        ("hidden_dropout_prob", "1", "write a number of 0 or more and below 1"),
+        ("hidden_dropout_prob", "-0.1", "write a number of 0 or more and below 1"),
+        ("hidden_dropout_prob", "NaN", "write a number of 0 or more and below 1"),
+        ("hidden_dropout_prob", "false", "write a number of 0 or more and below 1"),
+        ("attention_probs_dropout_prob", '"0.1"', "write a number of 0 or more and below 1"),
+        ("initializer_range", "-0.02", "write a number of 0 or more"),
+        ("initializer_range", "Infinity", "write a number of 0 or more"),
+        ("hidden_act", '"swish"', 'write one of "linear", "relu", "tanh", "gelu", "gelu_erf"'),
+        ("hidden_act", "1", 'write one of "linear", "relu", "tanh", "gelu", "gelu_erf"'),
+    ],
+)
+def test_an_impossible_value_is_refused_with_its_key(tmp_path, key, value, cure):
+    content = '{"vocab_size": 5, "%s": %s}' % (key, value)
+    refusal = refusal_of(write(tmp_path / "bert_config.json", content))
+    assert refusal == ' "%s" is %s; %s' % (key, value, cure)
+
+
+def test_heads_that_do_not_divide_the_hidden_size_are_refused(tmp_path):
+    content = '{"vocab_size": 5, "hidden_size": 37, "num_attention_heads": 12}'
+    assert refusal_of(write(tmp_path / "bert_config.json", content)) == (
+        ' "hidden_size" is 37, not a multiple of "num_attention_heads", 12; correct one of them'
+    )
+
+
+def test_model_refuses_an_impossible_configuration():
+    config = modeling.BertConfig(vocab_size=99, hidden_size=37)  # google's test makes this one
+    with pytest.raises(BadInput, match='"hidden_size" is 37'):
+        modeling.BertModel(config, False, tf.zeros([1, 4], tf.int32))
