@@ -118,8 +118,8 @@ def metric_fn(
         name -> (value, update_op), the names as in `metric_names`.
     """
     num_labels = probabilities.shape.as_list()[-1]
-    average = {"pos_indices": [1]} if num_labels == 2 else {"average": "macro"}
-    counted = {
+    average: dict[str, Any] = {"pos_indices": [1]} if num_labels == 2 else {"average": "macro"}
+    counted: dict[str, Any] = {
         "labels": label_ids,
         "predictions": predictions,
         "num_classes": num_labels,

@@ -73,7 +73,7 @@ class ProgressHook(tf.train.SessionRunHook):
             self._start_line()
 
     def _start_line(self) -> None:
-        self._losses = []
+        self._losses: list[float] = []
         self._seconds = 0.0
 
     def _log(self, step: int, results: Mapping[str, float]) -> None:
@@ -176,7 +176,7 @@ class EarlyStoppingHook(tf.train.SessionRunHook):
         self.reason: str | None = None
         self._should_stop = should_stop
         self._run_every_secs = run_every_secs
-        self._run_every_steps = run_every_steps
+        self._run_every_steps = run_every_steps or 0
 
     def begin(self) -> None:
         """Starts the clock."""
@@ -195,9 +195,9 @@ class EarlyStoppingHook(tf.train.SessionRunHook):
                 run_context.request_stop()
 
     def _is_time(self, step: int) -> bool:
-        if self._run_every_steps is not None:
-            return step % self._run_every_steps == 0
-        return time.time() - self._asked_at >= self._run_every_secs
+        if self._run_every_secs is not None:
+            return time.time() - self._asked_at >= self._run_every_secs
+        return step % self._run_every_steps == 0
 
 
 def stop_if_no_decrease_hook(

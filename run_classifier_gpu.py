@@ -198,7 +198,7 @@ def run_classifier(flags_obj: flags.FlagValues) -> None:
     )
     estimator = make_estimator(flags_obj, inputs, schedule)
 
-    if flags_obj.do_train:
+    if schedule:
         train(flags_obj, inputs, schedule, watched, estimator, records, assets)
     checkpoint_path = trained_checkpoint(output_dir)
     if flags_obj.do_eval:
