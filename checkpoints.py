@@ -1,14 +1,23 @@
-"""Which checkpoint: the best one is kept apart from those that the Saver throws away."""
+"""The checkpoints of a run: the best one kept apart, the newest readable one found."""
 
 from __future__ import annotations
 
+import glob
+import logging
 import os
+import re
 import shutil
+from typing import Mapping
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 import files
 from errors import BadInput
+
+_LOG = logging.getLogger(__name__)
+
+_OPTIMIZER_SLOT = re.compile(r"/adam_[mv]$")
 
 
 def best_dir(output_dir: str) -> str:
@@ -17,29 +26,147 @@ def best_dir(output_dir: str) -> str:
 
 
 def keep_best(checkpoint_path: str, output_dir: str) -> str:
-    """Copies a checkpoint to `best/`, in place of the one that is there; returns its new path.
+    """Copies a checkpoint to `best/` in place of the one that is there; returns its new path.
 
-    The `checkpoint` file of the folder names the one that counts. It is switched atomically between
-    the copy and the clean-up, so at any moment it names a complete checkpoint.
+    Beside the copy, from which training could go on, a slim one without the optimizer's moments
+    goes to `best/slim/`: a third of the size, and all that an `--init_checkpoint` needs.
     """
-    folder = os.path.abspath(best_dir(output_dir))
+    folder = best_dir(output_dir)
+    copy = os.path.join(folder, os.path.basename(checkpoint_path))
     os.makedirs(folder, exist_ok=True)
-    name = os.path.basename(checkpoint_path)
-    for source in tf.gfile.Glob(checkpoint_path + ".*"):
+    for source in files_of(checkpoint_path):
         with files.atomic(os.path.join(folder, os.path.basename(source))) as temporary:
             shutil.copyfile(source, temporary)
+    _make_current(copy)
+    slim = os.path.join(folder, "slim", os.path.basename(checkpoint_path))
+    os.makedirs(os.path.dirname(slim), exist_ok=True)
+    reader = tf.train.NewCheckpointReader(checkpoint_path)
+    names = [n for n in reader.get_variable_to_shape_map() if not _OPTIMIZER_SLOT.search(n)]
+    write_checkpoint({name: reader.get_tensor(name) for name in names}, slim)
+    _make_current(slim)
+    return copy
+
+
+def _make_current(checkpoint_path: str) -> None:
+    """Makes a complete checkpoint the one of its folder, and removes the one that was.
+
+    The folder's `checkpoint` file is switched atomically between the two, so it names a complete
+    checkpoint at any moment.
+    """
+    folder, name = os.path.split(os.path.abspath(checkpoint_path))
     tf.train.update_checkpoint_state(folder, name)
     for file_name in os.listdir(folder):
-        if file_name != "checkpoint" and not file_name.startswith(name + "."):
-            os.remove(os.path.join(folder, file_name))
-    return os.path.join(folder, name)
+        path = os.path.join(folder, file_name)
+        if os.path.isfile(path) and file_name != "checkpoint":
+            if not file_name.startswith(name + "."):
+                os.remove(path)
 
 
-def best_or_latest(output_dir: str) -> str | None:
-    """Gives the best checkpoint of a run, or its latest when none was evaluated, or None."""
-    return tf.train.latest_checkpoint(best_dir(output_dir)) or tf.train.latest_checkpoint(
-        output_dir
-    )
+def files_of(checkpoint_path: str) -> list[str]:
+    """Lists the files of a checkpoint, the index last: without it the others are no checkpoint."""
+    names = glob.glob(glob.escape(checkpoint_path) + ".*")
+    return sorted(names, key=lambda name: (name.endswith(".index"), name))
+
+
+def write_checkpoint(variables: Mapping[str, np.ndarray], prefix: str) -> None:
+    """Writes arrays as the checkpoint `prefix`, with nothing else in it.
+
+    The arrays are fed: a graph may not exceed 2 GB, and variables would hold them a second time.
+    """
+    names = sorted(variables)
+    with tf.Graph().as_default():
+        tensors = [tf.placeholder(variables[n].dtype, variables[n].shape) for n in names]
+        save = tf.raw_ops.SaveV2(
+            prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors
+        )
+        no_gpu = tf.ConfigProto(device_count={"GPU": 0})
+        with tf.Session(config=no_gpu) as session:
+            session.run(save, {tensor: variables[name] for tensor, name in zip(tensors, names)})
+
+
+def find(output_dir: str, which: str) -> str:
+    """Gives the path of a checkpoint to evaluate, predict with or export.
+
+    Args:
+        output_dir: folder of the run.
+        which: `best` (the latest if none was evaluated yet), `last`, or the path of a checkpoint.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    if which in ("best", "last"):
+        best = tf.train.latest_checkpoint(best_dir(output_dir)) if which == "best" else None
+        path = best or tf.train.latest_checkpoint(output_dir)
+        if path is None:
+            raise BadInput(
+                "--output_dir=%s: no trained checkpoint; give --do_train first" % output_dir
+            )
+    else:
+        path = which
+    fault = unreadable(path)
+    if fault:
+        raise BadInput(
+            "%s: cannot be read (%s); name another checkpoint with --eval_checkpoint"
+            % (path, fault)
+        )
+    return path
+
+
+def unreadable(path: str) -> str | None:
+    """Reads every tensor of a checkpoint (each has a checksum); says what is wrong, or None."""
+    try:
+        reader = tf.train.NewCheckpointReader(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        return str(error).splitlines()[0][:200]
+    return None
+
+
+def find_resumable(output_dir: str) -> str | None:
+    """Finds the newest checkpoint of a run that can be read, and makes it the one to resume from.
+
+    An Estimator trusts the file `checkpoint`: when that is missing or damaged it silently begins
+    anew, and it never falls back from a damaged checkpoint to the one before. Damaged ones get the
+    ending `.corrupt`. What a killed saver left half-written is removed.
+
+    Returns:
+        The path of the checkpoint; None if the run has none.
+
+    Raises:
+        BadInput: there are checkpoints, but none of them can be read.
+    """
+    folder = os.path.abspath(output_dir)
+    if not os.path.isdir(folder):
+        return None
+    for name in os.listdir(folder):
+        if re.match(r"model\.ckpt-\d+_temp_", name):
+            shutil.rmtree(os.path.join(folder, name))
+    prefixes = _prefixes(folder)
+    for path in reversed(prefixes):
+        fault = unreadable(path)
+        if fault is None:
+            names = [os.path.basename(p) for p in prefixes[: prefixes.index(path) + 1]]
+            tf.train.update_checkpoint_state(folder, names[-1], names)
+            return path
+        _LOG.warning("%s cannot be read (%s): set aside as .corrupt", path, fault)
+        for damaged in files_of(path):
+            os.replace(damaged, damaged + ".corrupt")
+    if prefixes:
+        raise BadInput(
+            "--output_dir=%s: none of its checkpoints can be read; begin anew with "
+            "--overwrite_output_dir, or from --warm_start_from=%s" % (output_dir, best_dir(folder))
+        )
+    return None
+
+
+def _prefixes(folder: str) -> list[str]:
+    """Lists the checkpoints of a folder, oldest first, damaged ones included."""
+    matches = [
+        re.match(r"(model\.ckpt-(\d+))\.(index|data-[\d-]+of-\d+)$", n) for n in os.listdir(folder)
+    ]
+    steps = {int(match.group(2)): match.group(1) for match in matches if match}
+    return [os.path.join(folder, steps[step]) for step in sorted(steps)]
 
 
 def step_of(checkpoint_path: str | None) -> int:
@@ -50,7 +177,7 @@ def step_of(checkpoint_path: str | None) -> int:
 
 
 def validate_init_checkpoint(path: str) -> None:
-    """Raises BadInput unless `path` is the prefix of a checkpoint that can be read."""
+    """Raises BadInput unless `path` is the prefix of a checkpoint."""
     try:
         tf.train.NewCheckpointReader(path)
     except (tf.errors.OpError, ValueError) as error:

@@ -40,6 +40,8 @@ def create_model(
     num_labels: int,
     use_one_hot_embeddings: bool = False,
     dropout_seed: tf.Tensor | None = None,
+    class_weights: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
 ) -> ModelOutputs:
     """Builds BERT and a softmax classifier on its pooled output.
 
@@ -53,6 +55,9 @@ def create_model(
         num_labels: number of classes.
         use_one_hot_embeddings: look embeddings up by a matrix product.
         dropout_seed: int32 `[2]`, see `modeling.dropout`.
+        class_weights: factor of the loss of each class, all 1 if not given.
+        label_smoothing: part of the target, from 0 up to but not including 1, that is spread evenly
+            over all classes (https://arxiv.org/abs/1512.00567, section 7).
     """
     model = modeling.BertModel(
         config=bert_config,
@@ -78,9 +83,12 @@ def create_model(
         predictions = tf.argmax(logits, axis=-1, output_type=tf.int32, name="predictions")
         if labels is None:
             return ModelOutputs(None, None, probabilities, predictions)
-        per_example_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            labels=labels, logits=logits
+        targets = tf.one_hot(labels, num_labels) * (1.0 - label_smoothing)
+        per_example_loss = tf.nn.softmax_cross_entropy_with_logits_v2(
+            labels=targets + label_smoothing / num_labels, logits=logits
         )
+        if class_weights is not None:
+            per_example_loss *= tf.gather(tf.constant(class_weights, tf.float32), labels)
         return ModelOutputs(
             tf.reduce_mean(per_example_loss), per_example_loss, probabilities, predictions
         )
@@ -152,6 +160,9 @@ def model_fn_builder(
     use_one_hot_embeddings: bool = False,
     extra_metrics: Sequence[str] = (),
     seed: int = 0,
+    class_weights: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    **optimizer_options: Any,
 ) -> Callable[..., tf.estimator.EstimatorSpec]:
     """Builds the `model_fn` of an Estimator.
 
@@ -165,6 +176,9 @@ def model_fn_builder(
         use_one_hot_embeddings: look embeddings up by a matrix product.
         extra_metrics: see `metric_fn`.
         seed: of the dropout masks, which depend on it, the step and the place only.
+        class_weights: see `create_model`; an evaluation does not use them.
+        label_smoothing: see `create_model`; an evaluation does not use it.
+        **optimizer_options: further arguments of `optimization.create_optimizer`.
     """
 
     def model_fn(
@@ -192,7 +206,11 @@ def model_fn_builder(
             None if mode == tf.estimator.ModeKeys.PREDICT else features["label_ids"],
             num_labels,
             use_one_hot_embeddings,
-            _dropout_seed(seed) if is_training else None,
+            _dropout_seed(seed, optimizer_options.get("num_accumulation_steps", 1))
+            if is_training
+            else None,
+            class_weights if is_training else None,
+            label_smoothing if is_training else 0.0,
         )
 
         if is_training:
@@ -200,7 +218,12 @@ def model_fn_builder(
             # pretrained one would travel into the exported model.
             _initialize_from_checkpoint(init_checkpoint)
             train_op = optimization.create_optimizer(
-                total_loss, learning_rate, num_train_steps, num_warmup_steps, False
+                total_loss,
+                learning_rate,
+                num_train_steps,
+                num_warmup_steps,
+                False,
+                **optimizer_options,
             )
             # A name for hooks, which cannot hold the tensor: it does not exist when they are made.
             tf.identity(total_loss, name="total_loss")
@@ -233,8 +256,11 @@ def model_fn_builder(
     return model_fn
 
 
-def _dropout_seed(seed: int) -> tf.Tensor:
-    return tf.stack([seed, tf.cast(tf.train.get_or_create_global_step(), tf.int32)])
+def _dropout_seed(seed: int, num_accumulation_steps: int) -> tf.Tensor:
+    step = tf.cast(tf.train.get_or_create_global_step(), tf.int32)
+    if num_accumulation_steps > 1:
+        step = step * num_accumulation_steps + optimization.micro_step(num_accumulation_steps)
+    return tf.stack([seed, step])
 
 
 def _example_weights(features: Mapping[str, tf.Tensor]) -> tf.Tensor:

@@ -25,8 +25,8 @@ from typing import Any, BinaryIO, NamedTuple, Sequence
 
 import numpy as np
 import safetensors
-import tensorflow.compat.v1 as tf
 
+import checkpoints
 from errors import BadInput
 
 CHECKPOINT_NAME = "bert_model.ckpt"
@@ -68,7 +68,7 @@ def convert(hf_dir: str, output_dir: str) -> Converted:
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=parent) as staging:
         complete = os.path.join(staging, "complete")
         os.mkdir(complete)
-        write_checkpoint(variables, os.path.join(complete, CHECKPOINT_NAME))
+        checkpoints.write_checkpoint(variables, os.path.join(complete, CHECKPOINT_NAME))
         with open(os.path.join(complete, CONFIG_NAME), "w", encoding="utf-8") as stream:
             stream.write(json.dumps(config, indent=2) + "\n")
         shutil.copyfile(vocab_path, os.path.join(complete, VOCAB_NAME))
@@ -325,23 +325,6 @@ def _check_tensor(tensor: np.ndarray, shape: tuple[int, ...], name: str) -> None
 def _first_few(names: list[str], count: int = 8) -> str:
     rest = len(names) - count
     return ", ".join(names[:count]) + (" and %d more" % rest if rest > 0 else "")
-
-
-def write_checkpoint(variables: dict[str, np.ndarray], prefix: str) -> None:
-    """Writes float32 arrays as the TensorFlow checkpoint `prefix`, with nothing else in it.
-
-    The arrays are fed, not put into the graph, which may not exceed 2 GB, nor into variables, which
-    would hold a second copy.
-    """
-    names = sorted(variables)
-    with tf.Graph().as_default():
-        tensors = [tf.placeholder(tf.float32, variables[name].shape) for name in names]
-        save = tf.raw_ops.SaveV2(
-            prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors
-        )
-        no_gpu = tf.ConfigProto(device_count={"GPU": 0})
-        with tf.Session(config=no_gpu) as session:
-            session.run(save, {tensor: variables[n] for tensor, n in zip(tensors, names)})
 
 
 # Reading weights without running what is in the file

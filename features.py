@@ -161,30 +161,38 @@ def fingerprint(
     return digest.hexdigest()[:12]
 
 
+def record_file(
+    output_dir: str,
+    split: str,
+    examples: Sequence[InputExample],
+    label_list: Sequence[str],
+    max_seq_length: int,
+    tokenizer: FullTokenizer,
+) -> str:
+    """Names the TFRecord file of a split: `<output_dir>/<split>.<fingerprint>.tf_record`.
+
+    Records of other data, another vocabulary, other labels or another length have another name, so
+    stale ones are never read.
+    """
+    name = fingerprint(examples, label_list, max_seq_length, tokenizer)
+    return os.path.join(output_dir, "%s.%s.tf_record" % (split, name))
+
+
 def write_records_once(
     examples: Sequence[InputExample],
     label_list: Sequence[str],
     max_seq_length: int,
     tokenizer: FullTokenizer,
-    output_dir: str,
-    split: str,
-) -> str:
-    """Converts a split to `<output_dir>/<split>.<fingerprint>.tf_record` unless that file is there.
-
-    Returns:
-        The file's path. Records of other data, another vocabulary, other labels or another length
-        have another name, so stale ones are never read.
-    """
-    name = fingerprint(examples, label_list, max_seq_length, tokenizer)
-    path = os.path.join(output_dir, "%s.%s.tf_record" % (split, name))
-    if os.path.exists(path):
-        _LOG.info("Using the %d converted %s examples of %s", len(examples), split, path)
-    else:
-        _LOG.info("Converting %d %s examples to %s", len(examples), split, path)
-        file_based_convert_examples_to_features(
-            examples, label_list, max_seq_length, tokenizer, path
-        )
-    return path
+    output_file: str,
+) -> None:
+    """Converts examples to the file that `record_file` named, unless it is there."""
+    if os.path.exists(output_file):
+        _LOG.info("Using the %d converted examples of %s", len(examples), output_file)
+        return
+    _LOG.info("Converting %d examples to %s", len(examples), output_file)
+    file_based_convert_examples_to_features(
+        examples, label_list, max_seq_length, tokenizer, output_file
+    )
 
 
 def file_based_input_fn_builder(

@@ -35,6 +35,19 @@ class Evaluation(NamedTuple):
     step: int
     metrics: dict[str, float]
 
+    def to_json(self) -> dict[str, Any]:
+        """Gives what JSON can hold of it: NaN and infinity become strings."""
+        metrics = {
+            name: value if math.isfinite(value) else str(value)
+            for name, value in sorted(self.metrics.items())
+        }
+        return {"step": self.step, "metrics": metrics}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Evaluation:
+        """Reads what `to_json` gave."""
+        return cls(record["step"], {name: float(v) for name, v in record["metrics"].items()})
+
 
 class EvalHistory:
     """The evaluations of one run, kept in a file of one JSON object per line.
@@ -57,20 +70,25 @@ class EvalHistory:
         self.evaluations = []
         if os.path.exists(self._path):
             with open(self._path, encoding="utf-8") as stream:
-                self.evaluations = [_evaluation_of(json.loads(line)) for line in stream]
+                self.evaluations = [Evaluation.from_json(json.loads(line)) for line in stream]
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> bool:
         """Records the evaluation at `step` in place of later ones; says whether it is the best."""
         numbers = {name: float(value) for name, value in metrics.items() if name != "global_step"}
-        self.forget_from(step)
+        self.evaluations = [e for e in self.evaluations if e.step < step]
         self.evaluations.append(Evaluation(step, numbers))
         self._write()
         best = self.best()
         return best is not None and best.step == step
 
     def forget_from(self, step: int) -> None:
-        """Drops evaluations at or after `step`: a resumed run makes them again."""
+        """Drops evaluations at or after `step`: a run that is resumed before makes them again."""
         self.evaluations = [e for e in self.evaluations if e.step < step]
+        self._write()
+
+    def at(self, step: int) -> Evaluation | None:
+        """Gives the evaluation at `step`, if there was one."""
+        return next((e for e in self.evaluations if e.step == step), None)
 
     def value(self, evaluation: Evaluation) -> float:
         """Gives the watched metric of an evaluation."""
@@ -103,19 +121,8 @@ class EvalHistory:
 
     def _write(self) -> None:
         best_steps = {e.step for e in self._successive_bests()}
-        lines = [_json_line(e, e.step in best_steps) for e in self.evaluations]
+        lines = [
+            json.dumps(dict(e.to_json(), is_best=e.step in best_steps), allow_nan=False) + "\n"
+            for e in self.evaluations
+        ]
         files.write_text(self._path, "".join(lines))
-
-
-def _json_line(evaluation: Evaluation, is_best: bool) -> str:
-    metrics = {
-        name: value if math.isfinite(value) else str(value)
-        for name, value in sorted(evaluation.metrics.items())
-    }
-    record = {"step": evaluation.step, "metrics": metrics, "is_best": is_best}
-    return json.dumps(record, allow_nan=False) + "\n"
-
-
-def _evaluation_of(record: dict[str, Any]) -> Evaluation:
-    metrics = {name: float(value) for name, value in record["metrics"].items()}
-    return Evaluation(int(record["step"]), metrics)

@@ -9,6 +9,7 @@ import time
 from typing import Any, Callable, Mapping
 
 import tensorflow.compat.v1 as tf
+import tqdm
 
 import checkpoints
 from history import EvalHistory, Watched
@@ -28,6 +29,10 @@ class ProgressHook(tf.train.SessionRunHook):
     the optimizer by name, because they do not exist yet when hooks are made. The loss is the mean
     since the line before. Examples per second count the time of training steps, not of evaluations
     between them.
+
+    Attributes:
+        step: steps done, those of earlier runs included.
+        examples_per_second: mean over this run.
     """
 
     def __init__(
@@ -36,12 +41,27 @@ class ProgressHook(tf.train.SessionRunHook):
         num_train_steps: int,
         steps_per_epoch: float,
         examples_per_step: int,
+        num_accumulation_steps: int = 1,
+        show_bar: bool = False,
     ):
-        """Takes the plan of the run: its steps, those of an epoch, the examples of one step."""
+        """Takes the plan of the run.
+
+        Args:
+            every_n_iter: steps between lines.
+            num_train_steps: steps of the whole run.
+            steps_per_epoch: steps of an epoch.
+            examples_per_step: examples of a step.
+            num_accumulation_steps: how often the graph is run for one step.
+            show_bar: also show a progress bar on stderr, for a person at a terminal.
+        """
+        self.step = 0
         self._every = every_n_iter
         self._num_train_steps = num_train_steps
         self._steps_per_epoch = steps_per_epoch
-        self._examples_per_step = examples_per_step
+        self._examples_per_run = examples_per_step / num_accumulation_steps
+        self._show_bar = show_bar
+        self._runs = 0
+        self._seconds = 0.0
 
     def begin(self) -> None:
         """Looks up the tensors."""
@@ -49,54 +69,124 @@ class ProgressHook(tf.train.SessionRunHook):
         names = ("total_loss", "learning_rate", "gradient_norm")
         self._tensors = {name: graph.get_tensor_by_name(name + ":0") for name in names}
         self._global_step = tf.train.get_global_step()
-        self._start_line()
 
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
         """Notes where and when this run begins."""
         del coord
-        self._first_step = int(session.run(self._global_step))
+        self.step = self._first_step = int(session.run(self._global_step))
         self._started = time.time()
+        self._start_line()
+        self._bar = tqdm.tqdm(
+            total=self._num_train_steps,
+            initial=self.step,
+            unit="step",
+            disable=not self._show_bar,
+            dynamic_ncols=True,
+        )
 
     def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
         """Asks for the tensors and starts the step's clock."""
         del run_context
-        self._step_started = time.time()
+        self._run_started = time.time()
         return tf.train.SessionRunArgs(self._tensors)
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
         """Adds up, and logs when a line is full."""
-        self._seconds += time.time() - self._step_started
+        self._runs += 1
+        self._seconds += time.time() - self._run_started
         self._losses.append(float(run_values.results["total_loss"]))
         step = int(run_context.session.run(self._global_step))
+        if step == self.step:
+            return
+        self._bar.update(step - self.step)
+        self.step = step
         if step % self._every == 0 or step == self._num_train_steps:
-            self._log(step, run_values.results)
+            self._log(run_values.results)
             self._start_line()
+
+    def end(self, session: tf.Session) -> None:
+        """Leaves the bar as it is."""
+        del session
+        self._bar.close()
+
+    @property
+    def examples_per_second(self) -> float:
+        """The mean throughput of this run's training steps; 0 before the first."""
+        return self._runs * self._examples_per_run / self._seconds if self._runs else 0.0
 
     def _start_line(self) -> None:
         self._losses: list[float] = []
-        self._seconds = 0.0
+        self._line_began = (self._runs, self._seconds)
 
-    def _log(self, step: int, results: Mapping[str, float]) -> None:
+    def _log(self, results: Mapping[str, float]) -> None:
+        loss = sum(self._losses) / len(self._losses)
+        runs, seconds = (
+            now - then for now, then in zip((self._runs, self._seconds), self._line_began)
+        )
         elapsed = time.time() - self._started
-        remaining = self._num_train_steps - step
-        eta = elapsed / (step - self._first_step) * remaining
+        steps_left = self._num_train_steps - self.step
+        self._bar.set_postfix(loss="%.4f" % loss, lr="%.2e" % results["learning_rate"])
         _LOG.info(
             "step %d/%d | epoch %.2f | loss %.4f | learning rate %.2e | gradient norm %.2f | "
             "%.1f examples/s | elapsed %s | ETA %s",
-            step,
+            self.step,
             self._num_train_steps,
-            step / self._steps_per_epoch,
-            sum(self._losses) / len(self._losses),
+            self.step / self._steps_per_epoch,
+            loss,
             results["learning_rate"],
             results["gradient_norm"],
-            len(self._losses) * self._examples_per_step / max(self._seconds, 1e-9),
+            runs * self._examples_per_run / seconds,
             _clock(elapsed),
-            _clock(eta),
+            _clock(elapsed / (self.step - self._first_step) * steps_left),
+            # A person who has the bar is spared the line; the file has it.
+            extra={"in_bar": self._show_bar},
         )
 
 
 def _clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
+
+
+class CheckpointHook(tf.train.CheckpointSaverHook):
+    """Saves at multiples of `save_steps`, and at the end unless `skip_last_evaluation()`.
+
+    In the hooks of a TrainSpec it takes the place of Estimator's own, which counts from where a run
+    was resumed: then checkpoints, evaluations and the early stop would depend on the interruption.
+    """
+
+    def __init__(self, output_dir: str, save_steps: int, skip_last_evaluation: Callable[[], bool]):
+        """Takes where and when to save, and whether a process in a hurry is to evaluate it."""
+        super().__init__(output_dir, save_steps=save_steps)
+        self._output_dir = output_dir
+        self._save_steps = save_steps
+        self._skip_last_evaluation = skip_last_evaluation
+
+    def after_create_session(self, session: tf.Session, coord: Any) -> None:
+        """Saves the initial state of a new run; that of a resumed run is on disk already."""
+        step = int(session.run(self._global_step_tensor))
+        if step == 0:
+            super().after_create_session(session, coord)
+            return
+        self._timer.update_last_triggered_step(step)
+        for listener in self._listeners:
+            # The first save is not evaluated: the listener has to know that it is over.
+            listener.after_save(session, step)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Saves, and so evaluates, when it is time to."""
+        del run_values
+        # The parent looks at a value that is read while the step is counted, early or late.
+        step = int(run_context.session.run(self._global_step_tensor))
+        if step % self._save_steps == 0 and step != self._timer.last_triggered_step():
+            self._timer.update_last_triggered_step(step)
+            if self._save(run_context.session, step):
+                run_context.request_stop()
+
+    def end(self, session: tf.Session) -> None:
+        """Saves the last state."""
+        if self._skip_last_evaluation():
+            self._listeners: list[tf.train.CheckpointSaverListener] = []
+        super().end(session)
 
 
 class EvaluationRecorder(tf.estimator.Exporter):
@@ -128,9 +218,8 @@ class EvaluationRecorder(tf.estimator.Exporter):
         del export_path, is_the_final_export
         step = int(eval_result["global_step"])
         is_best = self._history.add(step, eval_result)
-        best_path = checkpoints.keep_best(checkpoint_path, estimator.model_dir) if is_best else None
         self._log(step, eval_result)
-        return best_path
+        return checkpoints.keep_best(checkpoint_path, estimator.model_dir) if is_best else None
 
     def _log(self, step: int, eval_result: Mapping[str, Any]) -> None:
         history, metric = self._history, self._history.watched.metric
@@ -159,9 +248,13 @@ class EvaluationRecorder(tf.estimator.Exporter):
 class EarlyStoppingHook(tf.train.SessionRunHook):
     """Stops training when `should_stop` says why.
 
-    `reason` holds that answer afterwards. Nothing is added to the graph, so a run may be resumed
-    with or without this hook. The saver runs before hooks of a TrainSpec do: an evaluation at this
-    very step has been recorded when the question is asked.
+    Nothing is added to the graph, so a run may be resumed with or without this hook. The decision
+    is a callable's: several workers, which must all stop at the same step, can share one answer.
+    List the hook after the one that saves, so that an evaluation at this very step counts.
+
+    Attributes:
+        should_stop: global step -> why training should stop there, None if it should go on.
+        reason: the answer that stopped training.
     """
 
     def __init__(
@@ -170,34 +263,40 @@ class EarlyStoppingHook(tf.train.SessionRunHook):
         run_every_secs: float | None = None,
         run_every_steps: int | None = None,
     ):
-        """Asks `should_stop(global_step)` on multiples of `run_every_steps`, or by the clock."""
+        """Asks on multiples of `run_every_steps`, or by the clock.
+
+        Raises:
+            ValueError: both or none of the two are given.
+        """
         if (run_every_secs is None) == (run_every_steps is None):
             raise ValueError("exactly one of run_every_secs and run_every_steps must be given")
+        self.should_stop = should_stop
         self.reason: str | None = None
-        self._should_stop = should_stop
         self._run_every_secs = run_every_secs
-        self._run_every_steps = run_every_steps or 0
+        self._run_every_steps = run_every_steps
 
     def begin(self) -> None:
         """Starts the clock."""
         self._global_step = tf.train.get_global_step()
-        self._asked_at = time.time()
+        self._asked_at_step: int | None = None
+        self._asked_at_time = time.time()
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
         """Asks, when it is time to."""
         del run_values
         step = int(run_context.session.run(self._global_step))
-        if self._is_time(step):
-            self._asked_at = time.time()
-            self.reason = self._should_stop(step)
+        if step != self._asked_at_step and self._is_time(step):
+            self._asked_at_step = step
+            self._asked_at_time = time.time()
+            self.reason = self.should_stop(step)
             if self.reason:
                 _LOG.info("Early stopping at step %d: %s", step, self.reason)
                 run_context.request_stop()
 
     def _is_time(self, step: int) -> bool:
-        if self._run_every_secs is not None:
-            return time.time() - self._asked_at >= self._run_every_secs
-        return step % self._run_every_steps == 0
+        if self._run_every_steps:
+            return step % self._run_every_steps == 0
+        return time.time() - self._asked_at_time >= (self._run_every_secs or 0)
 
 
 def stop_if_no_decrease_hook(

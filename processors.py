@@ -6,6 +6,7 @@ To add a task, add a row to `TASKS`: its labels and, for each split, the file an
 from __future__ import annotations
 
 import codecs
+import collections
 import difflib
 import os
 from typing import Iterable, Mapping, NamedTuple, Sequence, Union
@@ -240,6 +241,49 @@ class DataProcessor:
         return list(self._labels)
 
 
+def load_class_weights(
+    source: str, labels: Sequence[str], examples: Sequence[InputExample]
+) -> list[float]:
+    """Gives the factor of the loss of each class, in the order of `labels`.
+
+    Args:
+        source: `balanced`, for number of examples / (number of classes * examples of the class), or
+            a file with one `label<TAB>weight` per line.
+        labels: the classes.
+        examples: the training examples.
+
+    Raises:
+        BadInput: a class has no example to weigh, or the file is not as it should be.
+    """
+    if source == "balanced":
+        counts = collections.Counter(example.label for example in examples)
+        missing = [label for label in labels if not counts[label]]
+        if missing:
+            raise BadInput(
+                f"--class_weights=balanced: no training example of {', '.join(missing)}; give a "
+                "file of `label<TAB>weight` lines"
+            )
+        return [len(examples) / (len(labels) * counts[label]) for label in labels]
+    weights = {}
+    for number, line in enumerate(_read_lines(source, "check --class_weights"), start=1):
+        label, _, weight = line.partition("\t")
+        if label not in labels or label in weights:
+            raise BadInput(
+                f"{source}:{number}: {label!r} is no label or there twice; write one line for each "
+                f"of {', '.join(labels)}"
+            )
+        try:
+            weights[label] = float(weight)
+        except ValueError:
+            weights[label] = -1.0
+        if not 0 <= weights[label] < float("inf"):
+            raise BadInput(f"{source}:{number}: weight {weight!r}; write a number of 0 or more")
+    missing = [label for label in labels if label not in weights]
+    if missing:
+        raise BadInput(f"{source}: no weight for {', '.join(missing)}; add a line for each")
+    return [weights[label] for label in labels]
+
+
 def _find_file(set_type: str, split: Split, data_dir: str | None, own_file: str | None) -> str:
     if not (data_dir or own_file):
         raise BadInput(f"no {set_type} file: set --data_dir or --{set_type}_file")
@@ -251,7 +295,8 @@ def _create_examples(
     set_type: str, split: Split, path: str, labels: Sequence[str] | None
 ) -> list[InputExample]:
     """Reads one file; without `labels` any label is accepted."""
-    lines = _read_lines(path, set_type)
+    cure = f"check --data_dir and --{set_type}_file"
+    lines = _read_lines(path, cure)
     first_row = lines[0].split("\t")
     positions = _find_columns(split, first_row, path)
     examples = []
@@ -270,7 +315,7 @@ def _create_examples(
             guid = f"{set_type}-{index}"
             examples.append(_create_example(guid, values, split, labels, where))
     if not examples:
-        raise BadInput(f"{path}: holds no examples; check --data_dir and --{set_type}_file")
+        raise BadInput(f"{path}: holds no examples; {cure}")
     return examples
 
 
@@ -317,12 +362,11 @@ def _discover_labels(examples: Iterable[InputExample], path: str) -> list[str]:
     return labels
 
 
-def _read_lines(path: str, set_type: str) -> list[str]:
+def _read_lines(path: str, cure: str) -> list[str]:
     try:
         with open(path, "rb") as reader:
             data = reader.read()
     except OSError as error:
-        cure = f"check --data_dir and --{set_type}_file"
         raise BadInput(f"{path}: {error.strerror}; {cure}") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise BadInput(f"{path}:1: is UTF-16; save the file as UTF-8")
@@ -338,7 +382,7 @@ def _read_lines(path: str, set_type: str) -> list[str]:
             "`iconv -f GB18030 -t UTF-8` if it is Chinese"
         ) from error
     if not text.strip():
-        raise BadInput(f"{path}: is empty; check --data_dir and --{set_type}_file")
+        raise BadInput(f"{path}: is empty; {cure}")
     # `str.splitlines` would also split at characters that are part of a text, such as U+2028.
     lines = text.rstrip("\r\n").split("\n")
     return [line[:-1] if line.endswith("\r") else line for line in lines]

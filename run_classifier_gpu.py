@@ -5,16 +5,18 @@
     python run_classifier_gpu.py --do_eval --do_predict ...     # the best checkpoint of output_dir
     python run_classifier_gpu.py --do_export ...                # the same as a SavedModel
 
-`--help` lists the flags.
+The same command again goes on where it was interrupted. `--help` lists the flags.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import logging
 import math
 import os
-import platform
+import shlex
 import sys
 import time
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
@@ -28,7 +30,9 @@ from absl import app, flags
 
 import checkpoints
 import files
+import logs
 import modeling
+import runs
 import serving
 import tokenization
 from classifier import create_model, metric_fn, metric_names, model_fn_builder  # noqa: F401
@@ -38,10 +42,12 @@ from features import (  # noqa: F401
     convert_single_example,
     file_based_convert_examples_to_features,
     file_based_input_fn_builder,
+    record_file,
     write_records_once,
 )
 from history import EvalHistory, Watched
 from hooks import (
+    CheckpointHook,
     EarlyStoppingHook,
     EvaluationRecorder,
     ProgressHook,
@@ -49,104 +55,134 @@ from hooks import (
     stop_if_no_decrease_hook,
     stop_if_no_increase_hook,
 )
-from processors import DataProcessor, InputExample, get_processor
+from interruption import Interrupted, Interruption, LeaveWhenInterrupted, StopWhenInterrupted
+from processors import DataProcessor, InputExample, get_processor, load_class_weights
 
 _LOG = logging.getLogger("run_classifier_gpu")
-_LOG_FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines every flag of the program, and the rules between them."""
-
-    def define(kind: Any, name: str, default: Any, help_text: str, **bounds: Any) -> None:
-        kind(name, default, help_text, flag_values=flag_values, **bounds)
+    switch, whole, number, text = (
+        functools.partial(kind, flag_values=flag_values)
+        for kind in (
+            flags.DEFINE_bool,
+            flags.DEFINE_integer,
+            flags.DEFINE_float,
+            flags.DEFINE_string,
+        )
+    )
 
     # What to do.
-    define(flags.DEFINE_bool, "do_train", False, "Train, evaluating at every checkpoint.")
-    define(flags.DEFINE_bool, "do_eval", False, "Evaluate the best checkpoint on the dev set.")
-    define(flags.DEFINE_bool, "do_predict", False, "Write predictions for the test set.")
-    define(flags.DEFINE_bool, "do_export", False, "Export the best checkpoint as a SavedModel.")
+    switch("do_train", False, "Train, evaluating every checkpoint.")
+    switch("do_eval", False, "Evaluate the best checkpoint on the dev set.")
+    switch("do_predict", False, "Write predictions for the test set.")
+    switch("do_export", False, "Export the best checkpoint as a SavedModel.")
 
     # Data.
-    define(flags.DEFINE_string, "task_name", None, "Task, e.g. mrpc, or file for your own TSV.")
-    define(flags.DEFINE_string, "data_dir", None, "Folder of the task's files.")
-    define(flags.DEFINE_string, "train_file", None, "Training file, if not the task's usual one.")
-    define(flags.DEFINE_string, "dev_file", None, "Dev file, if not the task's usual one.")
-    define(flags.DEFINE_string, "test_file", None, "Test file, if not the task's usual one.")
-    define(
-        flags.DEFINE_integer,
-        "max_seq_length",
-        128,
-        "Tokens per example, [CLS] and [SEP] included; longer texts are cut.",
-        lower_bound=4,
-    )
+    text("task_name", None, "Task, e.g. mrpc, or file for your own TSV.")
+    text("data_dir", None, "Folder of the task's files.")
+    text("train_file", None, "Training file, if not the task's usual one.")
+    text("dev_file", None, "Dev file, if not the task's usual one.")
+    text("test_file", None, "Test file, if not the task's usual one.")
+    whole("max_seq_length", 128, "Tokens per example; longer texts are cut.", lower_bound=4)
 
     # Model.
-    define(flags.DEFINE_string, "bert_config_file", None, "JSON file with the encoder's shape.")
-    define(flags.DEFINE_string, "vocab_file", None, "Vocabulary the encoder was trained with.")
-    define(flags.DEFINE_string, "init_checkpoint", None, "Prefix of the pretrained checkpoint.")
-    define(flags.DEFINE_bool, "do_lower_case", True, "Lower-case: True for uncased models.")
-
-    # Training.
-    define(flags.DEFINE_string, "output_dir", None, "Folder for everything the run makes.")
-    define(flags.DEFINE_integer, "train_batch_size", 32, "Batch size of training.", lower_bound=1)
-    define(flags.DEFINE_integer, "eval_batch_size", 8, "Batch size of evaluation.", lower_bound=1)
-    define(
-        flags.DEFINE_integer, "predict_batch_size", 8, "Batch size of prediction.", lower_bound=1
+    text("bert_config_file", None, "JSON file with the encoder's shape.")
+    text("vocab_file", None, "Vocabulary the encoder was trained with.")
+    text("init_checkpoint", None, "Prefix of the pretrained checkpoint.")
+    text(
+        "warm_start_from",
+        None,
+        "Instead of --init_checkpoint: output_dir or checkpoint of a fine-tuned model to begin "
+        "from, its classifier included if the labels agree.",
     )
-    define(flags.DEFINE_float, "learning_rate", 5e-5, "Peak learning rate.", lower_bound=0.0)
-    define(flags.DEFINE_float, "num_train_epochs", 3.0, "Epochs of training.", lower_bound=0.0)
-    define(
-        flags.DEFINE_float,
+    switch("do_lower_case", True, "Lower-case the text: True for uncased models.")
+
+    # The run.
+    text("output_dir", None, "Folder for everything the run makes.")
+    switch(
+        "overwrite_output_dir",
+        False,
+        "Begin anew: remove the run that is in --output_dir, and nothing else from there.",
+    )
+    whole("train_batch_size", 32, "Batch size of training.", lower_bound=1)
+    whole("eval_batch_size", 8, "Batch size of evaluation.", lower_bound=1)
+    whole("predict_batch_size", 8, "Batch size of prediction.", lower_bound=1)
+    number("num_train_epochs", 3.0, "Epochs of training.", lower_bound=0.0)
+    whole("seed", 12345, "Of the data's order, dropout and new weights.")
+    whole("num_trials", 1, "Trainings, with the seeds --seed, --seed + 1, ...", lower_bound=1)
+    whole(
+        "save_checkpoints_steps",
+        None,
+        "Steps between checkpoints, each of which is evaluated. Default: one epoch, at most 1000.",
+        lower_bound=1,
+    )
+    whole("keep_checkpoint_max", 2, "Recent checkpoints to keep, beside the best.", lower_bound=1)
+    whole("log_every_n_iter", 10, "Steps between log lines.", lower_bound=1)
+    switch("use_xla", False, "Compile the graph with XLA.")
+    switch("amp", False, "Mixed precision: float16 where a GPU gains by it.")
+    switch("debug", False, "Show tracebacks and TensorFlow's own log.")
+
+    # The optimizer.
+    flags.DEFINE_enum("optimizer", "adamw", ["adamw", "lamb"], "Optimizer.", flag_values)
+    number("learning_rate", 5e-5, "Peak learning rate.", lower_bound=0.0)
+    number(
         "warmup_proportion",
         0.1,
         "Part of the steps in which the learning rate rises.",
         lower_bound=0.0,
         upper_bound=1.0,
     )
-    define(flags.DEFINE_integer, "seed", 12345, "Of the data's order, dropout and new weights.")
-    define(
-        flags.DEFINE_integer,
-        "save_checkpoints_steps",
+    whole("num_accumulation_steps", 1, "Batches whose gradients make one step.", lower_bound=1)
+    number("weight_decay_rate", 0.01, "Weight decay.", lower_bound=0.0)
+    number("clip_norm", 1.0, "Largest norm of the gradients.", lower_bound=1e-9)
+    number(
+        "layerwise_lr_decay",
+        1.0,
+        "Factor of the learning rate from each layer to the one below, as in ELECTRA.",
+        lower_bound=1e-9,
+        upper_bound=1.0,
+    )
+    text(
+        "class_weights",
         None,
-        "Steps between checkpoints, each of which is evaluated. Default: one epoch, at most 1000.",
-        lower_bound=1,
+        "Factors of the loss of each class: balanced, or a file of label<TAB>weight lines.",
     )
-    define(
-        flags.DEFINE_integer,
-        "keep_checkpoint_max",
-        2,
-        "Recent checkpoints to keep; the best one is kept apart.",
-        lower_bound=1,
+    number(
+        "label_smoothing",
+        0.0,
+        "Part of the target that is spread over all classes.",
+        lower_bound=0.0,
+        upper_bound=0.99,
     )
-    define(flags.DEFINE_integer, "log_every_n_iter", 10, "Steps between log lines.", lower_bound=1)
-    define(flags.DEFINE_bool, "use_xla", False, "Compile the graph with XLA.")
 
     # What is best, and when progress has ended.
-    define(flags.DEFINE_string, "best_metric", "eval_loss", "Metric that says what is best.")
-    define(
-        flags.DEFINE_bool,
+    text("best_metric", "eval_loss", "Metric that says what is best.")
+    switch(
         "best_metric_higher_is_better",
         None,
         "Direction of --best_metric. Default: a loss should fall, everything else rise.",
     )
-    define(
-        flags.DEFINE_integer,
+    whole(
         "max_steps_without_improvement",
         None,
         "Stop early after so many steps without a better evaluation; 0 never stops early. "
         "Default: 3 x save_checkpoints_steps.",
         lower_bound=0,
     )
-    define(flags.DEFINE_integer, "early_stopping_min_steps", 0, "Never stop before.", lower_bound=0)
-    define(flags.DEFINE_integer, "exports_to_keep", 2, "Best exports to keep.", lower_bound=1)
-    define(
-        flags.DEFINE_string,
+    whole("early_stopping_min_steps", 0, "Never stop early before this step.", lower_bound=0)
+    whole("exports_to_keep", 2, "Best exports to keep.", lower_bound=1)
+    text(
+        "eval_checkpoint",
+        "best",
+        "Checkpoint to evaluate, predict with and export: best, last, or a path.",
+    )
+    text(
         "export_dir",
         None,
         "Folder of --do_export. Default: export/saved_model in --output_dir.",
     )
-    define(flags.DEFINE_bool, "debug", False, "Show tracebacks and TensorFlow's own log.")
 
     for required in ("task_name", "bert_config_file", "vocab_file", "output_dir"):
         flags.mark_flag_as_required(required, flag_values)
@@ -156,11 +192,24 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "nothing to do: give --do_train, --do_eval, --do_predict or --do_export",
         flag_values,
     )
+    flags.register_multi_flags_validator(
+        ["num_trials", "do_train", "do_eval"],
+        lambda values: values["num_trials"] == 1 or (values["do_train"] and values["do_eval"]),
+        "several trials are compared by their evaluation: give --do_train and --do_eval",
+        flag_values,
+    )
+    flags.register_multi_flags_validator(
+        ["init_checkpoint", "warm_start_from"],
+        lambda values: not (values["init_checkpoint"] and values["warm_start_from"]),
+        "a model begins from one checkpoint: give one of the two",
+        flag_values,
+    )
 
 
 class Schedule(NamedTuple):
-    """The plan of a training run, in steps."""
+    """The plan of a training run, in steps; a step is one update of the weights."""
 
+    examples_per_step: int
     num_train_steps: int
     num_warmup_steps: int
     steps_per_epoch: float
@@ -176,43 +225,93 @@ class Inputs(NamedTuple):
     processor: DataProcessor
     examples: dict[str, list[InputExample]]  # the splits that are needed: train, dev, test
     labels: list[str]
+    class_weights: list[float] | None
 
 
-def run_classifier(flags_obj: flags.FlagValues) -> None:
-    """Does what the flags ask for, in this order: train, evaluate, predict, export."""
+def run_classifier(
+    flags_obj: flags.FlagValues, interruption: Interruption | None = None
+) -> dict[str, float]:
+    """Does what the flags ask for, in this order: train, evaluate, predict, export.
+
+    Returns:
+        The metrics of the evaluation, empty if there was none.
+    """
     inputs = load_inputs(flags_obj)
     watched = make_watched(flags_obj, inputs)
     schedule = make_schedule(flags_obj, inputs)
-
     output_dir = flags_obj.output_dir
-    os.makedirs(output_dir, exist_ok=True)
-    log_to_file(os.path.join(output_dir, "run.log"))
-    records = convert(flags_obj, inputs)
-    assets = serving.write_assets(
-        output_dir,
-        flags_obj.vocab_file,
-        flags_obj.bert_config_file,
-        inputs.labels,
-        flags_obj.max_seq_length,
-        flags_obj.do_lower_case,
-    )
-    estimator = make_estimator(flags_obj, inputs, schedule)
+    metrics: dict[str, float] = {}
 
-    if schedule:
-        train(flags_obj, inputs, schedule, watched, estimator, records, assets)
-    checkpoint_path = trained_checkpoint(output_dir)
-    if flags_obj.do_eval:
-        evaluate(flags_obj, estimator, checkpoint_path, records["dev"])
-    if flags_obj.do_predict:
-        predict(flags_obj, inputs, estimator, checkpoint_path, records["test"])
-    if flags_obj.do_export:
-        serving.export_saved_model(
-            estimator,
-            flags_obj.export_dir or os.path.join(output_dir, "export", "saved_model"),
-            serving.serving_input_fn_builder(flags_obj.max_seq_length),
-            assets,
-            checkpoint_path,
-        )
+    with runs.locked(output_dir):
+        if flags_obj.overwrite_output_dir and schedule:
+            runs.clear(output_dir)
+        runs.remove_leftovers(output_dir)
+        records = record_files(flags_obj, inputs)
+        identity = make_identity(flags_obj, inputs, schedule, watched, records)
+        if schedule:
+            runs.check_identity(output_dir, identity)
+        with logs.also_to(os.path.join(output_dir, "run.log")):
+            convert(flags_obj, inputs, records)
+            assets = serving.write_assets(
+                output_dir,
+                flags_obj.vocab_file,
+                flags_obj.bert_config_file,
+                inputs.labels,
+                flags_obj.max_seq_length,
+                flags_obj.do_lower_case,
+            )
+            estimator = make_estimator(flags_obj, inputs, schedule)
+            if schedule:
+                train(
+                    flags_obj,
+                    inputs,
+                    schedule,
+                    watched,
+                    estimator,
+                    records,
+                    assets,
+                    identity,
+                    interruption or Interruption(),
+                )
+            checkpoint_path = checkpoints.find(output_dir, flags_obj.eval_checkpoint)
+            if flags_obj.do_eval:
+                metrics = evaluate(flags_obj, estimator, checkpoint_path, records["dev"])
+            if flags_obj.do_predict:
+                predict(flags_obj, inputs, estimator, checkpoint_path, records["test"])
+            if flags_obj.do_export:
+                export(flags_obj, estimator, checkpoint_path, assets)
+            record = runs.read_record(output_dir)
+            if schedule and record:
+                log_summary(output_dir, watched, record["result"])
+    return metrics
+
+
+def run_trials(flags_obj: flags.FlagValues, interruption: Interruption) -> None:
+    """Trains with several seeds; writes mean and standard deviation of metrics to trials.json."""
+    results = []
+    for number in range(flags_obj.num_trials):
+        trial = copy.deepcopy(flags_obj)
+        trial.seed = flags_obj.seed + number
+        trial.output_dir = os.path.join(flags_obj.output_dir, "trial_%d" % (number + 1))
+        _LOG.info("***** Trial %d of %d: seed %d *****", number + 1, trial.num_trials, trial.seed)
+        results.append(dict(run_classifier(trial, interruption), seed=trial.seed))
+    summary = {
+        name: {
+            "mean": float(np.mean([result[name] for result in results])),
+            # Of a sample: what another seed may be expected to differ by.
+            "standard_deviation": float(np.std([result[name] for result in results], ddof=1)),
+        }
+        for name in results[0]
+        if name.startswith("eval_")
+    }
+    text = json.dumps({"trials": results, "summary": summary}, indent=2) + "\n"
+    files.write_text(os.path.join(flags_obj.output_dir, "trials.json"), text)
+    _LOG.info("***** %d trials *****", len(results))
+    for name, numbers in summary.items():
+        _LOG.info("  %s = %.4f +- %.4f", name, numbers["mean"], numbers["standard_deviation"])
+
+
+# Reading
 
 
 def load_inputs(flags_obj: flags.FlagValues) -> Inputs:
@@ -231,12 +330,16 @@ def load_inputs(flags_obj: flags.FlagValues) -> Inputs:
     if flags_obj.init_checkpoint:
         checkpoints.validate_init_checkpoint(flags_obj.init_checkpoint)
     if not flags_obj.do_train:
-        trained_checkpoint(flags_obj.output_dir)
+        checkpoints.find(flags_obj.output_dir, flags_obj.eval_checkpoint)
 
-    labels = None if flags_obj.do_train else labels_of_run(flags_obj.output_dir)
-    processor = get_processor(flags_obj.task_name, labels)
+    known_labels = None if flags_obj.do_train else read_labels(flags_obj.output_dir)
+    processor = get_processor(flags_obj.task_name, known_labels)
     examples = read_examples(flags_obj, processor)
-    return Inputs(bert_config, tokenizer, processor, examples, processor.get_labels())
+    labels = processor.get_labels()
+    class_weights = None
+    if flags_obj.do_train and flags_obj.class_weights:
+        class_weights = load_class_weights(flags_obj.class_weights, labels, examples["train"])
+    return Inputs(bert_config, tokenizer, processor, examples, labels, class_weights)
 
 
 def load_tokenizer(
@@ -261,6 +364,15 @@ def load_tokenizer(
     return tokenizer
 
 
+def read_labels(folder: str) -> list[str] | None:
+    """Reads the labels of a model that was trained in a folder, None if it does not tell them."""
+    path = os.path.join(folder, "labels.txt")
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as stream:
+        return stream.read().splitlines()
+
+
 def read_examples(
     flags_obj: flags.FlagValues, processor: DataProcessor
 ) -> dict[str, list[InputExample]]:
@@ -275,22 +387,55 @@ def read_examples(
     return examples
 
 
+def record_files(flags_obj: flags.FlagValues, inputs: Inputs) -> dict[str, str]:
+    """Names the TFRecord file of each split."""
+    return {
+        split: record_file(
+            flags_obj.output_dir,
+            split,
+            examples,
+            inputs.labels,
+            flags_obj.max_seq_length,
+            inputs.tokenizer,
+        )
+        for split, examples in inputs.examples.items()
+    }
+
+
+def convert(flags_obj: flags.FlagValues, inputs: Inputs, records: Mapping[str, str]) -> None:
+    """Writes the TFRecord files that are not there yet."""
+    for split, examples in inputs.examples.items():
+        write_records_once(
+            examples, inputs.labels, flags_obj.max_seq_length, inputs.tokenizer, records[split]
+        )
+
+
+# Planning
+
+
 def make_schedule(flags_obj: flags.FlagValues, inputs: Inputs) -> Schedule | None:
     """Turns epochs into steps; None when there is nothing to train."""
     if not flags_obj.do_train:
         return None
     num_examples = len(inputs.examples["train"])
-    steps_per_epoch = num_examples / flags_obj.train_batch_size
+    examples_per_step = flags_obj.train_batch_size * flags_obj.num_accumulation_steps
+    steps_per_epoch = num_examples / examples_per_step
     num_train_steps = int(steps_per_epoch * flags_obj.num_train_epochs)
     if num_train_steps == 0:
         raise BadInput(
             "--train_batch_size=%d: %d training examples and --num_train_epochs=%s make no single "
-            "step; lower the batch size or raise the epochs"
-            % (flags_obj.train_batch_size, num_examples, flags_obj.num_train_epochs)
+            "step of %d examples; lower the batch size or raise the epochs"
+            % (
+                flags_obj.train_batch_size,
+                num_examples,
+                flags_obj.num_train_epochs,
+                examples_per_step,
+            )
         )
     save_steps = flags_obj.save_checkpoints_steps or min(1000, math.ceil(steps_per_epoch))
     patience = flags_obj.max_steps_without_improvement
     return Schedule(
+        examples_per_step=examples_per_step,
         num_train_steps=num_train_steps,
         num_warmup_steps=int(num_train_steps * flags_obj.warmup_proportion),
         steps_per_epoch=steps_per_epoch,
@@ -311,19 +456,49 @@ def make_watched(flags_obj: flags.FlagValues, inputs: Inputs) -> Watched:
     return Watched(metric, higher_is_better)
 
 
-def convert(flags_obj: flags.FlagValues, inputs: Inputs) -> dict[str, str]:
-    """Converts each split to TFRecords; returns their paths."""
-    return {
-        split: write_records_once(
-            examples,
-            inputs.labels,
-            flags_obj.max_seq_length,
-            inputs.tokenizer,
-            flags_obj.output_dir,
-            split,
-        )
-        for split, examples in inputs.examples.items()
+def make_identity(
+    flags_obj: flags.FlagValues,
+    inputs: Inputs,
+    schedule: Schedule | None,
+    watched: Watched,
+    records: Mapping[str, str],
+) -> dict[str, Any]:
+    """Collects everything that the weights of a run, and its choice of the best, depend on.
+
+    Not among it: how patiently to wait for an improvement. Who wants to wait longer may go on.
+    """
+    identity = {
+        "bert_config_file": runs.content_hash(flags_obj.bert_config_file),
+        "vocab_file": runs.content_hash(flags_obj.vocab_file),
+        "labels": inputs.labels,
+        "class_weights": inputs.class_weights,
+        "best_metric": list(watched),
+        "save_checkpoints_steps": schedule.save_checkpoints_steps if schedule else None,
     }
+    for split in ("train", "dev"):
+        if split in records:
+            identity["%s data" % split] = os.path.basename(records[split]).split(".")[1]
+    for name in (
+        "do_lower_case",
+        "max_seq_length",
+        "train_batch_size",
+        "num_accumulation_steps",
+        "learning_rate",
+        "num_train_epochs",
+        "warmup_proportion",
+        "seed",
+        "optimizer",
+        "weight_decay_rate",
+        "clip_norm",
+        "layerwise_lr_decay",
+        "label_smoothing",
+        "amp",
+    ):
+        identity[name] = flags_obj[name].value
+    return identity
+
+
+# The Estimator
 
 
 def make_estimator(
@@ -339,6 +514,15 @@ def make_estimator(
         num_warmup_steps=schedule.num_warmup_steps if schedule else 0,
         extra_metrics=inputs.processor.task.metrics,
         seed=flags_obj.seed,
+        class_weights=inputs.class_weights,
+        label_smoothing=flags_obj.label_smoothing,
+        optimizer=flags_obj.optimizer,
+        weight_decay_rate=flags_obj.weight_decay_rate,
+        clip_norm=flags_obj.clip_norm,
+        num_accumulation_steps=flags_obj.num_accumulation_steps,
+        layerwise_lr_decay=flags_obj.layerwise_lr_decay,
+        num_hidden_layers=inputs.bert_config.num_hidden_layers,
+        amp=use_amp(flags_obj),
     )
     run_config = make_run_config(
         model_dir=flags_obj.output_dir,
@@ -346,8 +530,20 @@ def make_estimator(
         keep_checkpoint_max=flags_obj.keep_checkpoint_max,
         seed=flags_obj.seed,
         use_xla=flags_obj.use_xla,
+        amp=use_amp(flags_obj),
     )
-    return tf.estimator.Estimator(model_fn, config=run_config)
+    warm_start_from = None
+    if flags_obj.warm_start_from and schedule:
+        warm_start_from = make_warm_start_settings(flags_obj.warm_start_from, inputs.labels)
+    return tf.estimator.Estimator(model_fn, config=run_config, warm_start_from=warm_start_from)
+
+
+def use_amp(flags_obj: flags.FlagValues) -> bool:
+    """Tells whether to compute in mixed precision, for which TensorFlow 1.15 needs a GPU."""
+    if flags_obj.amp and not tf.test.is_gpu_available():
+        _LOG.warning("--amp has no effect: there is no GPU that TensorFlow can use")
+        return False
+    return flags_obj.amp
 
 
 def make_run_config(
@@ -356,6 +552,7 @@ def make_run_config(
     keep_checkpoint_max: int,
     seed: int,
     use_xla: bool,
+    amp: bool = False,
 ) -> tf.estimator.RunConfig:
     """Builds the RunConfig of the Estimator."""
     session_config = tf.ConfigProto()
@@ -363,6 +560,10 @@ def make_run_config(
         session_config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
         # Without a GPU the level above alone compiles nothing. Read before the first session.
         os.environ["TF_XLA_FLAGS"] = os.environ.get("TF_XLA_FLAGS", "") + " --tf_xla_cpu_global_jit"
+    if amp:
+        # In all three modes: weights that were trained in mixed precision are evaluated in it too.
+        rewrite_options = session_config.graph_options.rewrite_options
+        rewrite_options.auto_mixed_precision = type(rewrite_options).ON
     return tf.estimator.RunConfig(
         model_dir=os.path.abspath(model_dir),
         tf_random_seed=seed,
@@ -374,6 +575,20 @@ def make_run_config(
     )
 
 
+def make_warm_start_settings(source: str, labels: Sequence[str]) -> tf.estimator.WarmStartSettings:
+    """Prepares to begin from a fine-tuned model, its classifier included if the labels agree."""
+    folder = source if os.path.isdir(source) else os.path.dirname(source)
+    path = checkpoints.find(folder, "best" if os.path.isdir(source) else source)
+    same_labels = read_labels(folder) == list(labels)
+    _LOG.info("Warm start from %s, %s classifier", path, "with its" if same_labels else "new")
+    return tf.estimator.WarmStartSettings(
+        path, vars_to_warm_start=".*" if same_labels else "bert/.*"
+    )
+
+
+# Training
+
+
 def train(
     flags_obj: flags.FlagValues,
     inputs: Inputs,
@@ -382,27 +597,26 @@ def train(
     estimator: tf.estimator.Estimator,
     records: Mapping[str, str],
     assets: Mapping[str, str],
+    identity: Mapping[str, Any],
+    interruption: Interruption,
 ) -> None:
     """Trains, evaluates every checkpoint, keeps the best, stops when progress has ended."""
-    history = EvalHistory(eval_history_path(flags_obj.output_dir), watched)
-    start_step = checkpoints.step_of(tf.train.latest_checkpoint(flags_obj.output_dir))
-    _LOG.info("***** Running training *****")
-    _LOG.info("  Num examples = %d", len(inputs.examples["train"]))
-    _LOG.info("  Batch size = %d", flags_obj.train_batch_size)
-    _LOG.info("  Num steps = %d, from step %d", schedule.num_train_steps, start_step)
+    output_dir = flags_obj.output_dir
     started = time.time()
+    resumed_from = checkpoints.find_resumable(output_dir)
+    start_step = checkpoints.step_of(resumed_from)
+    history = EvalHistory(eval_history_path(output_dir), watched)
+    history.forget_from(start_step + 1)
 
-    hooks: list[tf.train.SessionRunHook] = [
-        ProgressHook(
-            flags_obj.log_every_n_iter,
-            schedule.num_train_steps,
-            schedule.steps_per_epoch,
-            flags_obj.train_batch_size,
-        )
-    ]
+    progress = ProgressHook(
+        flags_obj.log_every_n_iter,
+        schedule.num_train_steps,
+        schedule.steps_per_epoch,
+        schedule.examples_per_step,
+        flags_obj.num_accumulation_steps,
+        show_bar=logs.is_terminal(),
+    )
     early_stopping = make_early_stopping_hook(flags_obj, schedule, watched, estimator)
-    if early_stopping:
-        hooks.append(early_stopping)
     train_spec = tf.estimator.TrainSpec(
         file_based_input_fn_builder(
             records["train"],
@@ -412,16 +626,26 @@ def train(
             batch_size=flags_obj.train_batch_size,
             num_examples=len(inputs.examples["train"]),
             seed=flags_obj.seed,
-            start_step=start_step,
+            start_step=start_step * flags_obj.num_accumulation_steps,
         ),
         max_steps=schedule.num_train_steps,
-        hooks=hooks,
+        hooks=[
+            progress,
+            CheckpointHook(
+                estimator.model_dir,
+                schedule.save_checkpoints_steps,
+                skip_last_evaluation=lambda: interruption.requested,
+            ),
+            early_stopping,
+            StopWhenInterrupted(interruption),
+        ],
     )
     eval_spec = tf.estimator.EvalSpec(
         eval_input_fn(flags_obj, records["dev"]),
         # All of the dev set, at every checkpoint: the defaults are 100 steps, every 600 seconds.
         steps=None,
         throttle_secs=0,
+        hooks=[LeaveWhenInterrupted(interruption)],
         exporters=[
             EvaluationRecorder(history, schedule.max_steps_without_improvement),
             serving.BestExporter(
@@ -432,22 +656,82 @@ def train(
             ),
         ],
     )
-    write_run_json(flags_obj, records, {"status": "training"})
-    tf.estimator.train_and_evaluate(estimator, train_spec, eval_spec)
 
-    best = history.best()
-    result = {
-        "status": "stopped early" if early_stopping and early_stopping.reason else "finished",
-        "reason": early_stopping.reason if early_stopping else None,
-        "last_step": checkpoints.step_of(estimator.latest_checkpoint()),
-        "best_step": best.step if best else None,
-        "best_" + watched.metric: history.value(best) if best else None,
-        "seconds": round(time.time() - started, 1),
-    }
-    write_run_json(flags_obj, records, result)
-    _LOG.info("***** Training %s *****", result["status"])
-    for name, value in result.items():
-        _LOG.info("  %s = %s", name, value)
+    def write_record(status: str, reason: str | None = None) -> None:
+        best = history.best()
+        result = {
+            "status": status,
+            "reason": reason,
+            "last_step": max(progress.step, start_step),
+            "num_train_steps": schedule.num_train_steps,
+            "best_step": best.step if best else None,
+            "best_" + watched.metric: history.value(best) if best else None,
+            "seconds": round(time.time() - started, 1),
+            "examples_per_second": round(progress.examples_per_second, 1),
+        }
+        runs.write_record(output_dir, identity, own_flags(flags_obj), result)
+
+    if resumed_from:
+        _LOG.info("Resuming from %s", resumed_from)
+        if is_due(start_step, schedule):
+            catch_up(estimator, eval_spec, history, resumed_from)
+    reason = early_stopping.should_stop(start_step)
+    if reason or start_step >= schedule.num_train_steps:
+        _LOG.info("Nothing left to train: the run in %s has ended", output_dir)
+        if not runs.has_ended(output_dir):
+            write_record("stopped early" if reason else "finished", reason)
+        return
+
+    _LOG.info("***** Running training *****")
+    _LOG.info("  Num examples = %d", len(inputs.examples["train"]))
+    _LOG.info("  Examples per step = %d", schedule.examples_per_step)
+    _LOG.info("  Num steps = %d, from step %d", schedule.num_train_steps, start_step)
+    write_record("training")
+    try:
+        with interruption.deferred():
+            tf.estimator.train_and_evaluate(estimator, train_spec, eval_spec)
+    except Interrupted as signal:
+        write_record("interrupted", str(signal))
+        raise
+    except tf.train.NanLossDuringTrainingError:
+        write_record("failed", "the loss is NaN")
+        raise BadInput(
+            "the loss of step %d is NaN; lower --learning_rate=%s or raise "
+            "--warmup_proportion, then begin anew with --overwrite_output_dir"
+            % (progress.step + 1, flags_obj.learning_rate)
+        ) from None
+    if early_stopping.reason and progress.step < schedule.num_train_steps:
+        write_record("stopped early", early_stopping.reason)
+    else:
+        write_record("finished")
+
+
+def is_due(step: int, schedule: Schedule) -> bool:
+    """Tells whether the checkpoint of a step is one that an uninterrupted run evaluates."""
+    if step == 0:
+        return False
+    return step % schedule.save_checkpoints_steps == 0 or step == schedule.num_train_steps
+
+
+def catch_up(
+    estimator: tf.estimator.Estimator,
+    eval_spec: tf.estimator.EvalSpec,
+    history: EvalHistory,
+    checkpoint_path: str,
+) -> None:
+    """Does what a killed run still had to do after its last checkpoint: evaluate, keep, export.
+
+    `train_and_evaluate` does not evaluate the checkpoint that it resumes from.
+    """
+    step = checkpoints.step_of(checkpoint_path)
+    evaluation = history.at(step)
+    if evaluation:
+        result = dict(evaluation.metrics, global_step=step)
+    else:
+        result = estimator.evaluate(eval_spec.input_fn, checkpoint_path=checkpoint_path)
+    for exporter in eval_spec.exporters:
+        folder = os.path.join(estimator.model_dir, "export", exporter.name)
+        exporter.export(estimator, folder, checkpoint_path, result, is_the_final_export=False)
 
 
 def make_early_stopping_hook(
@@ -455,10 +739,10 @@ def make_early_stopping_hook(
     schedule: Schedule,
     watched: Watched,
     estimator: tf.estimator.Estimator,
-) -> EarlyStoppingHook | None:
-    """Builds the hook for the metric's direction; None when stopping early is switched off."""
+) -> EarlyStoppingHook:
+    """Builds the hook for the direction of the watched metric; it may be told never to stop."""
     if schedule.max_steps_without_improvement == 0:
-        return None
+        return EarlyStoppingHook(lambda step: None, run_every_steps=schedule.save_checkpoints_steps)
     make_hook = stop_if_no_increase_hook if watched.higher_is_better else stop_if_no_decrease_hook
     return make_hook(
         estimator,
@@ -470,10 +754,13 @@ def make_early_stopping_hook(
     )
 
 
-def eval_input_fn(flags_obj: flags.FlagValues, record_file: str) -> Callable[[], tf.data.Dataset]:
+# Evaluation, prediction, export
+
+
+def eval_input_fn(flags_obj: flags.FlagValues, record_path: str) -> Callable[[], tf.data.Dataset]:
     """Builds the `input_fn` of an evaluation: one pass, the short last batch included."""
     return file_based_input_fn_builder(
-        record_file,
+        record_path,
         flags_obj.max_seq_length,
         is_training=False,
         drop_remainder=False,
@@ -485,12 +772,12 @@ def evaluate(
     flags_obj: flags.FlagValues,
     estimator: tf.estimator.Estimator,
     checkpoint_path: str,
-    record_file: str,
-) -> None:
+    record_path: str,
+) -> dict[str, float]:
     """Evaluates a checkpoint on the dev set; writes eval_results.txt and eval_results.json."""
     _LOG.info("***** Eval results of %s *****", checkpoint_path)
     result = estimator.evaluate(
-        eval_input_fn(flags_obj, record_file),
+        eval_input_fn(flags_obj, record_path),
         checkpoint_path=checkpoint_path,
         # A folder of events of its own: those of `eval/` are the run's course.
         name="best",
@@ -500,10 +787,9 @@ def evaluate(
         _LOG.info("  %s = %s", name, value)
     lines = "".join("%s = %s\n" % item for item in numbers.items())
     files.write_text(os.path.join(flags_obj.output_dir, "eval_results.txt"), lines)
-    files.write_text(
-        os.path.join(flags_obj.output_dir, "eval_results.json"),
-        json.dumps(numbers, indent=2) + "\n",
-    )
+    text = json.dumps(numbers, indent=2) + "\n"
+    files.write_text(os.path.join(flags_obj.output_dir, "eval_results.json"), text)
+    return numbers
 
 
 def predict(
@@ -511,7 +797,7 @@ def predict(
     inputs: Inputs,
     estimator: tf.estimator.Estimator,
     checkpoint_path: str,
-    record_file: str,
+    record_path: str,
 ) -> None:
     """Writes test_results.tsv: label, probabilities and texts of each example, under a header."""
     examples = inputs.examples["test"]
@@ -519,7 +805,7 @@ def predict(
     _LOG.info("***** Predictions of %s *****", checkpoint_path)
     predictions = estimator.predict(
         file_based_input_fn_builder(
-            record_file,
+            record_path,
             flags_obj.max_seq_length,
             is_training=False,
             drop_remainder=False,
@@ -540,40 +826,44 @@ def predict(
     _LOG.info("  %d predictions in %s", len(examples), path)
 
 
-def trained_checkpoint(output_dir: str) -> str:
-    """Gives the checkpoint to evaluate, predict with and export: the best, else the latest."""
-    path = checkpoints.best_or_latest(output_dir)
-    if path is None:
-        raise BadInput("--output_dir=%s: no trained checkpoint; give --do_train first" % output_dir)
-    return path
-
-
-def labels_of_run(output_dir: str) -> list[str] | None:
-    """Gives the labels that the model in `output_dir` was trained with, None before training."""
-    path = os.path.join(output_dir, "labels.txt")
-    if not os.path.exists(path):
-        return None
-    with open(path, encoding="utf-8") as stream:
-        return stream.read().splitlines()
-
-
-def write_run_json(
-    flags_obj: flags.FlagValues, records: Mapping[str, str], result: Mapping[str, Any]
+def export(
+    flags_obj: flags.FlagValues,
+    estimator: tf.estimator.Estimator,
+    checkpoint_path: str,
+    assets: Mapping[str, str],
 ) -> None:
-    """Writes run.json: with what the run was made, and how it ended."""
-    content = {
-        "result": result,
-        "flags": own_flags(flags_obj),
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "numpy": np.__version__,
-        },
-        "records": {split: os.path.basename(path) for split, path in records.items()},
-    }
-    files.write_text(
-        os.path.join(flags_obj.output_dir, "run.json"), json.dumps(content, indent=2) + "\n"
+    """Exports a checkpoint as a SavedModel."""
+    serving.export_saved_model(
+        estimator,
+        flags_obj.export_dir or os.path.join(flags_obj.output_dir, "export", "saved_model"),
+        serving.serving_input_fn_builder(flags_obj.max_seq_length),
+        assets,
+        checkpoint_path,
     )
+
+
+# Telling
+
+
+def log_summary(output_dir: str, watched: Watched, result: Mapping[str, Any]) -> None:
+    """Logs how the run ended, on one screen."""
+    exports = serving.list_exports(os.path.join(output_dir, "export", "best_exporter"))
+    again = "python run_classifier_gpu.py %s (and the flags of the data and the model)"
+    rows = [
+        ("ended", result["reason"] or "all steps are done"),
+        ("last step", "%(last_step)d of %(num_train_steps)d" % result),
+        ("best step", result["best_step"]),
+        ("best " + watched.metric, result["best_" + watched.metric]),
+        ("time", "%(seconds)s seconds, %(examples_per_second)s examples/s in training" % result),
+        ("best checkpoint", tf.train.latest_checkpoint(checkpoints.best_dir(output_dir))),
+        ("best export", exports[-1] if exports else None),
+        ("evaluations", eval_history_path(output_dir)),
+        ("evaluate", again % ("--do_eval --output_dir=" + shlex.quote(output_dir))),
+        ("export", again % ("--do_export --output_dir=" + shlex.quote(output_dir))),
+    ]
+    _LOG.info("***** Training %s *****", result["status"])
+    for name, value in rows:
+        _LOG.info("  %-16s %s", name, "-" if value is None else value)
 
 
 def own_flags(flags_obj: flags.FlagValues) -> dict[str, Any]:
@@ -586,22 +876,7 @@ def own_flags(flags_obj: flags.FlagValues) -> dict[str, Any]:
     }
 
 
-def log_to_stderr(debug: bool) -> None:
-    """Sends the log to stderr, one line once: TensorFlow and absl bring handlers of their own."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LOG_FORMAT)
-    logging.root.handlers = [handler]
-    logging.root.setLevel(logging.INFO)
-    tf_logger = logging.getLogger("tensorflow")
-    tf_logger.handlers = []
-    tf_logger.setLevel(logging.INFO if debug else logging.ERROR)
-
-
-def log_to_file(path: str) -> None:
-    """Sends the log to a file as well, after what earlier runs wrote there."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_LOG_FORMAT)
-    logging.root.addHandler(handler)
+# The command line
 
 
 def parse_flags(argv: Sequence[str]) -> Sequence[str]:
@@ -609,28 +884,52 @@ def parse_flags(argv: Sequence[str]) -> Sequence[str]:
     try:
         unparsed = flags.FLAGS(argv)
     except flags.Error as error:
-        fail(str(error))
+        sys.exit(fail(str(error), 2))
     if len(unparsed) > 1:
-        fail("%r is no flag: flags begin with --" % unparsed[1])
+        sys.exit(fail("%r is no flag: flags begin with --" % unparsed[1], 2))
     return unparsed
 
 
-def fail(message: str) -> None:
-    """Ends the program with one line on stderr and status 2."""
+def fail(message: str, exit_status: int) -> int:
+    """Says in one line on stderr why the program ends; returns the exit status."""
     print("run_classifier_gpu.py: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+    return exit_status
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the program; bad input ends with one line instead of a traceback."""
+def lack_of_space(error: Exception) -> str | None:
+    """Says what there is too little of, if that is what an error of the system is about."""
+    text = str(error)
+    if any(sign in text for sign in ("No space left", "File too large", "quota exceeded")):
+        return "the disk is full; free some space, then the same command goes on"
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return (
+            "the memory is full; lower --train_batch_size, for the same result raise "
+            "--num_accumulation_steps by as much, or lower --max_seq_length"
+        )
+    return None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program; what the user can cure ends it with one line instead of a traceback."""
     del argv
-    log_to_stderr(flags.FLAGS.debug)
+    flags_obj = flags.FLAGS
+    logs.log_to_stderr(flags_obj.debug)
+    interruption = Interruption()
+    interruption.watch()
     try:
-        run_classifier(flags.FLAGS)
-    except BadInput as error:
-        if flags.FLAGS.debug:
+        if flags_obj.num_trials > 1:
+            run_trials(flags_obj, interruption)
+        else:
+            run_classifier(flags_obj, interruption)
+    except Interrupted as signal:
+        command = " ".join(shlex.quote(word) for word in ["python", *sys.argv])
+        return fail("%s: go on with: %s" % (signal, command), signal.exit_status)
+    except (BadInput, OSError, tf.errors.OpError) as error:
+        message = str(error) if isinstance(error, BadInput) else lack_of_space(error)
+        if flags_obj.debug or message is None:
             raise
-        fail(str(error))
+        return fail(message, 2)
+    return 0
 
 
 if __name__ == "__main__":

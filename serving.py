@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -15,6 +16,9 @@ import files
 from history import EvalHistory
 
 _LOG = logging.getLogger(__name__)
+
+# In the assets of a best export: the step and the metrics by which it is the best.
+_EVALUATION = "evaluation.json"
 
 
 def serving_input_fn_builder(
@@ -122,11 +126,17 @@ class BestExporter(tf.estimator.Exporter):
         best = self._history.best()
         if best is None or best.step != int(eval_result["global_step"]):
             return None
+        _remove_unfinished_exports(export_path)
+        exports = list_exports(export_path)
+        if exports and exported_step(exports[-1]) == best.step:
+            return exports[-1]
+        evaluation_file = os.path.join(estimator.model_dir, _EVALUATION)
+        files.write_text(evaluation_file, json.dumps(best.to_json(), indent=2) + "\n")
         folder = export_saved_model(
             estimator,
             export_path,
             self._serving_input_receiver_fn,
-            self._assets_extra,
+            dict(self._assets_extra or {}, **{_EVALUATION: evaluation_file}),
             checkpoint_path,
         )
         for superseded in list_exports(export_path)[: -self._exports_to_keep]:
@@ -140,6 +150,21 @@ def list_exports(export_path: str) -> Sequence[str]:
         return []
     names = sorted((name for name in os.listdir(export_path) if name.isdigit()), key=int)
     return [os.path.join(export_path, name) for name in names]
+
+
+def exported_step(export_dir: str) -> int | None:
+    """Gives the global step of an export of BestExporter."""
+    path = os.path.join(export_dir, "assets.extra", _EVALUATION)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as stream:
+        return json.load(stream)["step"]
+
+
+def _remove_unfinished_exports(export_path: str) -> None:
+    """Removes what an Estimator that was killed while exporting has left."""
+    for folder in glob.glob(os.path.join(glob.escape(export_path), "temp-*")):
+        shutil.rmtree(folder)
 
 
 def export_saved_model(

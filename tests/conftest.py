@@ -40,6 +40,12 @@ def fresh_graph():
     tf.reset_default_graph()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def quiet_tensorflow():
+    """Keeps TensorFlow's deprecation warnings out of the reports of failed tests."""
+    tf.get_logger().setLevel("ERROR")
+
+
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> TinyBert:
     folder = tmp_path_factory.mktemp("tiny_bert")

@@ -33,6 +33,13 @@ def examples_of(texts, label="positive"):
     return [InputExample("test-%d" % i, a, b, label) for i, (a, b) in enumerate(texts)]
 
 
+def write_records(folder, split, examples, labels, length, tokenizer):
+    arguments = (examples, labels, length, tokenizer)
+    path = features.record_file(str(folder), split, *arguments)
+    features.write_records_once(*arguments, path)
+    return path
+
+
 def read_all(dataset):
     batch = tf.data.make_one_shot_iterator(dataset).get_next()
     batches = []
@@ -58,7 +65,7 @@ def test_conversion_equals_googles(tokenizer, text_a, text_b, max_seq_length):
 
 def test_records_come_back_as_they_were_converted(tokenizer, tmp_path):
     examples = examples_of(TEXTS)
-    path = features.write_records_once(examples, LABELS, 16, tokenizer, str(tmp_path), "dev")
+    path = write_records(tmp_path, "dev", examples, LABELS, 16, tokenizer)
     input_fn = features.file_based_input_fn_builder(
         path, 16, is_training=False, drop_remainder=False, batch_size=3
     )
@@ -73,7 +80,7 @@ def test_records_come_back_as_they_were_converted(tokenizer, tmp_path):
 
 def test_unlabelled_examples_have_no_label_in_their_records(tokenizer, tmp_path):
     examples = examples_of(TEXTS[:2], label=None)
-    path = features.write_records_once(examples, LABELS, 16, tokenizer, str(tmp_path), "test")
+    path = write_records(tmp_path, "test", examples, LABELS, 16, tokenizer)
     input_fn = features.file_based_input_fn_builder(
         path, 16, is_training=False, drop_remainder=False, batch_size=2, labelled=False
     )
@@ -100,17 +107,17 @@ def test_the_file_name_changes_with_everything_that_matters(tokenizer, tiny_bert
 
 
 def test_converted_examples_are_not_converted_again(tokenizer, tmp_path):
-    arguments = (examples_of(TEXTS), LABELS, 16, tokenizer, str(tmp_path), "train")
-    path = features.write_records_once(*arguments)
+    arguments = (tmp_path, "train", examples_of(TEXTS), LABELS, 16, tokenizer)
+    path = write_records(*arguments)
     os.utime(path, (1, 1))
-    assert features.write_records_once(*arguments) == path
+    assert write_records(*arguments) == path
     assert os.path.getmtime(path) == 1
 
 
 def test_a_conversion_that_fails_leaves_nothing(tokenizer, tmp_path):
     examples = examples_of(TEXTS) + examples_of([("good", None)], label="not a label")
     with pytest.raises(ValueError):
-        features.write_records_once(examples, LABELS, 16, tokenizer, str(tmp_path), "train")
+        write_records(tmp_path, "train", examples, LABELS, 16, tokenizer)
     assert os.listdir(str(tmp_path)) == []
 
 
@@ -135,7 +142,7 @@ def numbered_records(tokenizer, tmp_path):
     """Ten records whose label tells which one it is."""
     labels = [str(number) for number in range(10)]
     examples = [InputExample(label, "good", None, label) for label in labels]
-    return features.write_records_once(examples, labels, 8, tokenizer, str(tmp_path), "train")
+    return write_records(tmp_path, "train", examples, labels, 8, tokenizer)
 
 
 def test_each_epoch_has_every_example_once_in_another_order(numbered_records):

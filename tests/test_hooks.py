@@ -123,7 +123,7 @@ def test_stop_best_checkpoint_and_exports_agree(
     assert run.train_and_evaluate() == stop_step
     assert run.history.best().step == best_step
     best = tf.train.latest_checkpoint(str(tmp_path / "best"))
-    assert checkpoints.best_or_latest(str(tmp_path)) == best
+    assert checkpoints.find(str(tmp_path), "best") == best
     assert tf.train.load_variable(best, "weight") == best_step
     assert run.exported_steps() == exports
     assert bool(run.early_stopping.reason) == (stop_step < run.max_steps)

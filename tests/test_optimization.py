@@ -163,6 +163,438 @@ def test_a_tpu_is_refused():
         optimization.create_optimizer(loss, 0.1, 10, 0, use_tpu=True)
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"optimizer": "sgd"}, r"optimizer must be one of \['adamw', 'lamb'\], not 'sgd'"),
+        ({"clip_norm": 0.0}, "clip_norm must be"),
+        ({"clip_norm": float("inf")}, "clip_norm must be"),
+        ({"num_accumulation_steps": 0}, "num_accumulation_steps must be"),
+        ({"layerwise_lr_decay": 0.0, "num_hidden_layers": 2}, "layerwise_lr_decay must be"),
+        ({"layerwise_lr_decay": 1.1, "num_hidden_layers": 2}, "layerwise_lr_decay must be"),
+        ({"layerwise_lr_decay": 0.9}, "layerwise_lr_decay needs num_hidden_layers"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    loss = tf.nn.l2_loss(tf.get_variable("weights", [2]))
+    with pytest.raises(ValueError, match=message):
+        optimization.create_optimizer(loss, 0.1, 10, 0, **arguments)
+
+
+# LAMB, and rates that differ from layer to layer
+
+
+@pytest.mark.parametrize(
+    "name, weights, gradient, expected_change",
+    [  # Corrected for its beginning, Adam's first change is the sign of the gradient.
+        ("kernel", [3.0, 4.0], [0.2, -7.0], [5 / 2**0.5, -5 / 2**0.5]),
+        ("kernel", [3.0, 4.0], [0.2, 0.0], [5.0, 0.0]),
+        ("kernel", [3.0, 4.0], [0.0, 0.0], [0.0, 0.0]),
+        ("kernel", [0.0, 0.0], [0.2, -7.0], [1.0, -1.0]),
+        ("kernel", [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]),
+        ("output_bias", [3.0, 4.0], [0.2, -7.0], [1.0, -1.0]),
+        ("LayerNorm/gamma", [3.0, 4.0], [0.2, -7.0], [1.0, -1.0]),
+    ],
+)
+def test_trust_ratio(name, weights, gradient, expected_change):
+    variable = tf.get_variable(name, initializer=tf.constant(weights))
+    optimizer = optimization.LAMBOptimizer(0.1, exclude_from_weight_decay=["LayerNorm", "bias"])
+    update = optimizer.apply_gradients([(tf.constant(gradient), variable)])
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        session.run(update)
+        expected = np.array(weights) - 0.1 * np.array(expected_change)
+        np.testing.assert_allclose(session.run(variable), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, exponent",
+    [
+        ("bert/embeddings/word_embeddings", 14),
+        ("bert/embeddings/LayerNorm/gamma", 14),
+        ("bert/encoder/layer_0/output/dense/kernel", 13),
+        ("bert/encoder/layer_1/attention/self/query/bias", 12),
+        ("bert/encoder/layer_10/output/LayerNorm/beta", 3),
+        ("bert/encoder/layer_11/output/dense/kernel", 2),
+        ("bert/pooler/dense/kernel", 1),
+        ("output_weights", 0),
+        ("output_bias", 0),
+    ],
+)
+def test_layers_learn_more_slowly_the_further_they_are_from_the_output(name, exponent):
+    rate_factor = optimization.layerwise_rate_factor(0.8, 12)
+    assert rate_factor(name) == pytest.approx(0.8**exponent)
+
+
+# A hundred steps
+
+STEPS = 100
+START = {
+    "bert/embeddings/word_embeddings": np.linspace(-0.3, 0.4, 12).reshape([4, 3]),
+    "bert/encoder/layer_0/output/dense/kernel": np.linspace(0.5, -0.2, 6).reshape([2, 3]),
+    "bert/encoder/layer_1/output/LayerNorm/gamma": np.linspace(0.2, 0.4, 3),
+    "bert/pooler/dense/kernel": np.zeros([2, 2]),
+    "output_weights": np.linspace(-0.1, 0.2, 4),
+    "output_bias": np.zeros(2),
+}
+DEPTHS = dict(zip(START, [0, 1, 2, 3, 4, 4]))
+CURVATURES = dict(zip(START, [0.5, 2.0, 1.0, 4.0, 3.0, 0.1]))
+
+
+def targets():
+    """Where the loss pulls the weights at each step: to and fro, less and less."""
+    random = np.random.RandomState(1)
+    return [
+        {name: random.normal(0.1, 0.97**step, value.shape) for name, value in START.items()}
+        for step in range(STEPS)
+    ]
+
+
+def lamb(weights, gradient, moments, rate, decay, step, has_trust_ratio):
+    """One update in NumPy, in double precision; `moments` is changed in place."""
+    moments[0] = BETA_1 * moments[0] + (1 - BETA_1) * gradient
+    moments[1] = BETA_2 * moments[1] + (1 - BETA_2) * gradient**2
+    corrected = [moments[0] / (1 - BETA_1 ** (step + 1)), moments[1] / (1 - BETA_2 ** (step + 1))]
+    change = corrected[0] / (np.sqrt(corrected[1]) + EPSILON) + decay * weights
+    if has_trust_ratio and weights.any():
+        rate = rate * np.linalg.norm(weights) / np.linalg.norm(change)
+    return weights - rate * change
+
+
+def train_in_numpy(optimizer, num_warmup_steps, weight_decay_rate, clip_norm, layerwise_lr_decay):
+    """Returns the weights after a hundred steps and the norms of the gradients."""
+    weights = dict(START)
+    moments = {name: [0.0, 0.0] for name in START}
+    norms = []
+    for step, target in enumerate(targets()):
+        gradients = {name: CURVATURES[name] * (weights[name] - target[name]) for name in START}
+        norms.append(np.sqrt(sum(np.sum(gradient**2) for gradient in gradients.values())))
+        for name, gradient in gradients.items():
+            clipped = gradient * min(1, clip_norm / norms[-1])
+            rate = expected_rate(step, 0.01, STEPS, num_warmup_steps)
+            rate *= layerwise_lr_decay ** (4 - DEPTHS[name])
+            excluded = "LayerNorm" in name or "bias" in name
+            decay = 0.0 if excluded else weight_decay_rate
+            arguments = weights[name], clipped, moments[name], rate, decay
+            if optimizer == "adamw":
+                weights[name] = adam(*arguments)
+            else:
+                weights[name] = lamb(*arguments, step, not excluded)
+    return weights, norms
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+@pytest.mark.parametrize(
+    "num_warmup_steps, weight_decay_rate, clip_norm, layerwise_lr_decay",
+    [(0, 0.01, 2.0, 1.0), (10, 0.3, 5.0, 1.0), (10, 0.3, 5.0, 0.7), (0, 0.0, 5.0, 0.7)],
+)
+def test_a_hundred_steps_equal_numpy(
+    optimizer, num_warmup_steps, weight_decay_rate, clip_norm, layerwise_lr_decay
+):
+    variables = {
+        name: tf.get_variable(name, initializer=tf.constant(value, tf.float32))
+        for name, value in START.items()
+    }
+    pulls = {name: tf.placeholder(tf.float32, value.shape) for name, value in START.items()}
+    train_op = optimization.create_optimizer(
+        tf.add_n(
+            [CURVATURES[name] * tf.nn.l2_loss(variables[name] - pulls[name]) for name in START]
+        ),
+        0.01,
+        STEPS,
+        num_warmup_steps,
+        optimizer=optimizer,
+        weight_decay_rate=weight_decay_rate,
+        clip_norm=clip_norm,
+        layerwise_lr_decay=layerwise_lr_decay,
+        num_hidden_layers=2,
+    )
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for target in targets():
+            session.run(train_op, {pulls[name]: target[name] for name in START})
+        weights = session.run(variables)
+    expected, norms = train_in_numpy(
+        optimizer, num_warmup_steps, weight_decay_rate, clip_norm, layerwise_lr_decay
+    )
+    assert max(norms) > clip_norm > min(norms)
+    assert_close(weights, expected)
+
+
+# Accumulation of gradients
+
+EXAMPLES, TOKENS = 32, 5
+
+
+def micro_batch(step, num_parts=1, part=0):
+    """One of `num_parts` equal parts of the 32 examples of a step."""
+    random = np.random.RandomState(step)
+    words, labels = random.randint(0, 20, [EXAMPLES, TOKENS]), random.randint(0, 3, [EXAMPLES])
+    return {
+        "words:0": np.split(words, num_parts)[part],
+        "labels:0": np.split(labels, num_parts)[part],
+    }
+
+
+def build_bag_of_words(seed=None, **arguments):
+    """Adds a classifier by the mean of word embeddings, and its training step, to the graph."""
+    initializer = tf.random_normal_initializer(seed=1)
+    words = tf.placeholder(tf.int32, [None, TOKENS], "words")
+    labels = tf.placeholder(tf.int32, [None], "labels")
+    factor = tf.placeholder_with_default(1.0, [], "factor")
+    embeddings = tf.get_variable("bert/embeddings/words", [20, 6], initializer=initializer)
+    pooled = tf.reduce_mean(tf.gather(embeddings, words), axis=1)
+    if seed is not None:
+        num_parts = arguments["num_accumulation_steps"]
+        number = tf.cast(tf.train.get_or_create_global_step(), tf.int32) * num_parts
+        number += optimization.micro_step(num_parts)
+        pooled = modeling.dropout(pooled, 0.5, tf.stack([seed, number]))
+    pooled = tf.identity(pooled, "pooled")
+    output_weights = tf.get_variable("output_weights", [6, 3], initializer=initializer)
+    output_bias = tf.get_variable("output_bias", [3], initializer=tf.zeros_initializer())
+    loss = factor * tf.losses.sparse_softmax_cross_entropy(
+        labels, tf.matmul(pooled, output_weights) + output_bias
+    )
+    return optimization.create_optimizer(loss, 0.05, 100, 0, **arguments)
+
+
+def begin(session):
+    session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+
+
+def train_bag_of_words(num_steps, num_parts, **arguments):
+    """Returns the variables after some steps of 32 examples, and the norms of the gradients."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        train_op = build_bag_of_words(num_accumulation_steps=num_parts, **arguments)
+        begin(session)
+        norms = []
+        for step in range(num_steps):
+            for part in range(num_parts):
+                fetched = session.run(
+                    ["gradient_norm:0", train_op], micro_batch(step, num_parts, part)
+                )
+            norms.append(fetched[0])
+        return values(session, tf.global_variables()), norms
+
+
+def assert_close(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_allclose(first[name], second[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_four_batches_of_8_are_one_batch_of_32(optimizer):
+    expected, expected_norms = train_bag_of_words(8, 1, optimizer=optimizer, clip_norm=0.1)
+    accumulated, norms = train_bag_of_words(8, 4, optimizer=optimizer, clip_norm=0.1)
+    assert min(norms) > 0.1, "nothing was clipped"
+    np.testing.assert_allclose(norms, expected_norms, rtol=1e-5)
+    assert_close(accumulated, expected)
+
+
+def test_weights_move_and_steps_count_with_the_last_micro_batch():
+    train_op = build_bag_of_words(num_accumulation_steps=3)
+    micro_step = optimization.micro_step(3)
+    micro_steps, steps, rates, norms, weights = [], [], [], [], []
+    with tf.Session() as session:
+        begin(session)
+        for number in range(7):
+            micro_steps.append(session.run(micro_step))
+            rate, norm, _ = session.run(
+                ["learning_rate:0", "gradient_norm:0", train_op], micro_batch(number)
+            )
+            rates.append(rate)
+            norms.append(norm)
+            steps.append(session.run(tf.train.get_global_step()))
+            weights.append(values(session, tf.trainable_variables())["output_weights"])
+    assert micro_steps == [0, 1, 2, 0, 1, 2, 0]
+    assert steps == [0, 0, 1, 1, 1, 2, 2]
+    assert rates == pytest.approx([0.05] * 3 + [0.0495] * 3 + [0.049])
+    assert norms[0] == norms[1] == 0 < norms[2] == norms[3] == norms[4] != norms[5] == norms[6]
+    moves = [(after != before).any() for before, after in zip(weights, weights[1:])]
+    assert moves == [False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_gradients_are_averaged_once_per_step_and_before_clipping(num_parts):
+    runs = []
+
+    def double(*gradients):
+        runs.append(len(gradients))
+        return [2 * gradient for gradient in gradients]
+
+    def average_gradients(gradients):
+        doubled = tf.py_func(double, gradients, [tf.float32] * len(gradients))
+        return [tf.reshape(new, old.shape) for new, old in zip(doubled, gradients)]
+
+    alone, norms = train_bag_of_words(4, num_parts, clip_norm=0.1)
+    averaged, doubled_norms = train_bag_of_words(
+        4, num_parts, clip_norm=0.1, average_gradients=average_gradients
+    )
+    assert runs == [3, 3, 3, 3]
+    np.testing.assert_allclose(doubled_norms, 2 * np.array(norms), rtol=1e-5)
+    assert_close(averaged, alone)  # both are clipped to the same norm
+
+
+def train_with_masks(seed, num_runs):
+    """Returns the variables, and where dropout left something in each run of the operation."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        train_op = build_bag_of_words(seed, num_accumulation_steps=3)
+        begin(session)
+        masks = [
+            session.run(["pooled:0", train_op], micro_batch(run))[0] != 0 for run in range(num_runs)
+        ]
+        return values(session, tf.global_variables()), masks
+
+
+def test_every_micro_batch_has_its_own_dropout_mask():
+    _, masks = train_with_masks(seed=7, num_runs=9)
+    with tf.Session() as session:
+        number = tf.placeholder(tf.int32, [])
+        kept = modeling.dropout(tf.ones([EXAMPLES, 6]), 0.5, tf.stack([7, number])) > 0
+        expected = [session.run(kept, {number: value}) for value in range(9)]
+    np.testing.assert_array_equal(masks, expected)
+    assert len({mask.tobytes() for mask in masks}) == 9
+
+
+def test_accumulation_with_the_same_seed_gives_the_same_bits():
+    first, _ = train_with_masks(seed=7, num_runs=30)
+    assert_identical(first, train_with_masks(seed=7, num_runs=30)[0])
+    other, _ = train_with_masks(seed=8, num_runs=30)
+    assert (first["output_weights"] != other["output_weights"]).any()
+
+
+def test_a_run_that_ended_within_a_step_repeats_the_step(tmp_path):
+    expected, _ = train_with_masks(seed=7, num_runs=12)
+    checkpoint = str(tmp_path / "model.ckpt")
+    for runs in (range(0, 8), range(6, 12)):
+        with tf.Graph().as_default(), tf.Session() as session:
+            train_op = build_bag_of_words(7, num_accumulation_steps=3)
+            saver = tf.train.Saver()
+            begin(session)
+            if runs[0]:
+                saver.restore(session, checkpoint)
+            for run in runs:
+                session.run(train_op, micro_batch(run))
+            saver.save(session, checkpoint)
+            resumed = values(session, tf.global_variables())
+    assert_identical(resumed, expected)
+
+
+@pytest.mark.parametrize("arguments", [{"num_accumulation_steps": 4}, {"amp": True}])
+def test_checkpoints_do_not_depend_on_how_a_step_is_computed(arguments):
+    def names(**arguments):
+        with tf.Graph().as_default():
+            build_bag_of_words(**arguments)
+            return {variable.op.name for variable in tf.global_variables()}
+
+    assert names(**arguments) == names(optimizer="lamb") == names()
+
+
+def test_without_accumulation_and_amp_nothing_of_them_is_in_the_graph():
+    build_bag_of_words()
+    assert not tf.local_variables()
+    types = {operation.type for operation in tf.get_default_graph().get_operations()}
+    assert not types & {"Switch", "RefSwitch", "Merge", "If", "StatelessIf"}
+
+
+# Scaling of the loss
+
+
+def local_value(session, name):
+    (variable,) = [variable for variable in tf.local_variables() if variable.op.name == name]
+    return session.run(variable)
+
+
+@pytest.mark.parametrize("num_parts", [1, 4])
+def test_scaling_the_loss_does_not_change_what_is_learned(num_parts):
+    expected, expected_norms = train_bag_of_words(8, num_parts)
+    scaled, norms = train_bag_of_words(8, num_parts, amp=True)
+    np.testing.assert_allclose(norms, expected_norms, rtol=1e-6)
+    assert_close(scaled, expected)
+
+
+def build_through_float16(factor, **arguments):
+    """Adds a training step in which each weight has the gradient `factor`, sent as a float16."""
+    weights = tf.get_variable("weights", [2], initializer=tf.ones_initializer())
+    loss = factor * tf.cast(tf.reduce_sum(tf.cast(weights, tf.float16)), tf.float32)
+    return optimization.create_optimizer(loss, 0.1, 10, 0, **arguments)
+
+
+@pytest.mark.parametrize("amp, expected_norm", [(False, 0.0), (True, 2**0.5 * 1e-8)])
+def test_scaling_the_loss_saves_gradients_too_small_for_float16(amp, expected_norm):
+    train_op = build_through_float16(1e-8, amp=amp)
+    with tf.Session() as session:
+        begin(session)
+        norm, _ = session.run(["gradient_norm:0", train_op])
+    assert norm == pytest.approx(expected_norm, rel=1e-3, abs=0)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_the_scale_is_halved_until_gradients_fit_float16(num_parts):
+    train_op = build_through_float16(10.0, amp=True, num_accumulation_steps=num_parts)
+    scales, steps, first_weights = [], [], []
+    with tf.Session() as session:
+        begin(session)
+        for _ in range(5):
+            for _ in range(num_parts):
+                session.run(train_op)
+            scales.append(local_value(session, "loss_scale"))
+            steps.append(session.run(tf.train.get_global_step()))
+            first_weights.append(values(session, tf.trainable_variables())["weights"][0])
+    # 10 * 2^15 is above the largest float16, 65504; 10 * 2^12 is not.
+    assert scales == [2**14, 2**13, 2**12, 2**12, 2**12]
+    assert steps == [0, 0, 0, 1, 2]
+    assert first_weights[:3] == [1, 1, 1] and 1 > first_weights[3] > first_weights[4]
+
+
+@pytest.mark.parametrize("bad_value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("num_parts, bad_part", [(1, 0), (3, 0), (3, 2)])
+def test_a_step_with_a_gradient_that_is_not_finite_leaves_no_trace(num_parts, bad_part, bad_value):
+    def train(steps):
+        with tf.Graph().as_default(), tf.Session() as session:
+            train_op = build_bag_of_words(num_accumulation_steps=num_parts, amp=True)
+            begin(session)
+            for step, bad in steps:
+                for part in range(num_parts):
+                    factor = bad_value if bad and part == bad_part else 1.0
+                    session.run(train_op, {**micro_batch(step), "factor:0": factor})
+            scale = local_value(session, "loss_scale")
+            return values(session, tf.global_variables()), scale
+
+    expected, scale = train([(0, False), (1, False)])
+    assert scale == 2**15
+    weights, scale = train([(0, False), (5, True), (1, False)])
+    assert scale == 2**14
+    assert_close(weights, expected)
+
+
+def test_the_scale_is_doubled_after_many_finite_steps(monkeypatch):
+    monkeypatch.setattr(optimization._LossScale, "_STEPS_TO_GROWTH", 3)
+    monkeypatch.setattr(optimization._LossScale, "_LARGEST", 2.0**16)
+    train_op = build_bag_of_words(amp=True)
+    scales = []
+    with tf.Session() as session:
+        begin(session)
+        for factor in [1, 1, float("inf"), 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]:
+            session.run(train_op, {**micro_batch(0), "factor:0": factor})
+            scales.append(np.log2(local_value(session, "loss_scale")))
+    assert scales == [15, 15, 14, 14, 14, 15, 15, 15, 16, 16, 16, 16, 16]
+
+
+def test_gradients_that_no_scale_makes_finite_end_the_run():
+    train_op = build_bag_of_words(amp=True)
+    infinite = {**micro_batch(0), "factor:0": float("inf")}
+    with tf.Session() as session:
+        begin(session)
+        before = values(session, tf.global_variables())
+        for _ in range(15):
+            session.run(train_op, infinite)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="gradients are not finite"):
+            session.run(train_op, infinite)
+        assert_identical(values(session, tf.global_variables()), before)
+
+
 # Training a small BERT
 
 BATCH, LENGTH, WORDS, LABELS = 8, 12, 40, 3

@@ -401,10 +401,11 @@ def parsed(*arguments):
         ([], 400000, (37500, 3750, 1000, 3000)),
         (["--save_checkpoints_steps=50"], 3668, (343, 34, 50, 150)),
         (["--max_steps_without_improvement=0"], 3668, (343, 34, 115, 0)),
+        (["--train_batch_size=8", "--num_accumulation_steps=4"], 3668, (343, 34, 115, 345)),
     ],
 )
 def test_the_schedule(arguments, num_examples, expected):
-    inputs = run_classifier_gpu.Inputs(None, None, None, {"train": [None] * num_examples}, [])
+    inputs = run_classifier_gpu.Inputs(None, None, None, {"train": [None] * num_examples}, [], None)
     schedule = run_classifier_gpu.make_schedule(parsed(*arguments), inputs)
     assert (
         schedule.num_train_steps,
@@ -412,7 +413,7 @@ def test_the_schedule(arguments, num_examples, expected):
         schedule.save_checkpoints_steps,
         schedule.max_steps_without_improvement,
     ) == expected
-    assert schedule.steps_per_epoch * parsed(*arguments).train_batch_size == num_examples
+    assert schedule.steps_per_epoch * schedule.examples_per_step == num_examples
 
 
 def test_google_flags_have_googles_defaults():

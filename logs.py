@@ -1,0 +1,49 @@
+"""Where the log goes: to stderr for who watches, to a file for who comes later, each line once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from typing import Iterator
+
+import tqdm
+
+_FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
+class _AboveTheBar(logging.Handler):
+    """Writes lines above a progress bar, and leaves out those that the bar shows."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not getattr(record, "in_bar", False):
+            tqdm.tqdm.write(self.format(record), file=sys.stderr)
+
+
+def is_terminal() -> bool:
+    """Tells whether a person watches stderr, who is shown a progress bar."""
+    return sys.stderr.isatty()
+
+
+def log_to_stderr(debug: bool) -> None:
+    """Sends the log to stderr, in place of the handlers that TensorFlow and absl bring along."""
+    handler = _AboveTheBar() if is_terminal() else logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_FORMAT)
+    logging.root.handlers = [handler]
+    logging.root.setLevel(logging.INFO)
+    tf_logger = logging.getLogger("tensorflow")
+    tf_logger.handlers = []
+    tf_logger.setLevel(logging.INFO if debug else logging.ERROR)
+
+
+@contextlib.contextmanager
+def also_to(path: str) -> Iterator[None]:
+    """Sends the log of a block to a file as well, after what earlier runs wrote there."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_FORMAT)
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        handler.close()
