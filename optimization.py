@@ -118,7 +118,7 @@ def create_optimizer(
     if num_accumulation_steps == 1:
         train_op, _ = update(gradients)
         return train_op
-    return _accumulate(loss, gradients, variables, num_accumulation_steps, update)
+    return _accumulate(gradients, variables, num_accumulation_steps, update)
 
 
 def _dense_gradients(loss: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Variable]]:
@@ -139,7 +139,6 @@ def _dense_gradients(loss: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Variable
 
 
 def _accumulate(
-    loss: tf.Tensor,
     gradients: Sequence[tf.Tensor],
     variables: Sequence[tf.Variable],
     num_accumulation_steps: int,
@@ -148,7 +147,6 @@ def _accumulate(
     """Adds up the gradients of micro-batches and gives their means to `update` with the last one.
 
     Args:
-        loss: That of the micro-batch.
         gradients: Those of the micro-batch.
         variables: What they are the gradients of.
         num_accumulation_steps: Number of micro-batches in a step.
@@ -170,11 +168,11 @@ def _accumulate(
             cleared = [total.assign(tf.zeros(total.shape)) for total in sums]
         return tf.group(last_norm.assign(gradient_norm), *cleared)
 
-    # The loss, too: once it is there, dropout has read the micro-step, which advances below.
-    done = [loss] + [total.assign_add(gradient) for total, gradient in zip(sums, gradients)]
-    with tf.control_dependencies(done):
+    added = [total.assign_add(gradient) for total, gradient in zip(sums, gradients)]
+    with tf.control_dependencies(added):
         is_last = tf.equal(current, num_accumulation_steps - 1)
     finished = tf.cond(is_last, finish_step, tf.no_op)
+    # Dropout has read the micro-step by now: the gradients depend on its masks.
     with tf.control_dependencies([finished]):
         advanced = _micro_step_variable().assign((current + 1) % num_accumulation_steps)
         train_op = tf.group(advanced, name="train_op")
@@ -187,8 +185,7 @@ def micro_step(num_accumulation_steps: int) -> tf.Tensor:
     """Returns the number of micro-batches of the current step before this one.
 
     Together with the global step it numbers the micro-batches of a run, e.g. for dropout masks. It
-    may be called before `create_optimizer`. The training operation advances the number when the
-    loss and its gradients have been computed.
+    may be called before `create_optimizer`. The training operation advances it at its end.
 
     Args:
         num_accumulation_steps: As of `create_optimizer`.
@@ -229,9 +226,9 @@ def _local_variable(
 class _LossScale:
     """The factor of the loss that makes its gradients as large as float16 allows.
 
-    Small gradients would be 0 in float16, large ones infinite. After an infinite one the factor is
-    halved, after 2000 steps without one it is doubled (https://arxiv.org/abs/1710.03740, section
-    3.2). As a power of 2 it does not round the numbers that it scales.
+    Without it small gradients would be 0 (https://arxiv.org/abs/1710.03740, section 3.2). It is
+    halved when a gradient is not finite, and doubled after 2000 steps in a row in which all are.
+    As a power of 2 it does not round the numbers that it scales.
     """
 
     _INITIAL, _LARGEST = 2.0**15, 2.0**24
@@ -261,7 +258,7 @@ class _LossScale:
         grows = tf.equal(finite_steps, self._STEPS_TO_GROWTH)
         factor = tf.where_v2(is_finite, tf.where_v2(grows, 2.0, 1.0), 0.5)
         return tf.group(
-            self._variable.assign(tf.clip_by_value(self.value * factor, 1.0, self._LARGEST)),
+            self._variable.assign(tf.minimum(self.value * factor, self._LARGEST)),
             self._finite_steps.assign(finite_steps % self._STEPS_TO_GROWTH),
         )
 
