@@ -51,20 +51,26 @@ def _make_current(checkpoint_path: str) -> None:
     """Makes a complete checkpoint the one of its folder, and removes the one that was.
 
     The folder's `checkpoint` file is switched atomically between the two, so it names a complete
-    checkpoint at any moment.
+    checkpoint at any moment. Other files in the folder are the user's.
     """
     folder, name = os.path.split(os.path.abspath(checkpoint_path))
     tf.train.update_checkpoint_state(folder, name)
-    for file_name in os.listdir(folder):
-        path = os.path.join(folder, file_name)
-        if os.path.isfile(path) and file_name != "checkpoint":
-            if not file_name.startswith(name + "."):
-                os.remove(path)
+    for other in _prefixes(folder):
+        if os.path.basename(other) != name:
+            _remove(other)
+
+
+def index_file(checkpoint_path: str) -> str:
+    """Gives the file that tells a checkpoint from any other: it has the checksum of each tensor."""
+    path = checkpoint_path + ".index"
+    # A checkpoint of TensorFlow's first format is one file.
+    return path if os.path.exists(path) else checkpoint_path
 
 
 def files_of(checkpoint_path: str) -> list[str]:
     """Lists the files of a checkpoint, the index last: without it the others are no checkpoint."""
-    names = glob.glob(glob.escape(checkpoint_path) + ".*")
+    pattern = glob.escape(checkpoint_path) + ".*"
+    names = [name for name in glob.glob(pattern) if not name.endswith(".corrupt")]
     return sorted(names, key=lambda name: (name.endswith(".index"), name))
 
 
@@ -94,15 +100,12 @@ def find(output_dir: str, which: str) -> str:
     Raises:
         BadInput: there is none, or it cannot be read.
     """
+    path: str | None = which
     if which in ("best", "last"):
-        best = tf.train.latest_checkpoint(best_dir(output_dir)) if which == "best" else None
-        path = best or tf.train.latest_checkpoint(output_dir)
-        if path is None:
-            raise BadInput(
-                "--output_dir=%s: no trained checkpoint; give --do_train first" % output_dir
-            )
-    else:
-        path = which
+        path = _kept_best(output_dir) if which == "best" else None
+        path = path or next(reversed(_prefixes(output_dir)), None)
+    if path is None:
+        raise BadInput("--output_dir=%s: no trained checkpoint; give --do_train first" % output_dir)
     fault = unreadable(path)
     if fault:
         raise BadInput(
@@ -110,6 +113,23 @@ def find(output_dir: str, which: str) -> str:
             % (path, fault)
         )
     return path
+
+
+def _kept_best(output_dir: str) -> str | None:
+    """Gives the path of the checkpoint in `best/`, None if none was ever kept.
+
+    It raises BadInput rather than give another one when it cannot tell which it is.
+    """
+    state_file = os.path.join(best_dir(output_dir), "checkpoint")
+    if not os.path.exists(state_file):
+        return None
+    try:
+        state = tf.train.get_checkpoint_state(best_dir(output_dir))
+    except ValueError:  # The file is empty, or no text.
+        state = None
+    if state is None:
+        raise BadInput("%s: is damaged; name a checkpoint with --eval_checkpoint" % state_file)
+    return state.model_checkpoint_path
 
 
 def unreadable(path: str) -> str | None:
@@ -123,12 +143,17 @@ def unreadable(path: str) -> str | None:
     return None
 
 
-def find_resumable(output_dir: str) -> str | None:
+def find_resumable(output_dir: str, keep_checkpoint_max: int = 0) -> str | None:
     """Finds the newest checkpoint of a run that can be read, and makes it the one to resume from.
 
     An Estimator trusts the file `checkpoint`: when that is missing or damaged it silently begins
     anew, and it never falls back from a damaged checkpoint to the one before. Damaged ones get the
     ending `.corrupt`. What a killed saver left half-written is removed.
+
+    Args:
+        output_dir: folder of the run.
+        keep_checkpoint_max: how many recent checkpoints a saver keeps, 0 for all. It removes one
+            for each that it saves, so what a killed one had still to remove would stay for ever.
 
     Returns:
         The path of the checkpoint; None if the run has none.
@@ -139,29 +164,54 @@ def find_resumable(output_dir: str) -> str | None:
     folder = os.path.abspath(output_dir)
     if not os.path.isdir(folder):
         return None
-    for name in os.listdir(folder):
-        if re.match(r"model\.ckpt-\d+_temp_", name):
-            shutil.rmtree(os.path.join(folder, name))
-    prefixes = _prefixes(folder)
-    for path in reversed(prefixes):
-        fault = unreadable(path)
+    _remove_half_written(folder)
+    usable = _prefixes(folder)
+    faults = {}
+    while usable:
+        fault = unreadable(usable[-1])
         if fault is None:
-            names = [os.path.basename(p) for p in prefixes[: prefixes.index(path) + 1]]
-            tf.train.update_checkpoint_state(folder, names[-1], names)
-            return path
-        _LOG.warning("%s cannot be read (%s): set aside as .corrupt", path, fault)
-        for damaged in files_of(path):
-            os.replace(damaged, damaged + ".corrupt")
-    if prefixes:
+            break
+        faults[usable.pop()] = fault
+    if not usable:
+        if not faults:
+            return None
         raise BadInput(
             "--output_dir=%s: none of its checkpoints can be read; begin anew with "
             "--overwrite_output_dir, or from --warm_start_from=%s" % (output_dir, best_dir(folder))
         )
-    return None
+    for path, fault in faults.items():
+        _LOG.warning("%s cannot be read (%s): set aside as .corrupt", path, fault)
+        for damaged in files_of(path):
+            os.replace(damaged, damaged + ".corrupt")
+    names = [os.path.basename(path) for path in usable[-keep_checkpoint_max:]]
+    tf.train.update_checkpoint_state(folder, names[-1], names)
+    for superseded in usable[:-keep_checkpoint_max]:
+        _remove(superseded)
+    return usable[-1]
+
+
+def _remove_half_written(folder: str) -> None:
+    """Removes what a saver was writing when it was killed."""
+    for name in os.listdir(folder):
+        # A saver removes this folder last: the checkpoint beside it may be complete or not.
+        saving = re.match(r"(model\.ckpt-\d+)_temp_", name)
+        if saving:
+            prefix = os.path.join(folder, saving.group(1))
+            if unreadable(prefix):
+                _remove(prefix)
+            shutil.rmtree(os.path.join(folder, name))
+
+
+def _remove(checkpoint_path: str) -> None:
+    """Removes a checkpoint, the index first."""
+    for path in reversed(files_of(checkpoint_path)):
+        os.remove(path)
 
 
 def _prefixes(folder: str) -> list[str]:
     """Lists the checkpoints of a folder, oldest first, damaged ones included."""
+    if not os.path.isdir(folder):
+        return []
     matches = [
         re.match(r"(model\.ckpt-(\d+))\.(index|data-[\d-]+of-\d+)$", n) for n in os.listdir(folder)
     ]

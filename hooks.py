@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import logging
 import os
 import time
@@ -32,6 +33,7 @@ class ProgressHook(tf.train.SessionRunHook):
 
     Attributes:
         step: steps done, those of earlier runs included.
+        step_of_batch: the step that the latest batch was for.
         examples_per_second: mean over this run.
     """
 
@@ -54,7 +56,7 @@ class ProgressHook(tf.train.SessionRunHook):
             num_accumulation_steps: how often the graph is run for one step.
             show_bar: also show a progress bar on stderr, for a person at a terminal.
         """
-        self.step = 0
+        self.step = self.step_of_batch = 0
         self._every = every_n_iter
         self._num_train_steps = num_train_steps
         self._steps_per_epoch = steps_per_epoch
@@ -94,6 +96,7 @@ class ProgressHook(tf.train.SessionRunHook):
         """Adds up, and logs when a line is full."""
         self._runs += 1
         self._seconds += time.time() - self._run_started
+        self.step_of_batch = self.step + 1
         self._losses.append(float(run_values.results["total_loss"]))
         step = int(run_context.session.run(self._global_step))
         if step == self.step:
@@ -181,6 +184,14 @@ class CheckpointHook(tf.train.CheckpointSaverHook):
             self._timer.update_last_triggered_step(step)
             if self._save(run_context.session, step):
                 run_context.request_stop()
+
+    def _save(self, session: tf.Session, step: int) -> bool:
+        try:
+            return super()._save(session, step)
+        except tf.errors.OutOfRangeError as error:
+            # TensorFlow's name for a file that is too large is also that for the end of the data:
+            # the run would seem to have come to its end.
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG)) from error
 
     def end(self, session: tf.Session) -> None:
         """Saves the last state."""

@@ -10,8 +10,12 @@ from typing import Any, Iterator
 import tensorflow.compat.v1 as tf
 
 
-class Interrupted(Exception):
-    """The process was asked to end; `exit_status` is 143 for SIGTERM and 130 for Ctrl-C."""
+class Interrupted(BaseException):
+    """The process was asked to end; `exit_status` is 143 for SIGTERM and 130 for Ctrl-C.
+
+    Like KeyboardInterrupt it is no Exception, which many a library catches and goes on: a signal
+    that comes while a line is logged would be lost in `logging`.
+    """
 
     def __init__(self, signal_number: int):
         super().__init__(signal.Signals(signal_number).name)

@@ -31,6 +31,8 @@ def log_to_stderr(debug: bool) -> None:
     handler.setFormatter(_FORMAT)
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.INFO)
+    # Where the log file is on a full disk, each line would bring a traceback of its own.
+    logging.raiseExceptions = debug
     tf_logger = logging.getLogger("tensorflow")
     tf_logger.handlers = []
     tf_logger.setLevel(logging.INFO if debug else logging.ERROR)

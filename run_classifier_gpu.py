@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import pathlib
 import shlex
 import sys
 import time
@@ -226,6 +227,7 @@ class Inputs(NamedTuple):
     examples: dict[str, list[InputExample]]  # the splits that are needed: train, dev, test
     labels: list[str]
     class_weights: list[float] | None
+    warm_start: tf.estimator.WarmStartSettings | None = None
 
 
 def run_classifier(
@@ -280,8 +282,8 @@ def run_classifier(
                 predict(flags_obj, inputs, estimator, checkpoint_path, records["test"])
             if flags_obj.do_export:
                 export(flags_obj, estimator, checkpoint_path, assets)
-            record = runs.read_record(output_dir)
-            if schedule and record:
+            record = runs.read_record(output_dir) if schedule else None
+            if record:
                 log_summary(output_dir, watched, record["result"])
     return metrics
 
@@ -339,7 +341,10 @@ def load_inputs(flags_obj: flags.FlagValues) -> Inputs:
     class_weights = None
     if flags_obj.do_train and flags_obj.class_weights:
         class_weights = load_class_weights(flags_obj.class_weights, labels, examples["train"])
-    return Inputs(bert_config, tokenizer, processor, examples, labels, class_weights)
+    warm_start = None
+    if flags_obj.do_train and flags_obj.warm_start_from:
+        warm_start = make_warm_start_settings(flags_obj.warm_start_from, labels)
+    return Inputs(bert_config, tokenizer, processor, examples, labels, class_weights, warm_start)
 
 
 def load_tokenizer(
@@ -371,6 +376,33 @@ def read_labels(folder: str) -> list[str] | None:
         return None
     with open(path, encoding="utf-8") as stream:
         return stream.read().splitlines()
+
+
+def make_warm_start_settings(source: str, labels: Sequence[str]) -> tf.estimator.WarmStartSettings:
+    """Prepares to begin from a fine-tuned model, its classifier included if the labels agree.
+
+    Args:
+        source: output_dir of a run, for its best checkpoint, or a checkpoint of it.
+        labels: those of the new run.
+
+    Raises:
+        BadInput: there is no checkpoint, or it cannot be read.
+    """
+    try:
+        path = checkpoints.find(source, "best" if os.path.isdir(source) else source)
+    except BadInput as error:
+        raise BadInput(
+            "--warm_start_from=%s: no readable checkpoint; give the output_dir of a run, or a "
+            "checkpoint of it" % source
+        ) from error
+    # The labels are in the output_dir, the checkpoint may be in its best/ or best/slim/.
+    folders = list(pathlib.Path(os.path.abspath(path)).parents)[:3]
+    found = next(filter(None, (read_labels(str(folder)) for folder in folders)), None)
+    same_labels = found == list(labels)
+    _LOG.info("Warm start from %s, %s classifier", path, "with its" if same_labels else "new")
+    return tf.estimator.WarmStartSettings(
+        path, vars_to_warm_start=".*" if same_labels else "bert/.*"
+    )
 
 
 def read_examples(
@@ -470,15 +502,20 @@ def make_identity(
     identity = {
         "bert_config_file": runs.content_hash(flags_obj.bert_config_file),
         "vocab_file": runs.content_hash(flags_obj.vocab_file),
+        "init_checkpoint": None,
         "labels": inputs.labels,
         "class_weights": inputs.class_weights,
         "best_metric": list(watched),
         "save_checkpoints_steps": schedule.save_checkpoints_steps if schedule else None,
     }
+    if flags_obj.init_checkpoint:
+        index = checkpoints.index_file(flags_obj.init_checkpoint)
+        identity["init_checkpoint"] = runs.content_hash(index)
     for split in ("train", "dev"):
         if split in records:
             identity["%s data" % split] = os.path.basename(records[split]).split(".")[1]
     for name in (
+        "warm_start_from",
         "do_lower_case",
         "max_seq_length",
         "train_batch_size",
@@ -532,10 +569,7 @@ def make_estimator(
         use_xla=flags_obj.use_xla,
         amp=use_amp(flags_obj),
     )
-    warm_start_from = None
-    if flags_obj.warm_start_from and schedule:
-        warm_start_from = make_warm_start_settings(flags_obj.warm_start_from, inputs.labels)
-    return tf.estimator.Estimator(model_fn, config=run_config, warm_start_from=warm_start_from)
+    return tf.estimator.Estimator(model_fn, config=run_config, warm_start_from=inputs.warm_start)
 
 
 def use_amp(flags_obj: flags.FlagValues) -> bool:
@@ -575,17 +609,6 @@ def make_run_config(
     )
 
 
-def make_warm_start_settings(source: str, labels: Sequence[str]) -> tf.estimator.WarmStartSettings:
-    """Prepares to begin from a fine-tuned model, its classifier included if the labels agree."""
-    folder = source if os.path.isdir(source) else os.path.dirname(source)
-    path = checkpoints.find(folder, "best" if os.path.isdir(source) else source)
-    same_labels = read_labels(folder) == list(labels)
-    _LOG.info("Warm start from %s, %s classifier", path, "with its" if same_labels else "new")
-    return tf.estimator.WarmStartSettings(
-        path, vars_to_warm_start=".*" if same_labels else "bert/.*"
-    )
-
-
 # Training
 
 
@@ -603,7 +626,7 @@ def train(
     """Trains, evaluates every checkpoint, keeps the best, stops when progress has ended."""
     output_dir = flags_obj.output_dir
     started = time.time()
-    resumed_from = checkpoints.find_resumable(output_dir)
+    resumed_from = checkpoints.find_resumable(output_dir, flags_obj.keep_checkpoint_max)
     start_step = checkpoints.step_of(resumed_from)
     history = EvalHistory(eval_history_path(output_dir), watched)
     history.forget_from(start_step + 1)
@@ -671,15 +694,23 @@ def train(
         }
         runs.write_record(output_dir, identity, own_flags(flags_obj), result)
 
+    def write_end(reason: str | None) -> None:
+        # Where the last step is done there was nothing left to stop.
+        if reason and max(progress.step, start_step) < schedule.num_train_steps:
+            write_record("stopped early", reason)
+        else:
+            write_record("finished")
+
+    reason = None
     if resumed_from:
         _LOG.info("Resuming from %s", resumed_from)
         if is_due(start_step, schedule):
             catch_up(estimator, eval_spec, history, resumed_from)
-    reason = early_stopping.should_stop(start_step)
+            reason = early_stopping.should_stop(start_step)
     if reason or start_step >= schedule.num_train_steps:
         _LOG.info("Nothing left to train: the run in %s has ended", output_dir)
         if not runs.has_ended(output_dir):
-            write_record("stopped early" if reason else "finished", reason)
+            write_end(reason)
         return
 
     _LOG.info("***** Running training *****")
@@ -698,12 +729,9 @@ def train(
         raise BadInput(
             "the loss of step %d is NaN; lower --learning_rate=%s or raise "
             "--warmup_proportion, then begin anew with --overwrite_output_dir"
-            % (progress.step + 1, flags_obj.learning_rate)
+            % (progress.step_of_batch, flags_obj.learning_rate)
         ) from None
-    if early_stopping.reason and progress.step < schedule.num_train_steps:
-        write_record("stopped early", early_stopping.reason)
-    else:
-        write_record("finished")
+    write_end(early_stopping.reason)
 
 
 def is_due(step: int, schedule: Schedule) -> bool:
@@ -892,7 +920,7 @@ def parse_flags(argv: Sequence[str]) -> Sequence[str]:
 
 def fail(message: str, exit_status: int) -> int:
     """Says in one line on stderr why the program ends; returns the exit status."""
-    print("run_classifier_gpu.py: " + " ".join(message.split()), file=sys.stderr)
+    print("run_classifier_gpu.py: " + " ".join(message.splitlines()), file=sys.stderr)
     return exit_status
 
 
@@ -922,7 +950,10 @@ def main(argv: Sequence[str]) -> int:
         else:
             run_classifier(flags_obj, interruption)
     except Interrupted as signal:
-        command = " ".join(shlex.quote(word) for word in ["python", *sys.argv])
+        words = ["python", *sys.argv]
+        if flags_obj.overwrite_output_dir:
+            words.append("--nooverwrite_output_dir")
+        command = " ".join(shlex.quote(word) for word in words)
         return fail("%s: go on with: %s" % (signal, command), signal.exit_status)
     except (BadInput, OSError, tf.errors.OpError) as error:
         message = str(error) if isinstance(error, BadInput) else lack_of_space(error)

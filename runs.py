@@ -26,8 +26,16 @@ _OWN_FILES = re.compile(
     r"|eval_history\.jsonl|eval_results\.(txt|json)|test_results\.tsv|run\.(json|log)"
 )
 _OWN_FOLDERS = re.compile(r"eval|eval_best|best|slim|export|best_exporter|saved_model")
+# TensorFlow means temp-1795409899 and writes temp-b'1795409899'.
+_UNFINISHED_EXPORT = re.compile(r"temp-(b')?\d{10}'?")
 # Made by one rename or by the Saver, so whatever is inside comes from there too.
-_OWN_TREES = re.compile(r"model\.ckpt-\d+_temp_.*|temp-.*|\d{10}")
+_OWN_TREES = re.compile(
+    r".*/model\.ckpt-\d+_temp_.*|(best_exporter|saved_model)/(\d{10}|%s)"
+    % _UNFINISHED_EXPORT.pattern
+)
+# Endings of files that are renamed when they are complete: by `files`, and by TensorFlow when it
+# writes a small file, or the tensors of a checkpoint.
+_TEMPORARY = re.compile(r"\.tmp-\d+$|\.tmp[0-9a-f]{32}$|\.tempstate\d+$")
 
 
 def record_path(output_dir: str) -> str:
@@ -46,8 +54,9 @@ def read_record(output_dir: str) -> dict[str, Any] | None:
         return None
     try:
         with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
-    except ValueError as error:
+            record = json.load(stream)
+        return {part: record[part] for part in ("result", "identity", "flags", "versions")}
+    except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
             "%s: is damaged (%s); begin anew with --overwrite_output_dir" % (path, error)
         ) from error
@@ -92,7 +101,7 @@ def check_identity(output_dir: str, identity: Mapping[str, Any]) -> None:
     record = read_record(output_dir)
     cure = "give what was given before, another --output_dir, or --overwrite_output_dir"
     if record is None:
-        if glob.glob(os.path.join(glob.escape(output_dir), "model.ckpt-*")):
+        if _has_checkpoints(output_dir):
             raise BadInput(
                 "--output_dir=%s: holds checkpoints, but no run.json that tells of what; give "
                 "another --output_dir" % output_dir
@@ -122,16 +131,27 @@ def clear(output_dir: str) -> None:
     """
     if not os.path.isdir(output_dir):
         return
-    names = [name for name in os.listdir(output_dir) if name != LOCK]
-    if names and not os.path.exists(record_path(output_dir)):
+    if not _was_begun_here(output_dir):
         raise BadInput(
             "--overwrite_output_dir: %s has no run.json, so it is no folder of this program; give "
             "another --output_dir" % output_dir
         )
     # run.json goes last: without it a second attempt would not know the folder.
     _remove_own_files(output_dir, keep=("run.json",))
-    if names:
+    if os.path.exists(record_path(output_dir)):
         os.remove(record_path(output_dir))
+
+
+def _was_begun_here(folder: str) -> bool:
+    """Tells whether a folder has a run.json, or nothing but what is written before that."""
+    if os.path.exists(record_path(folder)):
+        return True
+    names = [_without_suffixes(name) for name in os.listdir(folder) if name != LOCK]
+    return all(_OWN_FILES.fullmatch(name) for name in names) and not _has_checkpoints(folder)
+
+
+def _has_checkpoints(folder: str) -> bool:
+    return bool(glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*")))
 
 
 def _remove_own_files(folder: str, keep: Sequence[str] = ()) -> None:
@@ -140,7 +160,7 @@ def _remove_own_files(folder: str, keep: Sequence[str] = ()) -> None:
         if not os.path.isdir(path):
             if name not in keep and _OWN_FILES.fullmatch(_without_suffixes(name)):
                 os.remove(path)
-        elif _OWN_TREES.fullmatch(name):
+        elif _OWN_TREES.fullmatch("%s/%s" % (os.path.basename(folder), name)):
             shutil.rmtree(path)
         elif _OWN_FOLDERS.fullmatch(name):
             _remove_own_files(path)
@@ -150,15 +170,20 @@ def _remove_own_files(folder: str, keep: Sequence[str] = ()) -> None:
 
 def _without_suffixes(name: str) -> str:
     """Strips what a killed writer or a damaged checkpoint adds to a name."""
-    return re.sub(r"\.tmp-\d+$|\.corrupt$", "", name)
+    return _TEMPORARY.sub("", re.sub(r"\.corrupt$", "", name))
 
 
 def remove_leftovers(output_dir: str) -> None:
-    """Removes temporary files that a killed process has left."""
-    for folder, _, names in os.walk(output_dir):
+    """Removes temporary files, and unfinished exports, that a killed process has left."""
+    for folder, folders, names in os.walk(output_dir):
         for name in names:
-            if re.search(r"\.tmp-\d+$", name) and _OWN_FILES.fullmatch(_without_suffixes(name)):
+            if _TEMPORARY.search(name) and _OWN_FILES.fullmatch(_without_suffixes(name)):
                 os.remove(os.path.join(folder, name))
+        for name in folders:
+            if _UNFINISHED_EXPORT.fullmatch(name):
+                shutil.rmtree(os.path.join(folder, name))
+        # Another run may be at work in any other folder.
+        folders[:] = filter(_OWN_FOLDERS.fullmatch, folders)
 
 
 LOCK = ".lock"

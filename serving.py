@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import logging
 import os
@@ -126,22 +125,22 @@ class BestExporter(tf.estimator.Exporter):
         best = self._history.best()
         if best is None or best.step != int(eval_result["global_step"]):
             return None
-        _remove_unfinished_exports(export_path)
         exports = list_exports(export_path)
-        if exports and exported_step(exports[-1]) == best.step:
-            return exports[-1]
-        evaluation_file = os.path.join(estimator.model_dir, _EVALUATION)
-        files.write_text(evaluation_file, json.dumps(best.to_json(), indent=2) + "\n")
-        folder = export_saved_model(
-            estimator,
-            export_path,
-            self._serving_input_receiver_fn,
-            dict(self._assets_extra or {}, **{_EVALUATION: evaluation_file}),
-            checkpoint_path,
-        )
-        for superseded in list_exports(export_path)[: -self._exports_to_keep]:
+        # A killed run may have exported, and not yet removed what the export supersedes.
+        if not exports or exported_step(exports[-1]) != best.step:
+            evaluation_file = os.path.join(estimator.model_dir, _EVALUATION)
+            files.write_text(evaluation_file, json.dumps(best.to_json(), indent=2) + "\n")
+            export_saved_model(
+                estimator,
+                export_path,
+                self._serving_input_receiver_fn,
+                dict(self._assets_extra or {}, **{_EVALUATION: evaluation_file}),
+                checkpoint_path,
+            )
+            exports = list_exports(export_path)
+        for superseded in exports[: -self._exports_to_keep]:
             shutil.rmtree(superseded)
-        return folder
+        return exports[-1]
 
 
 def list_exports(export_path: str) -> Sequence[str]:
@@ -159,12 +158,6 @@ def exported_step(export_dir: str) -> int | None:
         return None
     with open(path, encoding="utf-8") as stream:
         return json.load(stream)["step"]
-
-
-def _remove_unfinished_exports(export_path: str) -> None:
-    """Removes what an Estimator that was killed while exporting has left."""
-    for folder in glob.glob(os.path.join(glob.escape(export_path), "temp-*")):
-        shutil.rmtree(folder)
 
 
 def export_saved_model(

@@ -10,6 +10,7 @@ data, which is far less accurate. Everything goes to `.cache/demo`, which each r
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -20,6 +21,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 # The answers should stand alone: TensorFlow would print a page about the machine between them.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 import fetch_minilm
 import make_vocab
@@ -57,7 +59,7 @@ def pretrained_model() -> list[str]:
         "--bert_config_file=" + os.path.join(folder, "bert_config.json"),
         "--vocab_file=" + os.path.join(folder, "vocab.txt"),
         "--init_checkpoint=" + os.path.join(folder, "bert_model.ckpt"),
-        "--learning_rate=1e-4",
+        "--learning_rate=6e-5",
         "--num_train_epochs=8",
     ]
 
@@ -138,6 +140,10 @@ def main() -> None:
         "--task_name=file",
         "--data_dir=" + DATA_DIR,
         "--max_seq_length=48",
+        "--train_batch_size=16",
+        # Stops when two epochs have brought nothing.
+        "--best_metric=eval_accuracy",
+        "--max_steps_without_improvement=70",
         "--output_dir=" + OUTPUT_DIR,
         *model,
     )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import tensorflow.compat.v1 as tf
+from program import Forks, SmallRun
 
 import modeling
 
@@ -59,3 +60,15 @@ def tiny_bert(tmp_path_factory) -> TinyBert:
             session, str(folder / "bert_model.ckpt"), write_meta_graph=False
         )
     return TinyBert(str(folder / "bert_config.json"), str(folder / "vocab.txt"), prefix)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory, tiny_bert) -> SmallRun:
+    return SmallRun(tmp_path_factory.mktemp("small_run"), tiny_bert)
+
+
+@pytest.fixture(scope="session")
+def forks():
+    forks = Forks()
+    yield forks
+    forks.close()

@@ -87,6 +87,48 @@ def test_the_head_is_a_softmax_regression_on_the_pooled_output():
     assert loss == pytest.approx(expected_losses.mean(), abs=1e-5)
 
 
+@pytest.mark.parametrize("class_weights", [None, [0.5, 2.0, 0.0]])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.5])
+def test_class_weights_and_label_smoothing_equal_numpy(class_weights, label_smoothing):
+    columns = batch(num_labels=3, size=8, seed=1)
+    assert set(columns["label_ids"]) == {0, 1, 2}
+    outputs = classifier.create_model(
+        bert_config(),
+        False,
+        *[constants(columns)[name] for name in ("input_ids", "input_mask", "segment_ids")],
+        tf.constant(columns["label_ids"]),
+        3,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+    )
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        loss, losses, probabilities, _ = session.run(tuple(outputs))
+    # The cross entropy between the prediction and (1 - s) * truth + s * a uniform distribution.
+    truth = np.eye(3)[columns["label_ids"]]
+    targets = (1 - label_smoothing) * truth + label_smoothing * np.full([8, 3], 1 / 3)
+    expected = -(targets * np.log(probabilities)).sum(axis=1)
+    if class_weights:
+        expected *= np.array(class_weights)[columns["label_ids"]]
+    np.testing.assert_allclose(losses, expected, atol=1e-5)
+    assert loss == pytest.approx(expected.mean(), abs=1e-5)
+
+
+def test_only_training_is_weighted_and_smoothed():
+    def loss_of(mode, **options):
+        with tf.Graph().as_default(), tf.Session() as session:
+            tf.set_random_seed(1)
+            spec = model_fn(config=bert_config(num_hidden_layers=1), **options)(
+                constants(batch()), None, mode
+            )
+            session.run(tf.global_variables_initializer())
+            return session.run(spec.loss)
+
+    options = {"class_weights": [0.25, 4.0], "label_smoothing": 0.3}
+    assert loss_of(EVAL, **options) == loss_of(EVAL)
+    assert abs(loss_of(TRAIN, **options) - loss_of(TRAIN)) > 1e-3
+
+
 def test_the_order_of_the_outputs_is_the_articles():
     assert classifier.ModelOutputs._fields == (
         "total_loss",

@@ -2,6 +2,7 @@ import os
 from collections import Counter
 
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
 import processors
 from errors import BadInput
@@ -406,3 +407,69 @@ def test_unknown_task(name, hint):
         f"--task_name={name}: {hint}known tasks are cola, mnli, mnli-mm, mrpc, qnli, qqp, rte, "
         "sst-2, wnli, xnli, phone_reviews_zh, file"
     )
+
+
+def labelled(*labels):
+    return [InputExample(str(index), "text", None, label) for index, label in enumerate(labels)]
+
+
+class TestClassWeights:
+    LABELS = ["a", "b", "c"]
+
+    @pytest.mark.parametrize(
+        "examples",
+        [labelled(*"abc"), labelled(*"aabbcc"), labelled(*"aaaabbc"), labelled(*"cbbbbbbbbba")],
+        ids=lambda examples: "".join(example.label for example in examples),
+    )
+    def test_balanced_weights_equal_scikit_learns(self, examples):
+        weights = processors.load_class_weights("balanced", self.LABELS, examples)
+        expected = compute_class_weight(
+            "balanced", classes=self.LABELS, y=[example.label for example in examples]
+        )
+        assert weights == pytest.approx(list(expected))
+        # Each class counts the same, and together they count what they did.
+        counts = Counter(example.label for example in examples)
+        totals = [weight * counts[label] for weight, label in zip(weights, self.LABELS)]
+        assert totals == pytest.approx([len(examples) / 3] * 3)
+
+    def test_a_class_without_an_example_has_no_balanced_weight(self):
+        with pytest.raises(BadInput, match="balanced: no training example of b; give a file"):
+            processors.load_class_weights("balanced", self.LABELS, labelled("a", "c"))
+
+    @pytest.mark.parametrize(
+        "content",
+        ["a\t1\nb\t2.5\nc\t0\n", "c\t0\nb\t2.5\na\t1", "a\t1e0\r\nb\t 2.5 \r\nc\t0.0\r\n"],
+    )
+    def test_a_file_has_them_in_any_order(self, tmp_path, content):
+        path = tmp_path / "weights.tsv"
+        path.write_bytes(content.encode())
+        weights = processors.load_class_weights(str(path), self.LABELS, labelled("a"))
+        assert weights == [1.0, 2.5, 0.0]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("a\t1\nd\t2\n", ":2: 'd' is no label or there twice; write one line for each of a, b"),
+            ("a\t1\na\t2\n", ":2: 'a' is no label or there twice"),
+            ("a\t1\n\nb\t1\nc\t1\n", ":2: '' is no label"),
+            ("a\t1\nb\t-0.5\nc\t1\n", ":2: weight '-0.5'; write a number of 0 or more"),
+            ("a\tmuch\n", ":1: weight 'much'"),
+            ("a\n", ":1: weight ''"),
+            ("a\tnan\n", ":1: weight 'nan'"),
+            ("a\tinf\n", ":1: weight 'inf'"),
+            ("a\t1\t2\n", ":1: weight '1\\t2'"),
+            ("a\t1\n", ": no weight for b, c; add a line for each"),
+            ("", ": is empty; check --class_weights"),
+        ],
+    )
+    def test_a_bad_file_is_told(self, tmp_path, content, message):
+        path = tmp_path / "weights.tsv"
+        path.write_text(content)
+        with pytest.raises(BadInput) as error:
+            processors.load_class_weights(str(path), self.LABELS, labelled("a"))
+        assert str(error.value).startswith(str(path) + message)
+        assert "\n" not in str(error.value)
+
+    def test_a_missing_file_is_told(self):
+        with pytest.raises(BadInput, match="missing.tsv: No such file.*check --class_weights"):
+            processors.load_class_weights("missing.tsv", self.LABELS, labelled("a"))

@@ -6,12 +6,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from absl import flags
+from program import model_flags, run, succeed, write_data
 
 import features
 import run_classifier_gpu
@@ -20,49 +20,6 @@ import tokenization
 from errors import BadInput
 from predictor import Predictor
 from processors import InputExample
-
-ROOT = os.path.dirname(os.path.abspath(run_classifier_gpu.__file__))
-
-
-def run(*arguments, **environment):
-    """Runs the program in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "run_classifier_gpu.py", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, **environment),
-    )
-
-
-def succeed(*arguments, **environment):
-    process = run(*arguments, **environment)
-    assert process.returncode == 0, process.stderr
-    return process.stderr
-
-
-def write_data(folder):
-    """40 rows to learn from, 18 to evaluate, 10 without labels to predict."""
-    opinions = {"positive": ["good", "great", "fine"], "negative": ["bad", "poor", "awful"]}
-    random = np.random.RandomState(0)
-
-    def row():
-        label = random.choice(sorted(opinions))
-        return label, "the %s was really %s ." % (
-            random.choice(["film", "phone"]),
-            random.choice(opinions[label]),
-        )
-
-    folder.mkdir()
-    for name, count in (("train", 40), ("dev", 18)):
-        rows = "".join("%s\t%s\n" % row() for _ in range(count))
-        (folder / (name + ".tsv")).write_text("label\ttext\n" + rows)
-    (folder / "test.tsv").write_text("text\n" + "".join(row()[1] + "\n" for _ in range(10)))
-    return str(folder)
-
-
-def model_flags(tiny_bert):
-    return ["--%s=%s" % item for item in tiny_bert._asdict().items()]
 
 
 class Trained:

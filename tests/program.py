@@ -1,0 +1,191 @@
+"""The program in a process of its own, and what it needs to run: for the tests that do so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+from absl import flags
+
+import run_classifier_gpu
+
+ROOT = os.path.dirname(os.path.abspath(run_classifier_gpu.__file__))
+
+
+def run(*arguments, **environment):
+    """Runs the program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "run_classifier_gpu.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, **environment),
+    )
+
+
+def succeed(*arguments, **environment):
+    process = run(*arguments, **environment)
+    assert process.returncode == 0, process.stderr
+    return process.stderr
+
+
+class Forks:
+    """Runs the program in real processes, in each of which something happens at a certain moment.
+
+    They are forks of one process that has imported TensorFlow, which takes longer than all the rest
+    of many a test.
+    """
+
+    def __init__(self):
+        self._parent = subprocess.Popen(
+            [sys.executable, "-c", FORKS],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"),
+        )
+
+    def run(self, arguments, stderr, function, number, action):
+        """Runs the program to its end.
+
+        Args:
+            arguments: those of the command line.
+            stderr: the file for what it prints.
+            function: what is to be disturbed, e.g. `tf.train.Saver.save`.
+            number: which of the calls of it, from 1.
+            action: what to do before that call, in Python.
+
+        Returns:
+            The exit status.
+        """
+        job = [arguments, str(stderr), function, number, action]
+        self._parent.stdin.write(json.dumps(job) + "\n")
+        self._parent.stdin.flush()
+        return int(self._parent.stdout.readline())
+
+    def close(self):
+        self._parent.stdin.close()
+        self._parent.wait()
+
+
+FORKS = """
+import contextlib, itertools, json, os, resource, signal, sys
+import tensorflow.compat.v1 as tf
+import features, hooks
+import run_classifier_gpu as program
+
+def disturb(path, number, action):
+    owner, name = path.rsplit(".", 1)
+    owner = eval(owner)
+    function = getattr(owner, name)
+    calls = itertools.count(1)
+
+    def disturbed(*arguments, **options):
+        if next(calls) == number:
+            exec(action)
+        return function(*arguments, **options)
+
+    setattr(owner, name, disturbed)
+
+def main(arguments, stderr, *disturbance):
+    signal.alarm(300)
+    with open(stderr, "w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    disturb(*disturbance)
+    sys.argv = ["run_classifier_gpu.py", *arguments]
+    program.define_flags()
+    program.app.run(program.main, flags_parser=program.parse_flags)
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        main(*json.loads(line))
+    status = os.waitpid(child, 0)[1]
+    print(os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status), flush=True)
+"""
+
+
+def write_data(folder):
+    """40 rows to learn from, 18 to evaluate, 10 without labels to predict."""
+    opinions = {"positive": ["good", "great", "fine"], "negative": ["bad", "poor", "awful"]}
+    random = np.random.RandomState(0)
+
+    def row():
+        label = random.choice(sorted(opinions))
+        return label, "the %s was really %s ." % (
+            random.choice(["film", "phone"]),
+            random.choice(opinions[label]),
+        )
+
+    folder.mkdir()
+    for name, count in (("train", 40), ("dev", 18)):
+        rows = "".join("%s\t%s\n" % row() for _ in range(count))
+        (folder / (name + ".tsv")).write_text("label\ttext\n" + rows)
+    (folder / "test.tsv").write_text("text\n" + "".join(row()[1] + "\n" for _ in range(10)))
+    return str(folder)
+
+
+def model_flags(tiny_bert):
+    return ["--%s=%s" % item for item in tiny_bert._asdict().items()]
+
+
+def parsed(*arguments):
+    """The flags as the program gets them, for a run inside the process of the tests."""
+    flag_values = flags.FlagValues()
+    run_classifier_gpu.define_flags(flag_values)
+    flag_values(["run_classifier_gpu.py", *arguments])
+    return flag_values
+
+
+class SmallRun:
+    """A run that stops early at step 15 of 30, on every machine: to copy and to go on with.
+
+    Nothing in its dev set is of class 1, whose recall is so always 0: the first evaluation, at step
+    5, stays the best. It also evaluates, predicts and exports.
+    """
+
+    def __init__(self, folder, tiny_bert):
+        self.output_dir = str(folder / "small_run")
+        self.data_dir = write_data(folder / "data")
+        dev_file = os.path.join(self.data_dir, "dev.tsv")
+        with open(dev_file) as stream:
+            lines = [line for line in stream if not line.startswith("positive")]
+        with open(dev_file, "w") as stream:
+            stream.writelines(lines)
+        # One layer: what takes time is to build the graph.
+        with open(tiny_bert.bert_config_file) as stream:
+            config = dict(json.load(stream), num_hidden_layers=1)
+        config_file = folder / "bert_config.json"
+        config_file.write_text(json.dumps(config))
+        self.arguments = [
+            "--task_name=file",
+            "--data_dir=" + self.data_dir,
+            "--max_seq_length=16",
+            *model_flags(tiny_bert._replace(bert_config_file=str(config_file))),
+            "--train_batch_size=8",
+            "--num_train_epochs=6",
+            "--learning_rate=1e-3",
+            "--save_checkpoints_steps=5",
+            "--best_metric=eval_recall",
+            "--max_steps_without_improvement=10",
+        ]
+        self.run(self.output_dir, "--do_predict", "--do_export")
+
+    def command(self, output_dir, *arguments):
+        """Gives the flags that train and evaluate, and further ones."""
+        output_dir = "--output_dir=%s" % output_dir
+        return ["--do_train", "--do_eval", *self.arguments, output_dir, *arguments]
+
+    def run(self, output_dir, *arguments):
+        """Trains and evaluates in this process; returns the metrics."""
+        return run_classifier_gpu.run_classifier(parsed(*self.command(output_dir, *arguments)))
+
+    def copy(self, folder):
+        """Copies the finished run."""
+        return shutil.copytree(self.output_dir, str(folder))
