@@ -62,6 +62,7 @@ class ProgressHook(tf.train.SessionRunHook):
         self._steps_per_epoch = steps_per_epoch
         self._examples_per_run = examples_per_step / num_accumulation_steps
         self._show_bar = show_bar
+        self._bar = tqdm.tqdm(disable=True)
         self._runs = 0
         self._seconds = 0.0
 
@@ -107,9 +108,8 @@ class ProgressHook(tf.train.SessionRunHook):
             self._log(run_values.results)
             self._start_line()
 
-    def end(self, session: tf.Session) -> None:
-        """Leaves the bar as it is."""
-        del session
+    def close_bar(self) -> None:
+        """Leaves the bar and its line. No hook is told when an error ends the training."""
         self._bar.close()
 
     @property

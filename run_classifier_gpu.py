@@ -731,6 +731,14 @@ def train(
             "--warmup_proportion, then begin anew with --overwrite_output_dir"
             % (progress.step_of_batch, flags_obj.learning_rate)
         ) from None
+    finally:
+        progress.close_bar()
+    if progress.step < schedule.num_train_steps and not early_stopping.reason:
+        write_record("failed", "training ended before its last step")
+        raise RuntimeError(
+            "training ended at step %d of %d, and nothing says why"
+            % (progress.step, schedule.num_train_steps)
+        )
     write_end(early_stopping.reason)
 
 

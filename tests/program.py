@@ -1,17 +1,22 @@
-"""The program in a process of its own, and what it needs to run: for the tests that do so."""
+"""Running the program in tests: in processes of its own, in this one, and what is left of a run."""
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
 import numpy as np
+import tensorflow.compat.v1 as tf
 from absl import flags
 
 import run_classifier_gpu
+import serving
 
 ROOT = os.path.dirname(os.path.abspath(run_classifier_gpu.__file__))
 
@@ -50,14 +55,14 @@ class Forks:
             env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"),
         )
 
-    def run(self, arguments, stderr, function, number, action):
+    def run(self, arguments, stderr, function="hooks.ProgressHook.begin", number=0, action=""):
         """Runs the program to its end.
 
         Args:
             arguments: those of the command line.
             stderr: the file for what it prints.
             function: what is to be disturbed, e.g. `tf.train.Saver.save`.
-            number: which of the calls of it, from 1.
+            number: which of the calls of it, from 1; 0 for none.
             action: what to do before that call, in Python.
 
         Returns:
@@ -189,3 +194,52 @@ class SmallRun:
     def copy(self, folder):
         """Copies the finished run."""
         return shutil.copytree(self.output_dir, str(folder))
+
+
+def tensors(checkpoint):
+    """A digest of each tensor: bit for bit, and short to look at."""
+    reader = tf.train.load_checkpoint(checkpoint)
+    return {
+        name: hashlib.sha256(reader.get_tensor(name).tobytes()).hexdigest()[:12]
+        for name in reader.get_variable_to_shape_map()
+    }
+
+
+def end_state(output_dir):
+    """Everything that a run leaves and that no interruption may change."""
+
+    def path(*names):
+        return os.path.join(output_dir, *names)
+
+    def read(*names):
+        with open(path(*names)) as stream:
+            return stream.read()
+
+    checkpoints = {
+        folder: tf.train.latest_checkpoint(path(folder)) for folder in ("", "best", "best/slim")
+    }
+    exports = serving.list_exports(path("export", "best_exporter"))
+    result = json.loads(read("run.json"))["result"]
+    return {
+        "checkpoints": {name: os.path.basename(prefix) for name, prefix in checkpoints.items()},
+        "weights": {name: tensors(prefix) for name, prefix in checkpoints.items()},
+        "number of checkpoints": len(glob.glob(path("model.ckpt-*.index"))),
+        "files of the best": sorted(os.listdir(path("best")) + os.listdir(path("best", "slim"))),
+        "evaluations": read("eval_history.jsonl").splitlines(),
+        "exports": [serving.exported_step(folder) for folder in exports],
+        "exported weights": [tensors(os.path.join(e, "variables", "variables")) for e in exports],
+        "result": {name: result[name] for name in ("status", "reason", "last_step", "best_step")},
+        "leftovers": [
+            name
+            for _, folders, files in os.walk(output_dir)
+            for name in folders + files
+            if re.search(r"\.tmp|_temp_|temp-|\.tempstate|\.corrupt", name)
+        ],
+    }
+
+
+def assert_equal(state, expected):
+    """Compares part by part, so that a failure is about the one that differs."""
+    assert state["leftovers"] == []
+    for part, value in expected.items():
+        assert state[part] == value, part

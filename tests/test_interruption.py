@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import pytest
 import tensorflow.compat.v1 as tf
-from program import parsed
-from test_kill_and_resume import Run, assert_equal, end_state
+from program import assert_equal, end_state, parsed
 
 import checkpoints
 import interruption
@@ -85,12 +84,14 @@ class TestInterruption:
     def test_the_second_one_ends_the_process(self):
         child = os.fork()
         if not child:
-            watched = Interruption()
-            watched.watch()
-            with watched.deferred():
-                send(SIGTERM)
-                send(SIGINT)
-            os._exit(0)
+            try:
+                watched = Interruption()
+                watched.watch()
+                with watched.deferred():
+                    send(SIGTERM)
+                    send(SIGINT)
+            finally:
+                os._exit(1)
         assert os.waitpid(child, 0)[1] == SIGINT
 
     def test_the_hooks_do_nothing_without_one(self):
@@ -167,7 +168,7 @@ class Interrupting:
         return result["status"], result["reason"]
 
     def finish(self):
-        status = self._forks.run(self.command, self._log, STEP, 1, "pass")
+        status = self._forks.run(self.command, self._log)
         assert status == 0, self._log.read_text()
 
 
@@ -177,7 +178,7 @@ def interrupting(small_run, forks, tmp_path):
 
 
 def assert_ended_like(small_run, output_dir):
-    assert_equal(end_state(Run(output_dir)), end_state(small_run))
+    assert_equal(end_state(output_dir), end_state(small_run.output_dir))
     for name in ("eval_results.json", "test_results.tsv"):
         with open(os.path.join(small_run.output_dir, name)) as stream:
             assert (output_dir / name).read_text() == stream.read()
@@ -216,6 +217,37 @@ def test_a_run_that_is_interrupted_once(interrupting, small_run, number, moment)
     interrupting.interrupt(number, moment)
     interrupting.finish()
     assert_ended_like(small_run, interrupting.output_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--optimizer=lamb"],
+        ["--layerwise_lr_decay=0.8", "--weight_decay_rate=0.1", "--clip_norm=0.1"],
+        ["--class_weights=balanced", "--label_smoothing=0.1"],
+        ["--class_weights={weights}", "--seed=7"],
+        ["--num_accumulation_steps=2", "--train_batch_size=4"],
+        ["--init_checkpoint=", "--warm_start_from={source}"],
+        ["--init_checkpoint="],
+    ],
+    ids=lambda options: options[-1].split("=")[0],
+)
+def test_however_a_run_trains_it_goes_on_exactly(small_run, forks, tmp_path, options):
+    weights = tmp_path / "weights.tsv"
+    weights.write_text("positive\t2\nnegative\t0.5\n")
+    options = [o.format(weights=weights, source=small_run.output_dir) for o in options]
+    options += ["--num_train_epochs=3", "--max_steps_without_improvement=0"]
+    small_run.run(tmp_path / "expected", *options)
+    expected = end_state(tmp_path / "expected")
+    assert expected["weights"][""] != end_state(small_run.output_dir)["weights"][""]
+    command = small_run.command(tmp_path / "output", *options)
+    strike = "os.kill(os.getpid(), signal.SIGTERM)"
+    # Where two batches make a step, both times after the first of them.
+    for calls in (3, 5):
+        assert forks.run(command, tmp_path / "log", STEP, calls, strike) == 143
+    assert forks.run(command, tmp_path / "log") == 0
+    assert_equal(end_state(tmp_path / "output"), expected)
 
 
 def test_to_go_on_is_not_to_begin_anew(forks, small_run, tmp_path):

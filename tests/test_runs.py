@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import VOCAB
-from program import parsed
-from test_kill_and_resume import Run, assert_equal, end_state
+from program import assert_equal, end_state, parsed
 
 import run_classifier_gpu
 import runs
@@ -229,6 +228,19 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
     assert sorted(tree(tmp_path)) == sorted(kept)
 
 
+@pytest.fixture
+def output_dir(small_run, tmp_path):
+    """A copy of a run that has stopped early at step 15."""
+    small_run.copy(tmp_path / "output")
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
 class TestLock:
     def test_it_makes_the_folder(self, tmp_path):
         folder = tmp_path / "new" / "folder"
@@ -250,9 +262,12 @@ class TestLock:
         read, write = os.pipe()
         holder = os.fork()
         if not holder:
-            with runs.locked(str(tmp_path)):
-                os.write(write, b"locked")
-                time.sleep(600)
+            try:
+                with runs.locked(str(tmp_path)):
+                    os.write(write, b"locked")
+                    time.sleep(60)
+            finally:
+                os._exit(1)
         os.read(read, 6)
         with pytest.raises(BadInput), runs.locked(str(tmp_path)):
             pass
@@ -261,24 +276,21 @@ class TestLock:
         with runs.locked(str(tmp_path)):
             pass
 
+    def test_a_second_process_ends_with_one_line(self, small_run, forks, output_dir, tmp_path):
+        before = tree(output_dir)
+        stderr = tmp_path / "stderr"
+        with runs.locked(str(output_dir)):
+            status = forks.run(small_run.command(output_dir), stderr)
+        assert status == 2
+        (line,) = stderr.read_text().splitlines()
+        assert line.startswith("run_classifier_gpu.py: --output_dir=%s: another" % output_dir)
+        assert tree(output_dir) == before
+
     def test_a_folder_that_cannot_be_made_is_told(self, tmp_path):
         (tmp_path / "file").touch()
         with pytest.raises(BadInput, match="give a folder that can be written to"):
             with runs.locked(str(tmp_path / "file")):
                 pass
-
-
-@pytest.fixture
-def output_dir(small_run, tmp_path):
-    """A copy of a run that has stopped early at step 15."""
-    small_run.copy(tmp_path / "output")
-    return tmp_path / "output"
-
-
-@pytest.fixture
-def log(caplog):
-    caplog.set_level(logging.INFO)
-    return caplog
 
 
 def result_of(output_dir):
@@ -322,7 +334,7 @@ class TestTheSameCommandAgain:
         small_run.run(output_dir, "--do_predict")
         assert "model.ckpt-15 cannot be read" in log.text
         assert "Resuming from %s/model.ckpt-10" % output_dir in log.text
-        state, expected = end_state(Run(output_dir)), end_state(small_run)
+        state, expected = end_state(output_dir), end_state(small_run.output_dir)
         assert [name.split(".")[-1] for name in state["leftovers"]] == ["corrupt"] * 3
         assert_equal(dict(state, leftovers=[]), expected)
         for name in ("eval_results.json", "test_results.tsv"):
@@ -390,6 +402,15 @@ class TestAnotherCommand:
         assert "\n" not in str(error.value)
         assert tree(output_dir) == before
 
+    def test_the_process_ends_with_one_line(self, small_run, forks, output_dir, tmp_path):
+        before = tree(output_dir)
+        command = small_run.command(output_dir, "--seed=7", "--train_batch_size=4")
+        assert forks.run(command, tmp_path / "stderr") == 2
+        (line,) = (tmp_path / "stderr").read_text().splitlines()
+        assert line.startswith("run_classifier_gpu.py: --output_dir=%s: " % output_dir)
+        assert "train_batch_size was 8 and is 4, seed was 12345 and is 7" in line
+        assert tree(output_dir) == before
+
     def test_what_does_not_change_the_weights_may_change(self, small_run, output_dir, log):
         small_run.run(
             output_dir,
@@ -429,22 +450,56 @@ def test_a_loss_that_is_not_a_number_ends_the_run(small_run, tmp_path, log):
     assert (result["status"], result["reason"]) == ("failed", "the loss is NaN")
 
 
-def test_trials_differ_by_their_seed_and_are_summed_up(small_run, tmp_path):
-    arguments = ["--do_train", "--do_eval", *small_run.arguments, "--num_train_epochs=1"]
-    arguments += ["--num_trials=2", "--seed=5", "--output_dir=%s" % tmp_path]
-    run_classifier_gpu.run_trials(parsed(*arguments), run_classifier_gpu.Interruption())
-    trials = json.loads((tmp_path / "trials.json").read_text())
+def test_a_run_that_ends_for_no_known_reason_has_not_finished(small_run, tmp_path, monkeypatch):
+    """TensorFlow takes some errors for the end of the data, which these data do not have."""
+    make_input_fn = run_classifier_gpu.file_based_input_fn_builder
+
+    def three_batches(*arguments, **options):
+        return lambda: make_input_fn(*arguments, **options)().take(3)
+
+    monkeypatch.setattr(run_classifier_gpu, "file_based_input_fn_builder", three_batches)
+    with pytest.raises(RuntimeError, match="ended at step 3 of 30"):
+        small_run.run(tmp_path)
+    assert result_of(tmp_path)["status"] == "failed"
+
+
+def run_trials(small_run, output_dir, *arguments):
+    flags_obj = parsed(*small_run.command(output_dir, "--seed=5", *arguments))
+    run_classifier_gpu.run_trials(flags_obj, run_classifier_gpu.Interruption())
+    return json.loads((output_dir / "trials.json").read_text())
+
+
+def test_trials_are_summed_up(small_run, tmp_path, monkeypatch):
+    results = {
+        5: {"eval_loss": 0.5, "eval_f1": 0.25, "loss": 0.6, "global_step": 10},
+        6: {"eval_loss": 0.75, "eval_f1": 0.25, "loss": 0.5, "global_step": 30},
+        7: {"eval_loss": 0.625, "eval_f1": 0.5, "loss": 0.4, "global_step": 20},
+    }
+    folders = []
+
+    def trial(flags_obj, interruption):
+        folders.append(flags_obj.output_dir)
+        return results[flags_obj.seed]
+
+    monkeypatch.setattr(run_classifier_gpu, "run_classifier", trial)
+    trials = run_trials(small_run, tmp_path, "--num_trials=3")
+    assert folders == [str(tmp_path / ("trial_%d" % number)) for number in (1, 2, 3)]
+    assert trials["trials"] == [dict(results[seed], seed=seed) for seed in (5, 6, 7)]
+    assert set(trials["summary"]) == {"eval_loss", "eval_f1"}
+    for name, summary in trials["summary"].items():
+        values = np.array([results[seed][name] for seed in (5, 6, 7)])
+        assert summary["mean"] == pytest.approx(values.sum() / 3)
+        deviation = np.sqrt(((values - values.mean()) ** 2).sum() / 2)
+        assert summary["standard_deviation"] == pytest.approx(deviation)
+
+
+@pytest.mark.slow
+def test_trials_differ_by_their_seed(small_run, tmp_path):
+    trials = run_trials(small_run, tmp_path, "--num_trials=2", "--num_train_epochs=1")
     folders = [tmp_path / "trial_1", tmp_path / "trial_2"]
     results = [json.loads((folder / "eval_results.json").read_text()) for folder in folders]
     assert trials["trials"] == [dict(results[0], seed=5), dict(results[1], seed=6)]
     assert results[0]["eval_loss"] != results[1]["eval_loss"]
-    assert set(trials["summary"]) == {name for name in results[0] if name.startswith("eval_")}
-    for name, summary in trials["summary"].items():
-        values = np.array([result[name] for result in results], np.float64)
-        assert summary["mean"] == pytest.approx(values.mean())
-        # Of two values: half their difference by the root of a half.
-        spread = abs(values[0] - values[1]) / np.sqrt(2)
-        assert summary["standard_deviation"] == pytest.approx(spread)
     seeds = [json.loads((folder / "run.json").read_text())["flags"]["seed"] for folder in folders]
     assert seeds == [5, 6]
 
