@@ -364,6 +364,22 @@ def test_arrays_are_written_as_they_are(tmp_path, value):
     np.testing.assert_array_equal(written, value)
 
 
+def test_the_index_tells_one_checkpoint_from_another(tmp_path):
+    """It is what a run remembers of its --init_checkpoint."""
+    value = np.zeros([100, 100], np.float32)
+    other = value.copy()
+    other[50, 50] = 1e-30
+    hashes = []
+    for number, array in enumerate((value, value, other)):
+        prefix = str(tmp_path / str(number) / "model.ckpt")
+        checkpoints.write_checkpoint({"weight": array}, prefix)
+        hashes.append(runs.content_hash(checkpoints.index_file(prefix)))
+    assert hashes[0] == hashes[1] != hashes[2]
+    first_format = tmp_path / "model.ckpt"
+    first_format.touch()
+    assert checkpoints.index_file(str(first_format)) == str(first_format)
+
+
 @pytest.mark.parametrize("damage", [remove, empty, fill_with_garbage])
 def test_an_init_checkpoint_must_be_one(run_dir, damage):
     path = str(run_dir / "model.ckpt-40")

@@ -57,9 +57,9 @@ class Run:
         try:
             yield process
         finally:
-            with contextlib.suppress(ProcessLookupError):
+            if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                process.wait()
 
     def finish(self):
         with self.process() as process:
