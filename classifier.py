@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import tensorflow.compat.v1 as tf
@@ -77,7 +78,8 @@ def create_model(
     output_bias = tf.get_variable("output_bias", [num_labels], initializer=tf.zeros_initializer())
     with tf.variable_scope("loss"):
         if is_training:
-            pooled = modeling.dropout(pooled, 0.1, dropout_seed)
+            # 0.1 in every published configuration, as is the number in google's script.
+            pooled = modeling.dropout(pooled, bert_config.hidden_dropout_prob, dropout_seed)
         logits = tf.nn.bias_add(tf.matmul(pooled, output_weights, transpose_b=True), output_bias)
         probabilities = tf.nn.softmax(logits, name="probabilities")
         predictions = tf.argmax(logits, axis=-1, output_type=tf.int32, name="predictions")
@@ -162,6 +164,9 @@ def model_fn_builder(
     seed: int = 0,
     class_weights: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
+    num_shards: int = 1,
+    shard_index: int = 0,
+    add_up: Callable[[tf.Tensor, str], tf.Tensor] | None = None,
     **optimizer_options: Any,
 ) -> Callable[..., tf.estimator.EstimatorSpec]:
     """Builds the `model_fn` of an Estimator.
@@ -175,9 +180,12 @@ def model_fn_builder(
         num_warmup_steps: steps over which it first rises.
         use_one_hot_embeddings: look embeddings up by a matrix product.
         extra_metrics: see `metric_fn`.
-        seed: of the dropout masks, which depend on it, the step and the place only.
+        seed: of the dropout masks, which depend on it, the step, the worker and the place only.
         class_weights: see `create_model`; an evaluation does not use them.
         label_smoothing: see `create_model`; an evaluation does not use it.
+        num_shards: number of workers that train this model together.
+        shard_index: number of this worker, from 0.
+        add_up: builds the sum over all workers of a tensor, under a name; None for one worker.
         **optimizer_options: further arguments of `optimization.create_optimizer`.
     """
 
@@ -196,22 +204,28 @@ def model_fn_builder(
         if is_training:
             _log_features(features)
 
-        total_loss, per_example_loss, probabilities, predictions = create_model(
-            bert_config,
-            is_training,
-            features["input_ids"],
-            features["input_mask"],
-            features["segment_ids"],
-            # A client of the exported model has no label to send, so only here is one asked for.
-            None if mode == tf.estimator.ModeKeys.PREDICT else features["label_ids"],
-            num_labels,
-            use_one_hot_embeddings,
-            _dropout_seed(seed, optimizer_options.get("num_accumulation_steps", 1))
-            if is_training
-            else None,
-            class_weights if is_training else None,
-            label_smoothing if is_training else 0.0,
-        )
+        with tf.variable_scope(tf.get_variable_scope(), custom_getter=_seeded_by_name):
+            total_loss, per_example_loss, probabilities, predictions = create_model(
+                bert_config,
+                is_training,
+                features["input_ids"],
+                features["input_mask"],
+                features["segment_ids"],
+                # A client of the exported model has no label to send: only here is one asked for.
+                None if mode == tf.estimator.ModeKeys.PREDICT else features["label_ids"],
+                num_labels,
+                use_one_hot_embeddings,
+                _dropout_seed(
+                    seed,
+                    optimizer_options.get("num_accumulation_steps", 1),
+                    num_shards,
+                    shard_index,
+                )
+                if is_training
+                else None,
+                class_weights if is_training else None,
+                label_smoothing if is_training else 0.0,
+            )
 
         if is_training:
             # Elsewhere the weights come from the run's own checkpoint, and the path of the
@@ -225,6 +239,9 @@ def model_fn_builder(
                 False,
                 **optimizer_options,
             )
+            if add_up:
+                # So it is the loss of the batch and not of a part of it, and NaN on all or none.
+                total_loss = add_up(total_loss, "loss") / num_shards
             # A name for hooks, which cannot hold the tensor: it does not exist when they are made.
             tf.identity(total_loss, name="total_loss")
             return tf.estimator.EstimatorSpec(mode, loss=total_loss, train_op=train_op)
@@ -256,11 +273,29 @@ def model_fn_builder(
     return model_fn
 
 
-def _dropout_seed(seed: int, num_accumulation_steps: int) -> tf.Tensor:
-    step = tf.cast(tf.train.get_or_create_global_step(), tf.int32)
+def _seeded_by_name(
+    getter: Callable[..., tf.Variable], name: str, *args: Any, **options: Any
+) -> tf.Variable:
+    """Draws a variable's initial value by its name and the seed of the graph only.
+
+    By default it also depends on how many operations were made before, and so on the way in which
+    batches are read, which is not the same for one worker and for several.
+    """
+    initializer: Any = options.get("initializer")
+    if hasattr(initializer, "seed"):
+        config = dict(initializer.get_config(), seed=zlib.crc32(name.encode()) & 0x7FFFFFFF)
+        options["initializer"] = initializer.from_config(config)
+    return getter(name, *args, **options)
+
+
+def _dropout_seed(
+    seed: int, num_accumulation_steps: int, num_shards: int, shard_index: int
+) -> tf.Tensor:
+    """Gives the seed and the number of the batch among those of all workers, int32 `[2]`."""
+    batch = tf.cast(tf.train.get_or_create_global_step(), tf.int32)
     if num_accumulation_steps > 1:
-        step = step * num_accumulation_steps + optimization.micro_step(num_accumulation_steps)
-    return tf.stack([seed, step])
+        batch = batch * num_accumulation_steps + optimization.micro_step(num_accumulation_steps)
+    return tf.stack([seed, batch * num_shards + shard_index])
 
 
 def _example_weights(features: Mapping[str, tf.Tensor]) -> tf.Tensor:

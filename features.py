@@ -6,11 +6,13 @@ and the serving signature all take it from there.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
-from typing import Callable, NamedTuple, Sequence
+from typing import Callable, Mapping, NamedTuple, Sequence
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 import files
@@ -161,23 +163,6 @@ def fingerprint(
     return digest.hexdigest()[:12]
 
 
-def record_file(
-    output_dir: str,
-    split: str,
-    examples: Sequence[InputExample],
-    label_list: Sequence[str],
-    max_seq_length: int,
-    tokenizer: FullTokenizer,
-) -> str:
-    """Names the TFRecord file of a split: `<output_dir>/<split>.<fingerprint>.tf_record`.
-
-    Records of other data, another vocabulary, other labels or another length have another name, so
-    stale ones are never read.
-    """
-    name = fingerprint(examples, label_list, max_seq_length, tokenizer)
-    return os.path.join(output_dir, "%s.%s.tf_record" % (split, name))
-
-
 def write_records_once(
     examples: Sequence[InputExample],
     label_list: Sequence[str],
@@ -185,7 +170,11 @@ def write_records_once(
     tokenizer: FullTokenizer,
     output_file: str,
 ) -> None:
-    """Converts examples to the file that `record_file` named, unless it is there."""
+    """Converts examples to a TFRecord file, unless it is there.
+
+    With the `fingerprint` in its name the file of other data, another vocabulary, other labels or
+    another length is another file, so stale records are never read.
+    """
     if os.path.exists(output_file):
         _LOG.info("Using the %d converted examples of %s", len(examples), output_file)
         return
@@ -228,31 +217,93 @@ def file_based_input_fn_builder(
         `input_fn()` -> Dataset of dicts of int32 tensors: `input_ids`, `input_mask`, `segment_ids`
         `[batch_size, seq_length]` and, when `labelled`, `label_ids` `[batch_size]`.
     """
-    spec = feature_spec(seq_length, labelled)
 
+    def input_fn() -> tf.data.Dataset:
+        records = tf.data.TFRecordDataset(input_file)
+        if is_training:
+            records = _shuffled_epochs(records, num_examples, seed, start_step * batch_size)
+        batches = records.batch(batch_size, drop_remainder=drop_remainder)
+        return _parsed(batches, feature_spec(seq_length, labelled))
+
+    return input_fn
+
+
+def input_fn_builder(
+    examples: Sequence[InputExample],
+    label_list: Sequence[str],
+    seq_length: int,
+    tokenizer: FullTokenizer,
+    is_training: bool,
+    drop_remainder: bool,
+    batch_size: int,
+    seed: int = 0,
+    start_step: int = 0,
+    num_shards: int = 1,
+    shard_index: int = 0,
+) -> Callable[[], tf.data.Dataset]:
+    """Builds the `input_fn` of one of several workers, straight from the examples.
+
+    The batches are those of `file_based_input_fn_builder`, dealt out in turn: of each `num_shards`
+    batches this worker has number `shard_index`. Together the workers so do what one would do with
+    batches `num_shards` times as large, and no example is lost. An example is converted when its
+    batch comes for the first time, and kept in memory: a worker converts what it reads, waits for
+    no other and writes nothing.
+
+    Args:
+        examples: all examples of the split.
+        label_list: labels in the order of their indices.
+        seq_length: length of the sequences.
+        tokenizer: splits the texts.
+        is_training: shuffle and repeat; otherwise one pass in order.
+        drop_remainder: leave out a last batch that is not full.
+        batch_size: examples per batch of one worker.
+        seed: of the shuffle.
+        start_step: the step at which training starts, in batches of one worker.
+        num_shards: number of workers.
+        shard_index: number of this worker, from 0.
+
+    Returns:
+        As that of `file_based_input_fn_builder`.
+    """
+
+    @functools.lru_cache(maxsize=None)
+    def record(index: int) -> bytes:
+        return _serialize(convert_example(examples[index], label_list, seq_length, tokenizer))
+
+    def records(indices: np.ndarray) -> np.ndarray:
+        return np.array([record(index) for index in indices], dtype=object)
+
+    def input_fn() -> tf.data.Dataset:
+        indices = tf.data.Dataset.range(len(examples))
+        if is_training:
+            first = start_step * batch_size * num_shards
+            indices = _shuffled_epochs(indices, len(examples), seed, first)
+        indices = indices.batch(batch_size, drop_remainder=drop_remainder)
+        batches = indices.shard(num_shards, shard_index).map(
+            lambda batch: tf.ensure_shape(tf.py_func(records, [batch], tf.string), batch.shape)
+        )
+        return _parsed(batches, feature_spec(seq_length, examples[0].label is not None))
+
+    return input_fn
+
+
+def _parsed(batches: tf.data.Dataset, spec: Mapping[str, tf.FixedLenFeature]) -> tf.data.Dataset:
     def parse(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         # TFRecords hold int64 only; the model and the serving signature use int32.
         columns = tf.io.parse_example(batch, spec)
         return {name: tf.cast(column, tf.int32) for name, column in columns.items()}
 
-    def input_fn() -> tf.data.Dataset:
-        dataset = tf.data.TFRecordDataset(input_file)
-        if is_training:
-            dataset = _shuffled_epochs(dataset, num_examples, seed, start_step * batch_size)
-        dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
-        return dataset.map(parse, num_parallel_calls=2).prefetch(2)
-
-    return input_fn
+    return batches.map(parse, num_parallel_calls=2).prefetch(2)
 
 
 def _shuffled_epochs(
-    records: tf.data.Dataset, num_examples: int, seed: int, first_record: int
+    elements: tf.data.Dataset, num_elements: int, seed: int, first: int
 ) -> tf.data.Dataset:
-    """Repeats `records` for ever, each epoch in its own order, from record `first_record` on."""
+    """Repeats `elements` for ever, each epoch in its own order, from element number `first` on."""
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        return records.shuffle(num_examples, seed=seed + number, reshuffle_each_iteration=False)
+        return elements.shuffle(num_elements, seed=seed + number, reshuffle_each_iteration=False)
 
-    first_epoch, already_seen = divmod(first_record, num_examples)
+    first_epoch, already_seen = divmod(first, num_elements)
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
     return epochs.flat_map(epoch).skip(already_seen)

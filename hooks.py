@@ -151,18 +151,18 @@ def _clock(seconds: float) -> str:
 
 
 class CheckpointHook(tf.train.CheckpointSaverHook):
-    """Saves at multiples of `save_steps`, and at the end unless `skip_last_evaluation()`.
+    """Saves at multiples of `save_steps`, and at the end; then also when `is_in_a_hurry()`.
 
     In the hooks of a TrainSpec it takes the place of Estimator's own, which counts from where a run
     was resumed: then checkpoints, evaluations and the early stop would depend on the interruption.
     """
 
-    def __init__(self, output_dir: str, save_steps: int, skip_last_evaluation: Callable[[], bool]):
-        """Takes where and when to save, and whether a process in a hurry is to evaluate it."""
+    def __init__(self, output_dir: str, save_steps: int, is_in_a_hurry: Callable[[], bool]):
+        """Takes where and when to save, and whether training ends with no time to evaluate."""
         super().__init__(output_dir, save_steps=save_steps)
         self._output_dir = output_dir
         self._save_steps = save_steps
-        self._skip_last_evaluation = skip_last_evaluation
+        self._is_in_a_hurry = is_in_a_hurry
 
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
         """Saves the initial state of a new run; that of a resumed run is on disk already."""
@@ -180,6 +180,8 @@ class CheckpointHook(tf.train.CheckpointSaverHook):
         del run_values
         # The parent looks at a value that is read while the step is counted, early or late.
         step = int(run_context.session.run(self._global_step_tensor))
+        if self._is_in_a_hurry():
+            return
         if step % self._save_steps == 0 and step != self._timer.last_triggered_step():
             self._timer.update_last_triggered_step(step)
             if self._save(run_context.session, step):
@@ -195,9 +197,72 @@ class CheckpointHook(tf.train.CheckpointSaverHook):
 
     def end(self, session: tf.Session) -> None:
         """Saves the last state."""
-        if self._skip_last_evaluation():
+        if self._is_in_a_hurry():
             self._listeners: list[tf.train.CheckpointSaverListener] = []
         super().end(session)
+
+
+class JoinEvaluationsHook(tf.train.SessionRunHook):
+    """Takes part in each evaluation of the chief, on a worker that saves nothing itself.
+
+    It calls `join` whenever the chief's CheckpointHook saves and so evaluates.
+    """
+
+    def __init__(
+        self, join: Callable[[], None], save_steps: int, is_in_a_hurry: Callable[[], bool]
+    ):
+        """Takes what to do; `save_steps` and `is_in_a_hurry` are those of the CheckpointHook."""
+        self._join = join
+        self._save_steps = save_steps
+        self._is_in_a_hurry = is_in_a_hurry
+
+    def begin(self) -> None:
+        """Looks up the step."""
+        self._global_step = tf.train.get_global_step()
+
+    def after_create_session(self, session: tf.Session, coord: Any) -> None:
+        """Notes the step of the checkpoint that is there."""
+        del coord
+        self._joined_at = int(session.run(self._global_step))
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Takes part when it is time to."""
+        del run_values
+        step = int(run_context.session.run(self._global_step))
+        if step % self._save_steps == 0:
+            self._join_once(step)
+
+    def end(self, session: tf.Session) -> None:
+        """Takes part in the evaluation of the last state."""
+        self._join_once(int(session.run(self._global_step)))
+
+    def _join_once(self, step: int) -> None:
+        if step != self._joined_at and not self._is_in_a_hurry():
+            self._joined_at = step
+            self._join()
+
+
+class AddUpMetricsHook(tf.train.SessionRunHook):
+    """Makes the metrics of an evaluation those of all workers, each of which has seen a part.
+
+    Streaming metrics, Estimator's own `loss` included, are functions of sums over the examples,
+    which are kept in metric variables. At the end, before the metrics are taken, each of these
+    variables becomes its sum over the workers.
+    """
+
+    def __init__(self, add_up: Callable[[tf.Tensor, str], tf.Tensor]):
+        """Takes the function that builds the sum over all workers of a tensor, under a name."""
+        self._add_up = add_up
+
+    def begin(self) -> None:
+        """Adds the sums to the graph."""
+        variables = tf.get_collection(tf.GraphKeys.METRIC_VARIABLES)
+        sums = [self._add_up(v.read_value(), "metric_%d" % n) for n, v in enumerate(variables)]
+        self._merge = tf.group(*[v.assign(total) for v, total in zip(variables, sums)])
+
+    def end(self, session: tf.Session) -> None:
+        """Adds up. Estimator reads the metrics in a hook that is always the last."""
+        session.run(self._merge)
 
 
 class EvaluationRecorder(tf.estimator.Exporter):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import tensorflow.compat.v1 as tf
 
@@ -53,6 +53,11 @@ class Interruption:
         """Whether a signal has come."""
         return self._signal is not None
 
+    def request(self) -> None:
+        """Acts as if SIGTERM had come, when it has come to another worker."""
+        if self._signal is None:
+            self._signal = signal.SIGTERM
+
     def check(self) -> None:
         """Raises Interrupted if a signal has come."""
         if self._signal is not None:
@@ -70,16 +75,50 @@ class Interruption:
 
 
 class StopWhenInterrupted(tf.train.SessionRunHook):
-    """Ends training after the step in which a signal came. The saver saves at the end."""
+    """Ends training after the step in which a signal came. The saver saves at the end.
 
-    def __init__(self, interruption: Interruption):
-        """Takes the watcher to ask."""
+    Several workers must end at the same step, to whichever of them the signal came, so each step
+    also adds up who wants to.
+
+    Attributes:
+        stops: whether training ends for this reason. With several workers a signal may have come
+            that all will act on only after the next step.
+    """
+
+    def __init__(
+        self,
+        interruption: Interruption,
+        add_up: Callable[[tf.Tensor, str], tf.Tensor] | None = None,
+    ):
+        """Takes the watcher to ask.
+
+        Args:
+            interruption: the watcher of this worker.
+            add_up: builds the sum over all workers of a tensor, under a name; None when there is
+                one worker.
+        """
+        self.stops = False
         self._interruption = interruption
+        self._add_up = add_up
+
+    def begin(self) -> None:
+        """Adds the count of the workers that want to stop to the graph."""
+        if self._add_up:
+            self._vote = tf.placeholder(tf.float32, [])
+            self._votes = self._add_up(self._vote, "votes_to_stop")
+
+    def before_run(self, run_context: Any) -> tf.train.SessionRunArgs | None:
+        """Votes."""
+        del run_context
+        if not self._add_up:
+            return None
+        return tf.train.SessionRunArgs(self._votes, {self._vote: self._interruption.requested})
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
         """Asks for the stop."""
-        del run_values
-        if self._interruption.requested:
+        self.stops = run_values.results > 0 if self._add_up else self._interruption.requested
+        if self.stops:
+            self._interruption.request()
             run_context.request_stop()
 
 

@@ -38,6 +38,11 @@ def log_to_stderr(debug: bool) -> None:
     tf_logger.setLevel(logging.INFO if debug else logging.ERROR)
 
 
+def log_warnings_only() -> None:
+    """Leaves it to another process to tell what is the same in all of them."""
+    logging.root.setLevel(logging.WARNING)
+
+
 @contextlib.contextmanager
 def also_to(path: str) -> Iterator[None]:
     """Sends the log of a block to a file as well, after what earlier runs wrote there."""

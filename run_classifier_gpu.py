@@ -5,11 +5,14 @@
     python run_classifier_gpu.py --do_eval --do_predict ...     # the best checkpoint of output_dir
     python run_classifier_gpu.py --do_export ...                # the same as a SavedModel
 
+    horovodrun -np 4 python run_classifier_gpu.py --horovod --do_train ...      # on four GPUs
+
 The same command again goes on where it was interrupted. `--help` lists the flags.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -17,10 +20,11 @@ import logging
 import math
 import os
 import pathlib
+import platform
 import shlex
 import sys
 import time
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 # Read by TensorFlow's C++ side when it is imported; it would log every CPU feature that it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -30,25 +34,28 @@ import tensorflow.compat.v1 as tf
 from absl import app, flags
 
 import checkpoints
+import distributed
 import files
 import logs
 import modeling
 import runs
 import serving
 import tokenization
+import training
 from classifier import create_model, metric_fn, metric_names, model_fn_builder  # noqa: F401
+from distributed import SharedFailure, Workers
 from errors import BadInput
 from features import (  # noqa: F401
     InputFeatures,
     convert_single_example,
     file_based_convert_examples_to_features,
     file_based_input_fn_builder,
-    record_file,
+    fingerprint,
+    input_fn_builder,
     write_records_once,
 )
 from history import EvalHistory, Watched
 from hooks import (
-    CheckpointHook,
     EarlyStoppingHook,
     EvaluationRecorder,
     ProgressHook,
@@ -56,8 +63,9 @@ from hooks import (
     stop_if_no_decrease_hook,
     stop_if_no_increase_hook,
 )
-from interruption import Interrupted, Interruption, LeaveWhenInterrupted, StopWhenInterrupted
+from interruption import Interrupted, Interruption
 from processors import DataProcessor, InputExample, get_processor, load_class_weights
+from training import Schedule
 
 _LOG = logging.getLogger("run_classifier_gpu")
 
@@ -121,6 +129,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
     whole("keep_checkpoint_max", 2, "Recent checkpoints to keep, beside the best.", lower_bound=1)
     whole("log_every_n_iter", 10, "Steps between log lines.", lower_bound=1)
+    switch(
+        "horovod",
+        False,
+        "This is one of the workers that horovodrun has started; --train_batch_size is of each.",
+    )
+    switch("fp16_allreduce", False, "Send gradients between workers as float16.")
     switch("use_xla", False, "Compile the graph with XLA.")
     switch("amp", False, "Mixed precision: float16 where a GPU gains by it.")
     switch("debug", False, "Show tracebacks and TensorFlow's own log.")
@@ -128,6 +142,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     # The optimizer.
     flags.DEFINE_enum("optimizer", "adamw", ["adamw", "lamb"], "Optimizer.", flag_values)
     number("learning_rate", 5e-5, "Peak learning rate.", lower_bound=0.0)
+    flags.DEFINE_enum(
+        "learning_rate_scaling",
+        "none",
+        ["none", "linear", "sqrt"],
+        "What the number of workers multiplies the learning rate by: 1, itself, or its root.",
+        flag_values,
+    )
     number(
         "warmup_proportion",
         0.1,
@@ -207,17 +228,6 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
 
 
-class Schedule(NamedTuple):
-    """The plan of a training run, in steps; a step is one update of the weights."""
-
-    examples_per_step: int
-    num_train_steps: int
-    num_warmup_steps: int
-    steps_per_epoch: float
-    save_checkpoints_steps: int
-    max_steps_without_improvement: int  # 0: never stop early
-
-
 class Inputs(NamedTuple):
     """What is read and checked before anything is written."""
 
@@ -225,70 +235,58 @@ class Inputs(NamedTuple):
     tokenizer: tokenization.FullTokenizer
     processor: DataProcessor
     examples: dict[str, list[InputExample]]  # the splits that are needed: train, dev, test
+    fingerprints: dict[str, str]  # of each of them, see `features.fingerprint`
     labels: list[str]
     class_weights: list[float] | None
-    warm_start: tf.estimator.WarmStartSettings | None = None
+
+
+class Job(NamedTuple):
+    """One call of the program: what it is to do, with what, and who does it."""
+
+    flags_obj: flags.FlagValues
+    inputs: Inputs
+    watched: Watched
+    schedule: Schedule | None  # None when nothing is to be trained
+    warm_start: tf.estimator.WarmStartSettings | None
+    workers: Workers
+    interruption: Interruption
 
 
 def run_classifier(
-    flags_obj: flags.FlagValues, interruption: Interruption | None = None
+    flags_obj: flags.FlagValues,
+    interruption: Interruption | None = None,
+    workers: Workers | None = None,
 ) -> dict[str, float]:
     """Does what the flags ask for, in this order: train, evaluate, predict, export.
 
     Returns:
-        The metrics of the evaluation, empty if there was none.
+        The metrics of the evaluation; empty if there was none, and for all workers but the chief.
     """
-    inputs = load_inputs(flags_obj)
-    watched = make_watched(flags_obj, inputs)
-    schedule = make_schedule(flags_obj, inputs)
-    output_dir = flags_obj.output_dir
+    job = make_job(flags_obj, workers or Workers(), interruption or Interruption())
     metrics: dict[str, float] = {}
-
-    with runs.locked(output_dir):
-        if flags_obj.overwrite_output_dir and schedule:
-            runs.clear(output_dir)
-        runs.remove_leftovers(output_dir)
-        records = record_files(flags_obj, inputs)
-        identity = make_identity(flags_obj, inputs, schedule, watched, records)
-        if schedule:
-            runs.check_identity(output_dir, identity)
-        with logs.also_to(os.path.join(output_dir, "run.log")):
-            convert(flags_obj, inputs, records)
-            assets = serving.write_assets(
-                output_dir,
-                flags_obj.vocab_file,
-                flags_obj.bert_config_file,
-                inputs.labels,
-                flags_obj.max_seq_length,
-                flags_obj.do_lower_case,
-            )
-            estimator = make_estimator(flags_obj, inputs, schedule)
-            if schedule:
-                train(
-                    flags_obj,
-                    inputs,
-                    schedule,
-                    watched,
-                    estimator,
-                    records,
-                    assets,
-                    identity,
-                    interruption or Interruption(),
-                )
-            checkpoint_path = checkpoints.find(output_dir, flags_obj.eval_checkpoint)
-            if flags_obj.do_eval:
-                metrics = evaluate(flags_obj, estimator, checkpoint_path, records["dev"])
+    with contextlib.ExitStack() as folder:
+        job.workers.from_chief(lambda: open_folder(job, folder))
+        records = convert(job)
+        estimator = make_estimator(job)
+        if job.schedule:
+            train(job, job.schedule, estimator, records)
+        checkpoint_path = job.workers.from_chief(
+            lambda: checkpoints.find(flags_obj.output_dir, flags_obj.eval_checkpoint)
+        )
+        if flags_obj.do_eval:
+            metrics = evaluate(job, estimator, checkpoint_path, records)
+        if job.workers.is_chief:
             if flags_obj.do_predict:
-                predict(flags_obj, inputs, estimator, checkpoint_path, records["test"])
+                predict(job, estimator, checkpoint_path, records)
             if flags_obj.do_export:
-                export(flags_obj, estimator, checkpoint_path, assets)
-            record = runs.read_record(output_dir) if schedule else None
-            if record:
-                log_summary(output_dir, watched, record["result"])
+                export(job, estimator, checkpoint_path)
+            if job.schedule:
+                log_summary(job)
+        job.workers.wait_for_all()
     return metrics
 
 
-def run_trials(flags_obj: flags.FlagValues, interruption: Interruption) -> None:
+def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers: Workers) -> None:
     """Trains with several seeds; writes mean and standard deviation of metrics to trials.json."""
     results = []
     for number in range(flags_obj.num_trials):
@@ -296,7 +294,9 @@ def run_trials(flags_obj: flags.FlagValues, interruption: Interruption) -> None:
         trial.seed = flags_obj.seed + number
         trial.output_dir = os.path.join(flags_obj.output_dir, "trial_%d" % (number + 1))
         _LOG.info("***** Trial %d of %d: seed %d *****", number + 1, trial.num_trials, trial.seed)
-        results.append(dict(run_classifier(trial, interruption), seed=trial.seed))
+        results.append(dict(run_classifier(trial, interruption, workers), seed=trial.seed))
+    if not workers.is_chief:
+        return
     summary = {
         name: {
             "mean": float(np.mean([result[name] for result in results])),
@@ -316,8 +316,30 @@ def run_trials(flags_obj: flags.FlagValues, interruption: Interruption) -> None:
 # Reading
 
 
-def load_inputs(flags_obj: flags.FlagValues) -> Inputs:
-    """Reads configuration, vocabulary and data; raises BadInput for what is wrong with them."""
+def make_job(flags_obj: flags.FlagValues, workers: Workers, interruption: Interruption) -> Job:
+    """Reads and plans everything; raises BadInput for what is wrong with it."""
+    known_labels = workers.from_chief(lambda: check_checkpoints(flags_obj))
+    inputs = workers.together(lambda: load_inputs(flags_obj, known_labels))
+    data_of_chief = workers.from_chief(lambda: inputs.fingerprints)
+    workers.together(lambda: check_same_data(inputs.fingerprints, data_of_chief, workers))
+    watched = workers.together(lambda: make_watched(flags_obj, inputs))
+    schedule = workers.together(lambda: make_schedule(flags_obj, inputs, workers))
+    warm_start = workers.from_chief(lambda: make_warm_start_settings(flags_obj, inputs.labels))
+    return Job(flags_obj, inputs, watched, schedule, warm_start, workers, interruption)
+
+
+def check_checkpoints(flags_obj: flags.FlagValues) -> list[str] | None:
+    """Checks the checkpoints that are there; returns the labels of a model that was trained."""
+    if flags_obj.init_checkpoint:
+        checkpoints.validate_init_checkpoint(flags_obj.init_checkpoint)
+    if flags_obj.do_train:
+        return None
+    checkpoints.find(flags_obj.output_dir, flags_obj.eval_checkpoint)
+    return read_labels(flags_obj.output_dir)
+
+
+def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None) -> Inputs:
+    """Reads configuration, vocabulary and data."""
     bert_config = modeling.BertConfig.from_json_file(flags_obj.bert_config_file)
     tokenizer = load_tokenizer(flags_obj, bert_config)
     if flags_obj.max_seq_length > bert_config.max_position_embeddings:
@@ -329,22 +351,29 @@ def load_inputs(flags_obj: flags.FlagValues) -> Inputs:
                 bert_config.max_position_embeddings,
             )
         )
-    if flags_obj.init_checkpoint:
-        checkpoints.validate_init_checkpoint(flags_obj.init_checkpoint)
-    if not flags_obj.do_train:
-        checkpoints.find(flags_obj.output_dir, flags_obj.eval_checkpoint)
-
-    known_labels = None if flags_obj.do_train else read_labels(flags_obj.output_dir)
     processor = get_processor(flags_obj.task_name, known_labels)
     examples = read_examples(flags_obj, processor)
     labels = processor.get_labels()
     class_weights = None
     if flags_obj.do_train and flags_obj.class_weights:
         class_weights = load_class_weights(flags_obj.class_weights, labels, examples["train"])
-    warm_start = None
-    if flags_obj.do_train and flags_obj.warm_start_from:
-        warm_start = make_warm_start_settings(flags_obj.warm_start_from, labels)
-    return Inputs(bert_config, tokenizer, processor, examples, labels, class_weights, warm_start)
+    fingerprints = {
+        split: fingerprint(of_split, labels, flags_obj.max_seq_length, tokenizer)
+        for split, of_split in examples.items()
+    }
+    return Inputs(bert_config, tokenizer, processor, examples, fingerprints, labels, class_weights)
+
+
+def check_same_data(
+    fingerprints: Mapping[str, str], data_of_chief: Mapping[str, str], workers: Workers
+) -> None:
+    """Raises BadInput unless this worker has read the same data as the chief."""
+    for split, found in fingerprints.items():
+        if found != data_of_chief[split]:
+            raise BadInput(
+                "--horovod: worker %d on %s has other %s data, vocabulary or labels than worker 0; "
+                "give all machines the same files" % (workers.index, platform.node(), split)
+            )
 
 
 def load_tokenizer(
@@ -378,16 +407,17 @@ def read_labels(folder: str) -> list[str] | None:
         return stream.read().splitlines()
 
 
-def make_warm_start_settings(source: str, labels: Sequence[str]) -> tf.estimator.WarmStartSettings:
+def make_warm_start_settings(
+    flags_obj: flags.FlagValues, labels: Sequence[str]
+) -> tf.estimator.WarmStartSettings | None:
     """Prepares to begin from a fine-tuned model, its classifier included if the labels agree.
-
-    Args:
-        source: output_dir of a run, for its best checkpoint, or a checkpoint of it.
-        labels: those of the new run.
 
     Raises:
         BadInput: there is no checkpoint, or it cannot be read.
     """
+    source = flags_obj.warm_start_from
+    if not (flags_obj.do_train and source):
+        return None
     try:
         path = checkpoints.find(source, "best" if os.path.isdir(source) else source)
     except BadInput as error:
@@ -419,38 +449,15 @@ def read_examples(
     return examples
 
 
-def record_files(flags_obj: flags.FlagValues, inputs: Inputs) -> dict[str, str]:
-    """Names the TFRecord file of each split."""
-    return {
-        split: record_file(
-            flags_obj.output_dir,
-            split,
-            examples,
-            inputs.labels,
-            flags_obj.max_seq_length,
-            inputs.tokenizer,
-        )
-        for split, examples in inputs.examples.items()
-    }
-
-
-def convert(flags_obj: flags.FlagValues, inputs: Inputs, records: Mapping[str, str]) -> None:
-    """Writes the TFRecord files that are not there yet."""
-    for split, examples in inputs.examples.items():
-        write_records_once(
-            examples, inputs.labels, flags_obj.max_seq_length, inputs.tokenizer, records[split]
-        )
-
-
 # Planning
 
 
-def make_schedule(flags_obj: flags.FlagValues, inputs: Inputs) -> Schedule | None:
+def make_schedule(flags_obj: flags.FlagValues, inputs: Inputs, workers: Workers) -> Schedule | None:
     """Turns epochs into steps; None when there is nothing to train."""
     if not flags_obj.do_train:
         return None
     num_examples = len(inputs.examples["train"])
-    examples_per_step = flags_obj.train_batch_size * flags_obj.num_accumulation_steps
+    examples_per_step = flags_obj.train_batch_size * flags_obj.num_accumulation_steps * workers.size
     steps_per_epoch = num_examples / examples_per_step
     num_train_steps = int(steps_per_epoch * flags_obj.num_train_epochs)
     if num_train_steps == 0:
@@ -468,12 +475,30 @@ def make_schedule(flags_obj: flags.FlagValues, inputs: Inputs) -> Schedule | Non
     patience = flags_obj.max_steps_without_improvement
     return Schedule(
         examples_per_step=examples_per_step,
+        learning_rate=scale_learning_rate(flags_obj, workers.size),
         num_train_steps=num_train_steps,
         num_warmup_steps=int(num_train_steps * flags_obj.warmup_proportion),
         steps_per_epoch=steps_per_epoch,
         save_checkpoints_steps=save_steps,
         max_steps_without_improvement=3 * save_steps if patience is None else patience,
     )
+
+
+def scale_learning_rate(flags_obj: flags.FlagValues, num_workers: int) -> float:
+    """Gives the learning rate for the batches of several workers, and logs what it did."""
+    scaling = flags_obj.learning_rate_scaling
+    factor = {"none": 1.0, "linear": float(num_workers), "sqrt": math.sqrt(num_workers)}[scaling]
+    learning_rate = flags_obj.learning_rate * factor
+    if factor != 1:
+        _LOG.info(
+            "Learning rate %g x %g = %g: --learning_rate_scaling=%s, %d workers",
+            flags_obj.learning_rate,
+            factor,
+            learning_rate,
+            scaling,
+            num_workers,
+        )
+    return learning_rate
 
 
 def make_watched(flags_obj: flags.FlagValues, inputs: Inputs) -> Watched:
@@ -488,39 +513,33 @@ def make_watched(flags_obj: flags.FlagValues, inputs: Inputs) -> Watched:
     return Watched(metric, higher_is_better)
 
 
-def make_identity(
-    flags_obj: flags.FlagValues,
-    inputs: Inputs,
-    schedule: Schedule | None,
-    watched: Watched,
-    records: Mapping[str, str],
-) -> dict[str, Any]:
+def make_identity(job: Job, schedule: Schedule) -> dict[str, Any]:
     """Collects everything that the weights of a run, and its choice of the best, depend on.
 
-    Not among it: how patiently to wait for an improvement. Who wants to wait longer may go on.
+    Not among it: how patiently to wait for an improvement, and how the examples of a step are
+    divided into batches and among workers. Who wants to wait longer, or has a GPU more, may go on.
     """
+    flags_obj, inputs = job.flags_obj, job.inputs
     identity = {
         "bert_config_file": runs.content_hash(flags_obj.bert_config_file),
         "vocab_file": runs.content_hash(flags_obj.vocab_file),
         "init_checkpoint": None,
         "labels": inputs.labels,
         "class_weights": inputs.class_weights,
-        "best_metric": list(watched),
-        "save_checkpoints_steps": schedule.save_checkpoints_steps if schedule else None,
+        "best_metric": list(job.watched),
+        "examples_per_step": schedule.examples_per_step,
+        "learning_rate": schedule.learning_rate,
+        "save_checkpoints_steps": schedule.save_checkpoints_steps,
+        "train data": inputs.fingerprints["train"],
+        "dev data": inputs.fingerprints["dev"],
     }
     if flags_obj.init_checkpoint:
         index = checkpoints.index_file(flags_obj.init_checkpoint)
         identity["init_checkpoint"] = runs.content_hash(index)
-    for split in ("train", "dev"):
-        if split in records:
-            identity["%s data" % split] = os.path.basename(records[split]).split(".")[1]
     for name in (
         "warm_start_from",
         "do_lower_case",
         "max_seq_length",
-        "train_batch_size",
-        "num_accumulation_steps",
-        "learning_rate",
         "num_train_epochs",
         "warmup_proportion",
         "seed",
@@ -535,24 +554,102 @@ def make_identity(
     return identity
 
 
+# Writing
+
+
+def open_folder(job: Job, until_closed: contextlib.ExitStack) -> None:
+    """Prepares output_dir and keeps it for this job; all that the log says goes there too."""
+    flags_obj, output_dir = job.flags_obj, job.flags_obj.output_dir
+    until_closed.enter_context(runs.locked(output_dir))
+    if flags_obj.overwrite_output_dir and job.schedule:
+        runs.clear(output_dir)
+    runs.remove_leftovers(output_dir)
+    if job.schedule:
+        runs.check_identity(output_dir, make_identity(job, job.schedule))
+    until_closed.enter_context(logs.also_to(os.path.join(output_dir, "run.log")))
+    serving.write_assets(
+        output_dir, job.inputs.labels, flags_obj.max_seq_length, flags_obj.do_lower_case
+    )
+
+
+def convert(job: Job) -> dict[str, str]:
+    """Writes the TFRecord files that are not there yet; returns split -> path.
+
+    They are for a worker that reads a split alone. Several convert what each of them reads.
+    """
+    if not job.workers.is_chief:
+        return {}
+    flags_obj, inputs = job.flags_obj, job.inputs
+    splits = inputs.examples if job.workers.size == 1 else {"test"} & inputs.examples.keys()
+    records = {}
+    for split in splits:
+        name = "%s.%s.tf_record" % (split, inputs.fingerprints[split])
+        records[split] = os.path.join(flags_obj.output_dir, name)
+        write_records_once(
+            inputs.examples[split],
+            inputs.labels,
+            flags_obj.max_seq_length,
+            inputs.tokenizer,
+            records[split],
+        )
+    return records
+
+
+def make_input_fn(
+    job: Job, records: Mapping[str, str], split: str, batch_size: int, start_step: int = 0
+) -> training.InputFn:
+    """Builds the `input_fn` of a split: endless for `train`, one pass with all examples else."""
+    examples = job.inputs.examples[split]
+    is_training = split == "train"
+    seq_length, seed = job.flags_obj.max_seq_length, job.flags_obj.seed
+    if split in records:
+        return file_based_input_fn_builder(
+            records[split],
+            seq_length,
+            is_training=is_training,
+            drop_remainder=is_training,
+            batch_size=batch_size,
+            num_examples=len(examples),
+            labelled=examples[0].label is not None,
+            seed=seed,
+            start_step=start_step,
+        )
+    return input_fn_builder(
+        examples,
+        job.inputs.labels,
+        seq_length,
+        job.inputs.tokenizer,
+        is_training=is_training,
+        drop_remainder=is_training,
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        num_shards=job.workers.size,
+        shard_index=job.workers.index,
+    )
+
+
 # The Estimator
 
 
-def make_estimator(
-    flags_obj: flags.FlagValues, inputs: Inputs, schedule: Schedule | None
-) -> tf.estimator.Estimator:
+def make_estimator(job: Job) -> tf.estimator.Estimator:
     """Wraps the model function in a plain Estimator."""
+    flags_obj, inputs, schedule, workers = job.flags_obj, job.inputs, job.schedule, job.workers
     model_fn = model_fn_builder(
         bert_config=inputs.bert_config,
         num_labels=len(inputs.labels),
-        init_checkpoint=flags_obj.init_checkpoint,
-        learning_rate=flags_obj.learning_rate,
+        # The others get the weights from the chief.
+        init_checkpoint=flags_obj.init_checkpoint if workers.is_chief else None,
+        learning_rate=schedule.learning_rate if schedule else 0.0,
         num_train_steps=schedule.num_train_steps if schedule else 0,
         num_warmup_steps=schedule.num_warmup_steps if schedule else 0,
         extra_metrics=inputs.processor.task.metrics,
         seed=flags_obj.seed,
         class_weights=inputs.class_weights,
         label_smoothing=flags_obj.label_smoothing,
+        num_shards=workers.size,
+        shard_index=workers.index,
+        add_up=workers.add_up,
         optimizer=flags_obj.optimizer,
         weight_decay_rate=flags_obj.weight_decay_rate,
         clip_norm=flags_obj.clip_norm,
@@ -560,6 +657,7 @@ def make_estimator(
         layerwise_lr_decay=flags_obj.layerwise_lr_decay,
         num_hidden_layers=inputs.bert_config.num_hidden_layers,
         amp=use_amp(flags_obj),
+        average_gradients=workers.average_gradients,
     )
     run_config = make_run_config(
         model_dir=flags_obj.output_dir,
@@ -568,13 +666,16 @@ def make_estimator(
         seed=flags_obj.seed,
         use_xla=flags_obj.use_xla,
         amp=use_amp(flags_obj),
+        workers=workers,
     )
-    return tf.estimator.Estimator(model_fn, config=run_config, warm_start_from=inputs.warm_start)
+    warm_start = job.warm_start if workers.is_chief else None
+    return tf.estimator.Estimator(model_fn, config=run_config, warm_start_from=warm_start)
 
 
 def use_amp(flags_obj: flags.FlagValues) -> bool:
     """Tells whether to compute in mixed precision, for which TensorFlow 1.15 needs a GPU."""
-    if flags_obj.amp and not tf.test.is_gpu_available():
+    # Unlike tf.test.is_gpu_available() this leaves the GPUs alone, those of other workers too.
+    if flags_obj.amp and not tf.config.experimental.list_physical_devices("GPU"):
         _LOG.warning("--amp has no effect: there is no GPU that TensorFlow can use")
         return False
     return flags_obj.amp
@@ -587,9 +688,12 @@ def make_run_config(
     seed: int,
     use_xla: bool,
     amp: bool = False,
+    workers: Workers | None = None,
 ) -> tf.estimator.RunConfig:
-    """Builds the RunConfig of the Estimator."""
+    """Builds the RunConfig of the Estimator; all workers but the chief write nothing."""
+    workers = workers or Workers()
     session_config = tf.ConfigProto()
+    workers.configure(session_config)
     if use_xla:
         session_config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
         # Without a GPU the level above alone compiles nothing. Read before the first session.
@@ -598,8 +702,14 @@ def make_run_config(
         # In all three modes: weights that were trained in mixed precision are evaluated in it too.
         rewrite_options = session_config.graph_options.rewrite_options
         rewrite_options.auto_mixed_precision = type(rewrite_options).ON
+    if not workers.is_chief:
+        # Where nothing is and nothing can be, so that there is no checkpoint to begin with.
+        model_dir = os.path.join(os.devnull, "worker_%d" % workers.index)
+        save_checkpoints_steps = None
     return tf.estimator.RunConfig(
         model_dir=os.path.abspath(model_dir),
+        save_summary_steps=100 if workers.is_chief else None,
+        save_checkpoints_secs=None,
         tf_random_seed=seed,
         session_config=session_config,
         save_checkpoints_steps=save_checkpoints_steps,
@@ -613,23 +723,19 @@ def make_run_config(
 
 
 def train(
-    flags_obj: flags.FlagValues,
-    inputs: Inputs,
-    schedule: Schedule,
-    watched: Watched,
-    estimator: tf.estimator.Estimator,
-    records: Mapping[str, str],
-    assets: Mapping[str, str],
-    identity: Mapping[str, Any],
-    interruption: Interruption,
+    job: Job, schedule: Schedule, estimator: tf.estimator.Estimator, records: Mapping[str, str]
 ) -> None:
     """Trains, evaluates every checkpoint, keeps the best, stops when progress has ended."""
-    output_dir = flags_obj.output_dir
+    flags_obj, workers, watched = job.flags_obj, job.workers, job.watched
+    output_dir, identity = flags_obj.output_dir, make_identity(job, schedule)
     started = time.time()
-    resumed_from = checkpoints.find_resumable(output_dir, flags_obj.keep_checkpoint_max)
-    start_step = checkpoints.step_of(resumed_from)
+    resumed_from = workers.from_chief(
+        lambda: checkpoints.find_resumable(output_dir, flags_obj.keep_checkpoint_max)
+    )
+    start_step = workers.from_chief(lambda: checkpoints.step_of(resumed_from))
     history = EvalHistory(eval_history_path(output_dir), watched)
-    history.forget_from(start_step + 1)
+    if workers.is_chief:
+        history.forget_from(start_step + 1)
 
     progress = ProgressHook(
         flags_obj.log_every_n_iter,
@@ -637,50 +743,23 @@ def train(
         schedule.steps_per_epoch,
         schedule.examples_per_step,
         flags_obj.num_accumulation_steps,
-        show_bar=logs.is_terminal(),
+        show_bar=workers.is_chief and logs.is_terminal(),
     )
-    early_stopping = make_early_stopping_hook(flags_obj, schedule, watched, estimator)
-    train_spec = tf.estimator.TrainSpec(
-        file_based_input_fn_builder(
-            records["train"],
-            flags_obj.max_seq_length,
-            is_training=True,
-            drop_remainder=True,
-            batch_size=flags_obj.train_batch_size,
-            num_examples=len(inputs.examples["train"]),
-            seed=flags_obj.seed,
-            start_step=start_step * flags_obj.num_accumulation_steps,
+    early_stopping = make_early_stopping_hook(flags_obj, schedule, watched, estimator, workers)
+    eval_input_fn = make_input_fn(job, records, "dev", flags_obj.eval_batch_size)
+    exporters = [
+        EvaluationRecorder(history, schedule.max_steps_without_improvement),
+        serving.BestExporter(
+            history,
+            serving.serving_input_fn_builder(flags_obj.max_seq_length),
+            assets(flags_obj),
+            flags_obj.exports_to_keep,
         ),
-        max_steps=schedule.num_train_steps,
-        hooks=[
-            progress,
-            CheckpointHook(
-                estimator.model_dir,
-                schedule.save_checkpoints_steps,
-                skip_last_evaluation=lambda: interruption.requested,
-            ),
-            early_stopping,
-            StopWhenInterrupted(interruption),
-        ],
-    )
-    eval_spec = tf.estimator.EvalSpec(
-        eval_input_fn(flags_obj, records["dev"]),
-        # All of the dev set, at every checkpoint: the defaults are 100 steps, every 600 seconds.
-        steps=None,
-        throttle_secs=0,
-        hooks=[LeaveWhenInterrupted(interruption)],
-        exporters=[
-            EvaluationRecorder(history, schedule.max_steps_without_improvement),
-            serving.BestExporter(
-                history,
-                serving.serving_input_fn_builder(flags_obj.max_seq_length),
-                assets,
-                flags_obj.exports_to_keep,
-            ),
-        ],
-    )
+    ]
 
     def write_record(status: str, reason: str | None = None) -> None:
+        if not workers.is_chief:
+            return
         best = history.best()
         result = {
             "status": status,
@@ -691,6 +770,7 @@ def train(
             "best_" + watched.metric: history.value(best) if best else None,
             "seconds": round(time.time() - started, 1),
             "examples_per_second": round(progress.examples_per_second, 1),
+            "workers": workers.size,
         }
         runs.write_record(output_dir, identity, own_flags(flags_obj), result)
 
@@ -704,29 +784,54 @@ def train(
     reason = None
     if resumed_from:
         _LOG.info("Resuming from %s", resumed_from)
-        if is_due(start_step, schedule):
-            catch_up(estimator, eval_spec, history, resumed_from)
+        if schedule.is_due(start_step):
+            training.catch_up(
+                estimator,
+                eval_input_fn,
+                exporters,
+                history,
+                resumed_from,
+                workers,
+                job.interruption,
+            )
             reason = early_stopping.should_stop(start_step)
     if reason or start_step >= schedule.num_train_steps:
         _LOG.info("Nothing left to train: the run in %s has ended", output_dir)
-        if not runs.has_ended(output_dir):
+        if workers.is_chief and not runs.has_ended(output_dir):
             write_end(reason)
         return
 
     _LOG.info("***** Running training *****")
-    _LOG.info("  Num examples = %d", len(inputs.examples["train"]))
+    _LOG.info("  Num examples = %d", len(job.inputs.examples["train"]))
     _LOG.info("  Examples per step = %d", schedule.examples_per_step)
     _LOG.info("  Num steps = %d, from step %d", schedule.num_train_steps, start_step)
+    if workers.size > 1:
+        _LOG.info("  Workers = %d", workers.size)
     write_record("training")
     try:
-        with interruption.deferred():
-            tf.estimator.train_and_evaluate(estimator, train_spec, eval_spec)
+        training.train_and_evaluate(
+            estimator,
+            schedule,
+            make_input_fn(
+                job,
+                records,
+                "train",
+                flags_obj.train_batch_size,
+                start_step * flags_obj.num_accumulation_steps,
+            ),
+            eval_input_fn,
+            exporters,
+            early_stopping,
+            progress,
+            workers,
+            job.interruption,
+        )
     except Interrupted as signal:
         write_record("interrupted", str(signal))
         raise
     except tf.train.NanLossDuringTrainingError:
         write_record("failed", "the loss is NaN")
-        raise BadInput(
+        raise SharedFailure(
             "the loss of step %d is NaN; lower --learning_rate=%s or raise "
             "--warmup_proportion, then begin anew with --overwrite_output_dir"
             % (progress.step_of_batch, flags_obj.learning_rate)
@@ -742,82 +847,54 @@ def train(
     write_end(early_stopping.reason)
 
 
-def is_due(step: int, schedule: Schedule) -> bool:
-    """Tells whether the checkpoint of a step is one that an uninterrupted run evaluates."""
-    if step == 0:
-        return False
-    return step % schedule.save_checkpoints_steps == 0 or step == schedule.num_train_steps
-
-
-def catch_up(
-    estimator: tf.estimator.Estimator,
-    eval_spec: tf.estimator.EvalSpec,
-    history: EvalHistory,
-    checkpoint_path: str,
-) -> None:
-    """Does what a killed run still had to do after its last checkpoint: evaluate, keep, export.
-
-    `train_and_evaluate` does not evaluate the checkpoint that it resumes from.
-    """
-    step = checkpoints.step_of(checkpoint_path)
-    evaluation = history.at(step)
-    if evaluation:
-        result = dict(evaluation.metrics, global_step=step)
-    else:
-        result = estimator.evaluate(eval_spec.input_fn, checkpoint_path=checkpoint_path)
-    for exporter in eval_spec.exporters:
-        folder = os.path.join(estimator.model_dir, "export", exporter.name)
-        exporter.export(estimator, folder, checkpoint_path, result, is_the_final_export=False)
-
-
 def make_early_stopping_hook(
     flags_obj: flags.FlagValues,
     schedule: Schedule,
     watched: Watched,
     estimator: tf.estimator.Estimator,
+    workers: Workers,
 ) -> EarlyStoppingHook:
-    """Builds the hook for the direction of the watched metric; it may be told never to stop."""
-    if schedule.max_steps_without_improvement == 0:
-        return EarlyStoppingHook(lambda step: None, run_every_steps=schedule.save_checkpoints_steps)
+    """Builds the hook for the direction of the watched metric; it may be told never to stop.
+
+    The chief decides, because it has the history, and all workers stop.
+    """
     make_hook = stop_if_no_increase_hook if watched.higher_is_better else stop_if_no_decrease_hook
-    return make_hook(
+    hook = make_hook(
         estimator,
         watched.metric,
-        schedule.max_steps_without_improvement,
+        schedule.max_steps_without_improvement or sys.maxsize,
         min_steps=flags_obj.early_stopping_min_steps,
         run_every_secs=None,
         run_every_steps=schedule.save_checkpoints_steps,
     )
+    decide = hook.should_stop
+    hook.should_stop = lambda step: workers.from_chief(lambda: decide(step))
+    return hook
 
 
 # Evaluation, prediction, export
 
 
-def eval_input_fn(flags_obj: flags.FlagValues, record_path: str) -> Callable[[], tf.data.Dataset]:
-    """Builds the `input_fn` of an evaluation: one pass, the short last batch included."""
-    return file_based_input_fn_builder(
-        record_path,
-        flags_obj.max_seq_length,
-        is_training=False,
-        drop_remainder=False,
-        batch_size=flags_obj.eval_batch_size,
-    )
-
-
 def evaluate(
-    flags_obj: flags.FlagValues,
+    job: Job,
     estimator: tf.estimator.Estimator,
     checkpoint_path: str,
-    record_path: str,
+    records: Mapping[str, str],
 ) -> dict[str, float]:
     """Evaluates a checkpoint on the dev set; writes eval_results.txt and eval_results.json."""
+    flags_obj = job.flags_obj
     _LOG.info("***** Eval results of %s *****", checkpoint_path)
-    result = estimator.evaluate(
-        eval_input_fn(flags_obj, record_path),
-        checkpoint_path=checkpoint_path,
+    result = training.evaluate(
+        estimator,
+        make_input_fn(job, records, "dev", flags_obj.eval_batch_size),
+        checkpoint_path,
+        job.workers,
+        job.interruption,
         # A folder of events of its own: those of `eval/` are the run's course.
         name="best",
     )
+    if not job.workers.is_chief:
+        return {}
     numbers = {name: value.item() for name, value in sorted(result.items())}
     for name, value in numbers.items():
         _LOG.info("  %s = %s", name, value)
@@ -829,60 +906,60 @@ def evaluate(
 
 
 def predict(
-    flags_obj: flags.FlagValues,
-    inputs: Inputs,
+    job: Job,
     estimator: tf.estimator.Estimator,
     checkpoint_path: str,
-    record_path: str,
+    records: Mapping[str, str],
 ) -> None:
     """Writes test_results.tsv: label, probabilities and texts of each example, under a header."""
-    examples = inputs.examples["test"]
-    path = os.path.join(flags_obj.output_dir, "test_results.tsv")
+    examples, labels = job.inputs.examples["test"], job.inputs.labels
+    path = os.path.join(job.flags_obj.output_dir, "test_results.tsv")
     _LOG.info("***** Predictions of %s *****", checkpoint_path)
     predictions = estimator.predict(
-        file_based_input_fn_builder(
-            record_path,
-            flags_obj.max_seq_length,
-            is_training=False,
-            drop_remainder=False,
-            batch_size=flags_obj.predict_batch_size,
-            labelled=examples[0].label is not None,
-        ),
+        make_input_fn(job, records, "test", job.flags_obj.predict_batch_size),
         checkpoint_path=checkpoint_path,
     )
-    header = ["index", "prediction"] + ["p(%s)" % label for label in inputs.labels]
+    header = ["index", "prediction"] + ["p(%s)" % label for label in labels]
     header += ["text_a", "text_b"]
     with files.atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         stream.write("\t".join(header) + "\n")
         for index, (example, prediction) in enumerate(zip(examples, predictions)):
-            row = [str(index), inputs.labels[prediction["predictions"]]]
+            row = [str(index), labels[prediction["predictions"]]]
             row += ["%.6f" % p for p in prediction["probabilities"]]
             row += [example.text_a, example.text_b or ""]
             stream.write("\t".join(row) + "\n")
     _LOG.info("  %d predictions in %s", len(examples), path)
 
 
-def export(
-    flags_obj: flags.FlagValues,
-    estimator: tf.estimator.Estimator,
-    checkpoint_path: str,
-    assets: Mapping[str, str],
-) -> None:
+def export(job: Job, estimator: tf.estimator.Estimator, checkpoint_path: str) -> None:
     """Exports a checkpoint as a SavedModel."""
+    flags_obj = job.flags_obj
     serving.export_saved_model(
         estimator,
         flags_obj.export_dir or os.path.join(flags_obj.output_dir, "export", "saved_model"),
         serving.serving_input_fn_builder(flags_obj.max_seq_length),
-        assets,
+        assets(flags_obj),
         checkpoint_path,
+    )
+
+
+def assets(flags_obj: flags.FlagValues) -> dict[str, str]:
+    """Gives the files that travel with an export."""
+    return serving.list_assets(
+        flags_obj.output_dir, flags_obj.vocab_file, flags_obj.bert_config_file
     )
 
 
 # Telling
 
 
-def log_summary(output_dir: str, watched: Watched, result: Mapping[str, Any]) -> None:
+def log_summary(job: Job) -> None:
     """Logs how the run ended, on one screen."""
+    output_dir, watched = job.flags_obj.output_dir, job.watched
+    record = runs.read_record(output_dir)
+    if record is None:
+        return
+    result = record["result"]
     exports = serving.list_exports(os.path.join(output_dir, "export", "best_exporter"))
     again = "python run_classifier_gpu.py %s (and the flags of the data and the model)"
     rows = [
@@ -952,11 +1029,23 @@ def main(argv: Sequence[str]) -> int:
     logs.log_to_stderr(flags_obj.debug)
     interruption = Interruption()
     interruption.watch()
+    workers = Workers()
     try:
+        workers = distributed.start(flags_obj.horovod, flags_obj.fp16_allreduce)
+        if not workers.is_chief:
+            logs.log_warnings_only()
         if flags_obj.num_trials > 1:
-            run_trials(flags_obj, interruption)
+            run_trials(flags_obj, interruption, workers)
         else:
-            run_classifier(flags_obj, interruption)
+            run_classifier(flags_obj, interruption, workers)
+    except SharedFailure as error:
+        if workers.is_chief:
+            fail(str(error), 2)
+        # The launcher ends all workers when the first one ends: the chief has to speak before.
+        workers.wait_for_all()
+        if flags_obj.debug:
+            raise
+        return 2
     except Interrupted as signal:
         words = ["python", *sys.argv]
         if flags_obj.overwrite_output_dir:
@@ -964,6 +1053,9 @@ def main(argv: Sequence[str]) -> int:
         command = " ".join(shlex.quote(word) for word in words)
         return fail("%s: go on with: %s" % (signal, command), signal.exit_status)
     except (BadInput, OSError, tf.errors.OpError) as error:
+        lost = workers.loss_of_worker(error)
+        if lost:
+            return fail(lost, 1)
         message = str(error) if isinstance(error, BadInput) else lack_of_space(error)
         if flags_obj.debug or message is None:
             raise

@@ -57,30 +57,27 @@ def serving_input_fn_builder(
 
 
 def write_assets(
-    output_dir: str,
-    vocab_file: str,
-    bert_config_file: str,
-    labels: Sequence[str],
-    max_seq_length: int,
-    do_lower_case: bool,
-) -> dict[str, str]:
-    """Collects what an export needs beside its graph to be usable alone.
+    output_dir: str, labels: Sequence[str], max_seq_length: int, do_lower_case: bool
+) -> None:
+    """Writes `labels.txt` and `preprocessing.json`, for exports, to `output_dir`."""
+    text = "".join(label + "\n" for label in labels)
+    files.write_text(os.path.join(output_dir, "labels.txt"), text)
+    preprocessing = {"max_seq_length": max_seq_length, "do_lower_case": do_lower_case}
+    text = json.dumps(preprocessing) + "\n"
+    files.write_text(os.path.join(output_dir, "preprocessing.json"), text)
 
-    Writes `labels.txt` and `preprocessing.json` to `output_dir`.
+
+def list_assets(output_dir: str, vocab_file: str, bert_config_file: str) -> dict[str, str]:
+    """Lists what an export needs beside its graph to be usable alone.
 
     Returns:
         file name inside the export's `assets.extra` -> path of the file to copy.
     """
-    labels_file = os.path.join(output_dir, "labels.txt")
-    files.write_text(labels_file, "".join(label + "\n" for label in labels))
-    preprocessing_file = os.path.join(output_dir, "preprocessing.json")
-    preprocessing = {"max_seq_length": max_seq_length, "do_lower_case": do_lower_case}
-    files.write_text(preprocessing_file, json.dumps(preprocessing) + "\n")
     return {
         "vocab.txt": vocab_file,
         "bert_config.json": bert_config_file,
-        "labels.txt": labels_file,
-        "preprocessing.json": preprocessing_file,
+        "labels.txt": os.path.join(output_dir, "labels.txt"),
+        "preprocessing.json": os.path.join(output_dir, "preprocessing.json"),
     }
 
 

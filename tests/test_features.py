@@ -35,7 +35,8 @@ def examples_of(texts, label="positive"):
 
 def write_records(folder, split, examples, labels, length, tokenizer):
     arguments = (examples, labels, length, tokenizer)
-    path = features.record_file(str(folder), split, *arguments)
+    name = "%s.%s.tf_record" % (split, features.fingerprint(*arguments))
+    path = str(folder / name)
     features.write_records_once(*arguments, path)
     return path
 
@@ -173,3 +174,61 @@ def test_the_seed_decides_the_order(numbered_records):
     )
     assert first == second
     assert first != other
+
+
+def dealt_batches(tokenizer, is_training, num_shards, num_steps=-1, start_step=0):
+    """The batches of each of several workers, three of ten numbered examples in each."""
+    labels = [str(number) for number in range(10)]
+    examples = [InputExample(label, "good", None, label) for label in labels]
+    workers = []
+    for shard_index in range(num_shards):
+        input_fn = features.input_fn_builder(
+            examples,
+            labels,
+            8,
+            tokenizer,
+            is_training=is_training,
+            drop_remainder=is_training,
+            batch_size=3,
+            seed=1,
+            start_step=start_step,
+            num_shards=num_shards,
+            shard_index=shard_index,
+        )
+        tf.reset_default_graph()
+        batches = read_all(input_fn().take(num_steps))
+        workers.append([batch["label_ids"].tolist() for batch in batches])
+    return workers
+
+
+@pytest.mark.parametrize("num_shards,start_step", [(1, 0), (2, 0), (2, 3), (3, 1)])
+def test_workers_together_read_what_one_reads(numbered_records, tokenizer, num_shards, start_step):
+    """Uneven slices give all of them the same number of steps, and lose no example."""
+    workers = dealt_batches(tokenizer, True, num_shards, num_steps=20, start_step=start_step)
+    together = [sum(batches, []) for batches in zip(*workers)]
+    whole = training_order(
+        numbered_records, 10, 3 * num_shards, seed=1, start_step=start_step, num_steps=20
+    )
+    assert together == whole
+    epoch_pair = sum(training_order(numbered_records, 10, 3 * num_shards, 1, 0, 20), [])[:20]
+    assert sorted(epoch_pair) == sorted(2 * list(range(10)))
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 3, 5])
+def test_an_evaluation_is_dealt_out(tokenizer, num_shards):
+    workers = dealt_batches(tokenizer, False, num_shards)
+    batches = [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+    assert workers == [batches[shard_index::num_shards] for shard_index in range(num_shards)]
+
+
+def test_a_worker_converts_what_it_reads_and_no_more(tokenizer, monkeypatch):
+    converted = []
+
+    def convert(example, *arguments):
+        converted.append(example.guid)
+        return convert_example(example, *arguments)
+
+    convert_example = features.convert_example
+    monkeypatch.setattr(features, "convert_example", convert)
+    workers = dealt_batches(tokenizer, False, 2)
+    assert converted == [str(number) for number in sum(sum(workers, []), [])]

@@ -17,6 +17,7 @@ import features
 import run_classifier_gpu
 import serving
 import tokenization
+from distributed import Workers
 from errors import BadInput
 from predictor import Predictor
 from processors import InputExample
@@ -350,20 +351,26 @@ def parsed(*arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "num_examples", "expected"),
+    ("arguments", "num_workers", "num_examples", "expected"),
     [
         # MRPC as google's program plans it: int(3668 / 32 * 3), int(343 * 0.1).
-        ([], 3668, (343, 34, 115, 345)),
-        (["--train_batch_size=8", "--num_train_epochs=2.5"], 1000, (312, 31, 125, 375)),
-        ([], 400000, (37500, 3750, 1000, 3000)),
-        (["--save_checkpoints_steps=50"], 3668, (343, 34, 50, 150)),
-        (["--max_steps_without_improvement=0"], 3668, (343, 34, 115, 0)),
-        (["--train_batch_size=8", "--num_accumulation_steps=4"], 3668, (343, 34, 115, 345)),
+        ([], 1, 3668, (343, 34, 115, 345)),
+        (["--train_batch_size=8", "--num_train_epochs=2.5"], 1, 1000, (312, 31, 125, 375)),
+        ([], 1, 400000, (37500, 3750, 1000, 3000)),
+        (["--save_checkpoints_steps=50"], 1, 3668, (343, 34, 50, 150)),
+        (["--max_steps_without_improvement=0"], 1, 3668, (343, 34, 115, 0)),
+        (["--train_batch_size=8", "--num_accumulation_steps=4"], 1, 3668, (343, 34, 115, 345)),
+        (["--train_batch_size=8"], 4, 3668, (343, 34, 115, 345)),
+        (["--train_batch_size=4", "--num_accumulation_steps=2"], 4, 3668, (343, 34, 115, 345)),
     ],
 )
-def test_the_schedule(arguments, num_examples, expected):
-    inputs = run_classifier_gpu.Inputs(None, None, None, {"train": [None] * num_examples}, [], None)
-    schedule = run_classifier_gpu.make_schedule(parsed(*arguments), inputs)
+def test_the_schedule(arguments, num_workers, num_examples, expected):
+    inputs = run_classifier_gpu.Inputs(
+        None, None, None, {"train": [None] * num_examples}, {}, [], None
+    )
+    workers = Workers()
+    workers.size = num_workers
+    schedule = run_classifier_gpu.make_schedule(parsed(*arguments), inputs, workers)
     assert (
         schedule.num_train_steps,
         schedule.num_warmup_steps,
@@ -371,6 +378,18 @@ def test_the_schedule(arguments, num_examples, expected):
         schedule.max_steps_without_improvement,
     ) == expected
     assert schedule.steps_per_epoch * schedule.examples_per_step == num_examples
+    assert schedule.learning_rate == 5e-5
+
+
+@pytest.mark.parametrize(
+    "scaling,num_workers,expected",
+    [("none", 4, 1e-4), ("linear", 4, 4e-4), ("sqrt", 4, 2e-4), ("linear", 1, 1e-4)],
+)
+def test_the_learning_rate_is_scaled_when_told_to(scaling, num_workers, expected, caplog):
+    caplog.set_level("INFO")
+    flags_obj = parsed("--learning_rate=1e-4", "--learning_rate_scaling=" + scaling)
+    assert run_classifier_gpu.scale_learning_rate(flags_obj, num_workers) == pytest.approx(expected)
+    assert ("%g" % expected in caplog.text) == (expected != 1e-4)
 
 
 def test_google_flags_have_googles_defaults():

@@ -357,7 +357,7 @@ class TestAnotherCommand:
         "flag,difference",
         [
             ("--seed=7", "seed was 12345 and is 7"),
-            ("--train_batch_size=4", "train_batch_size was 8 and is 4"),
+            ("--train_batch_size=4", "examples_per_step was 8 and is 4"),
             ("--num_train_epochs=7", "num_train_epochs was 6.0 and is 7.0"),
             ("--learning_rate=2e-3", "learning_rate was 0.001 and is 0.002"),
             ("--warmup_proportion=0", "warmup_proportion was 0.1 and is 0.0"),
@@ -365,7 +365,7 @@ class TestAnotherCommand:
             ("--clip_norm=2", "clip_norm was 1.0 and is 2.0"),
             ("--optimizer=lamb", "optimizer was adamw and is lamb"),
             ("--layerwise_lr_decay=0.9", "layerwise_lr_decay was 1.0 and is 0.9"),
-            ("--num_accumulation_steps=2", "num_accumulation_steps was 1 and is 2"),
+            ("--num_accumulation_steps=2", "examples_per_step was 8 and is 16"),
             ("--label_smoothing=0.1", "label_smoothing was 0.0 and is 0.1"),
             ("--class_weights=balanced", "class_weights was None and is ["),
             ("--save_checkpoints_steps=3", "save_checkpoints_steps was 5 and is 3"),
@@ -408,7 +408,7 @@ class TestAnotherCommand:
         assert forks.run(command, tmp_path / "stderr") == 2
         (line,) = (tmp_path / "stderr").read_text().splitlines()
         assert line.startswith("run_classifier_gpu.py: --output_dir=%s: " % output_dir)
-        assert "train_batch_size was 8 and is 4, seed was 12345 and is 7" in line
+        assert "examples_per_step was 8 and is 4, seed was 12345 and is 7" in line
         assert tree(output_dir) == before
 
     def test_what_does_not_change_the_weights_may_change(self, small_run, output_dir, log):
@@ -465,7 +465,9 @@ def test_a_run_that_ends_for_no_known_reason_has_not_finished(small_run, tmp_pat
 
 def run_trials(small_run, output_dir, *arguments):
     flags_obj = parsed(*small_run.command(output_dir, "--seed=5", *arguments))
-    run_classifier_gpu.run_trials(flags_obj, run_classifier_gpu.Interruption())
+    run_classifier_gpu.run_trials(
+        flags_obj, run_classifier_gpu.Interruption(), run_classifier_gpu.Workers()
+    )
     return json.loads((output_dir / "trials.json").read_text())
 
 
@@ -477,7 +479,7 @@ def test_trials_are_summed_up(small_run, tmp_path, monkeypatch):
     }
     folders = []
 
-    def trial(flags_obj, interruption):
+    def trial(flags_obj, interruption, workers):
         folders.append(flags_obj.output_dir)
         return results[flags_obj.seed]
 

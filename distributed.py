@@ -1,0 +1,177 @@
+"""Several workers, one model: who they are and what they agree on. The only room with Horovod.
+
+A worker is a process with a GPU of its own. All of them run the same program; the chief is the one
+that writes files. What only one can know, such as where to resume, or whether to stop, the chief
+tells the others, so that all do the same at the same step.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any, Callable, Sequence, TypeVar
+
+import tensorflow.compat.v1 as tf
+
+from errors import BadInput
+
+_Result = TypeVar("_Result")
+
+
+class SharedFailure(BadInput):
+    """Bad input that all workers know of; it is for the chief to say it."""
+
+
+class Workers:
+    """A job of one worker, which has nobody to agree with.
+
+    Attributes:
+        size: how many workers there are.
+        index: which one this is, from 0.
+        average_gradients: list of float tensors -> their means over all workers, in this order;
+            None when there is one worker.
+        add_up: tensor, name -> its sum over all workers; None when there is one worker. All workers
+            run the result at the same time, and give each sum the same name.
+    """
+
+    size = 1
+    index = 0
+    average_gradients: Callable[[Sequence[tf.Tensor]], list[tf.Tensor]] | None = None
+    add_up: Callable[[tf.Tensor, str], tf.Tensor] | None = None
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker writes files and speaks for all."""
+        return self.index == 0
+
+    def configure(self, session_config: tf.ConfigProto) -> None:
+        """Gives this worker its share of the machine."""
+
+    def first_hooks(self) -> list[tf.train.SessionRunHook]:
+        """Gives the hooks with which all workers begin with the weights of the chief."""
+        return []
+
+    def from_chief(self, action: Callable[[], _Result]) -> _Result:
+        """Does something on the chief alone; all workers get its result, or its BadInput."""
+        return action()
+
+    def together(self, action: Callable[[], _Result]) -> _Result:
+        """Does something on each worker; when any of them raises BadInput, all do."""
+        return action()
+
+    def wait_for_all(self) -> None:
+        """Returns when all workers have come here."""
+
+    def loss_of_worker(self, error: Exception) -> str | None:
+        """Says so in one line if an error means that another worker is no longer there."""
+        del error
+        return None
+
+
+def start(use_horovod: bool, fp16_allreduce: bool = False) -> Workers:
+    """Joins the other workers of the job.
+
+    Args:
+        use_horovod: whether this process is one of those that `horovodrun` has started.
+        fp16_allreduce: send gradients as float16: half the traffic, and rounded sums.
+
+    Raises:
+        BadInput: Horovod is not there, or was built for another TensorFlow.
+    """
+    if not use_horovod:
+        return Workers()
+    try:
+        horovod = importlib.import_module("horovod.tensorflow")
+    except ImportError as error:
+        raise BadInput(
+            "--horovod: Horovod cannot be imported (%s); install it with `make horovod`" % error
+        ) from error
+    # Estimator would take it for a cluster of its own, with another chief.
+    os.environ.pop("TF_CONFIG", None)
+    horovod.init()
+    return Workers() if horovod.size() == 1 else _HorovodWorkers(horovod, fp16_allreduce)
+
+
+class _HorovodWorkers(Workers):
+    """This worker among others, of whom Horovod knows."""
+
+    def __init__(self, horovod: Any, fp16_allreduce: bool):
+        self._horovod = horovod
+        self.size = horovod.size()
+        self.index = horovod.rank()
+        compression = horovod.Compression
+        self._compression = compression.fp16 if fp16_allreduce else compression.none
+        self.average_gradients = self._average_gradients
+        self.add_up = self._add_up
+
+    def _average_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        # One by one: the first are on their way while the last are still computed, and Horovod
+        # joins those that are ready to few messages.
+        return [
+            self._horovod.allreduce(
+                gradient,
+                op=self._horovod.Average,
+                compression=self._compression,
+                name="gradient_%d" % number,
+            )
+            for number, gradient in enumerate(gradients)
+        ]
+
+    def _add_up(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return self._horovod.allreduce(tensor, op=self._horovod.Sum, name=name)
+
+    def configure(self, session_config: tf.ConfigProto) -> None:
+        """Takes one GPU per worker of this machine; without GPUs, an equal part of its cores."""
+        local_rank, local_size = self._horovod.local_rank(), self._horovod.local_size()
+        gpus = tf.config.experimental.list_physical_devices("GPU")
+        if gpus and local_rank >= len(gpus):
+            raise BadInput(
+                "--horovod: %d workers were started on a machine with %d GPUs; start one per GPU"
+                % (local_size, len(gpus))
+            )
+        if gpus:
+            session_config.gpu_options.visible_device_list = str(local_rank)
+        else:
+            cores = len(os.sched_getaffinity(0))
+            session_config.intra_op_parallelism_threads = max(1, cores // local_size)
+
+    def first_hooks(self) -> list[tf.train.SessionRunHook]:
+        return [self._horovod.BroadcastGlobalVariablesHook(0)]
+
+    def from_chief(self, action: Callable[[], _Result]) -> _Result:
+        answer = _attempt(action) if self.is_chief else None
+        result, failure = self._exchange(self._horovod.broadcast_object, answer)
+        if failure:
+            raise SharedFailure(failure)
+        return result
+
+    def together(self, action: Callable[[], _Result]) -> _Result:
+        result, failure = _attempt(action)
+        failures = self._exchange(self._horovod.allgather_object, failure)
+        if any(failures):
+            raise SharedFailure(next(filter(None, failures)))
+        return result
+
+    def wait_for_all(self) -> None:
+        self._exchange(self._horovod.allgather_object, None)
+
+    def _exchange(self, collective: Callable[..., Any], value: Any) -> Any:
+        # A session of its own that leaves the GPU alone: there may be no other yet.
+        no_gpu = tf.ConfigProto(device_count={"GPU": 0})
+        with tf.Graph().as_default(), tf.Session(config=no_gpu) as session:
+            return collective(value, session=session, name="agreement")
+
+    def loss_of_worker(self, error: Exception) -> str | None:
+        if "Horovod" not in str(error):
+            return None
+        return (
+            "another worker has died or was killed; the same command goes on from the last "
+            "checkpoint"
+        )
+
+
+def _attempt(action: Callable[[], _Result]) -> tuple[Any, str | None]:
+    try:
+        return action(), None
+    except BadInput as error:
+        return None, str(error)

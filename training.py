@@ -1,0 +1,200 @@
+"""The training loop: all workers step together, the chief saves, evaluates, keeps and exports."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, NamedTuple, Sequence
+
+import tensorflow.compat.v1 as tf
+
+import checkpoints
+from distributed import Workers
+from history import EvalHistory
+from hooks import (
+    AddUpMetricsHook,
+    CheckpointHook,
+    EarlyStoppingHook,
+    JoinEvaluationsHook,
+    ProgressHook,
+)
+from interruption import Interruption, LeaveWhenInterrupted, StopWhenInterrupted
+
+InputFn = Callable[[], tf.data.Dataset]
+
+
+class Schedule(NamedTuple):
+    """The plan of a training run, in steps; a step is one update of the weights."""
+
+    examples_per_step: int  # of all workers together
+    learning_rate: float  # the highest
+    num_train_steps: int
+    num_warmup_steps: int
+    steps_per_epoch: float
+    save_checkpoints_steps: int
+    max_steps_without_improvement: int  # 0: never stop early
+
+    def is_due(self, step: int) -> bool:
+        """Tells whether a run that nobody interrupts evaluates the checkpoint of a step."""
+        if step == 0:
+            return False
+        return step % self.save_checkpoints_steps == 0 or step == self.num_train_steps
+
+
+def train_and_evaluate(
+    estimator: tf.estimator.Estimator,
+    schedule: Schedule,
+    train_input_fn: InputFn,
+    eval_input_fn: InputFn,
+    exporters: Sequence[tf.estimator.Exporter],
+    early_stopping: EarlyStoppingHook,
+    progress: ProgressHook,
+    workers: Workers,
+    interruption: Interruption,
+) -> None:
+    """Trains to the end, or until progress has ended, and evaluates every checkpoint.
+
+    All workers call it. `tf.estimator.train_and_evaluate` is for a process that saves checkpoints:
+    the chief. The others train with the same steps and take part in its evaluations.
+
+    Args:
+        estimator: that of this worker.
+        schedule: the plan.
+        train_input_fn: gives the batches of this worker, for ever.
+        eval_input_fn: gives this worker's part of the dev set, once.
+        exporters: what the chief does after an evaluation.
+        early_stopping: the hook that asks whether to stop, and gets the same answer everywhere.
+        progress: the hook that logs.
+        workers: those who train together.
+        interruption: watches for signals.
+
+    Raises:
+        Interrupted: a signal came. What was trained is saved.
+        NanLossDuringTrainingError: the loss is NaN.
+    """
+    interrupted = StopWhenInterrupted(interruption, workers.add_up)
+
+    def hooks(at_checkpoints: tf.train.SessionRunHook) -> list[tf.train.SessionRunHook]:
+        # A signal is noticed before a checkpoint is evaluated, the end of progress after it.
+        return [*workers.first_hooks(), progress, interrupted, at_checkpoints, early_stopping]
+
+    with interruption.deferred():
+        if workers.is_chief:
+            saver = CheckpointHook(
+                estimator.model_dir,
+                schedule.save_checkpoints_steps,
+                is_in_a_hurry=lambda: interrupted.stops,
+            )
+            tf.estimator.train_and_evaluate(
+                estimator,
+                tf.estimator.TrainSpec(
+                    train_input_fn, max_steps=schedule.num_train_steps, hooks=hooks(saver)
+                ),
+                tf.estimator.EvalSpec(
+                    eval_input_fn,
+                    # All of the dev set, at every checkpoint: the defaults are 100 steps, every
+                    # 600 seconds.
+                    steps=None,
+                    throttle_secs=0,
+                    hooks=evaluation_hooks(workers, interruption),
+                    exporters=exporters,
+                ),
+            )
+        else:
+            joining = JoinEvaluationsHook(
+                lambda: join_evaluation(estimator, eval_input_fn, workers, interruption),
+                schedule.save_checkpoints_steps,
+                is_in_a_hurry=lambda: interrupted.stops,
+            )
+            estimator.train(
+                train_input_fn, max_steps=schedule.num_train_steps, hooks=hooks(joining)
+            )
+        # The launcher ends all workers when one ends with a signal's status, but the chief may
+        # still be saving.
+        workers.wait_for_all()
+
+
+def catch_up(
+    estimator: tf.estimator.Estimator,
+    eval_input_fn: InputFn,
+    exporters: Sequence[tf.estimator.Exporter],
+    history: EvalHistory,
+    checkpoint_path: str,
+    workers: Workers,
+    interruption: Interruption,
+) -> None:
+    """Does what a killed run still had to do after its last checkpoint: evaluate, keep, export.
+
+    `train_and_evaluate` does not evaluate the checkpoint that it resumes from.
+    """
+
+    def known_result() -> dict[str, Any] | None:
+        step = checkpoints.step_of(checkpoint_path)
+        evaluation = history.at(step)
+        return dict(evaluation.metrics, global_step=step) if evaluation else None
+
+    result = workers.from_chief(known_result)
+    if result is None:
+        result = evaluate(estimator, eval_input_fn, checkpoint_path, workers, interruption)
+    if workers.is_chief:
+        for exporter in exporters:
+            folder = os.path.join(estimator.model_dir, "export", exporter.name)
+            exporter.export(estimator, folder, checkpoint_path, result, is_the_final_export=False)
+
+
+def evaluate(
+    estimator: tf.estimator.Estimator,
+    input_fn: InputFn,
+    checkpoint_path: str | None,
+    workers: Workers,
+    interruption: Interruption,
+    name: str | None = None,
+) -> dict[str, Any]:
+    """Evaluates a checkpoint, each worker a part of the data.
+
+    Args:
+        estimator: that of this worker.
+        input_fn: gives this worker's part of the data.
+        checkpoint_path: the checkpoint; only the chief reads it.
+        workers: those who evaluate together; all of them call this.
+        interruption: watches for signals.
+        name: of the folder of events.
+
+    Returns:
+        The metrics, the same as those of one worker; empty for all but the chief.
+    """
+    if not workers.is_chief:
+        join_evaluation(estimator, input_fn, workers, interruption)
+        return {}
+    hooks = evaluation_hooks(workers, interruption)
+    return estimator.evaluate(input_fn, hooks=hooks, checkpoint_path=checkpoint_path, name=name)
+
+
+def evaluation_hooks(workers: Workers, interruption: Interruption) -> list[tf.train.SessionRunHook]:
+    """Gives the hooks of an evaluation: the weights are the chief's, the metrics those of all."""
+    hooks = [*workers.first_hooks(), LeaveWhenInterrupted(interruption)]
+    return [*hooks, AddUpMetricsHook(workers.add_up)] if workers.add_up else hooks
+
+
+class _LeaveBeforeWriting(tf.train.SessionRunHook):
+    """Leaves an evaluation when the sums are made: Estimator would write an event file."""
+
+    class Left(Exception):
+        """Nothing more is to be done."""
+
+    def end(self, session: tf.Session) -> None:
+        """Leaves."""
+        raise self.Left
+
+
+def join_evaluation(
+    estimator: tf.estimator.Estimator,
+    input_fn: InputFn,
+    workers: Workers,
+    interruption: Interruption,
+) -> None:
+    """Does a worker's part of an evaluation of the chief's, and writes nothing."""
+    hooks = [*evaluation_hooks(workers, interruption), _LeaveBeforeWriting()]
+    try:
+        estimator.evaluate(input_fn, hooks=hooks)
+    except _LeaveBeforeWriting.Left:
+        pass
