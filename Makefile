@@ -2,7 +2,7 @@
 
 python := .venv/bin/python
 
-.PHONY: help venv dev demo test test-all lint format lock clean
+.PHONY: help venv dev horovod demo test test-all lint format lock clean
 # All targets share one .venv, so `make -j` must not run two at once.
 .NOTPARALLEL:
 
@@ -15,13 +15,16 @@ venv: ## Make .venv: CPython 3.7 and requirements.lock
 dev: ## Add what the checks need: requirements-dev.lock
 	@tools/make_venv.sh dev
 
+horovod: venv ## Add Horovod for training on several GPUs, built from source
+	@tools/make_horovod.sh
+
 demo: venv ## Fine-tune, evaluate and export on bundled data
 	$(python) examples/demo.py
 
-test: dev ## Run the fast tests
+test: dev horovod ## Run the fast tests
 	$(python) -m pytest
 
-test-all: dev ## Run the slow tests too
+test-all: dev horovod ## Run the slow tests too
 	$(python) -m pytest -m ''
 
 lint: dev ## Check style and types

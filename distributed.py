@@ -32,12 +32,15 @@ class Workers:
             None when there is one worker.
         add_up: tensor, name -> its sum over all workers; None when there is one worker. All workers
             run the result at the same time, and give each sum the same name.
+        gather: tensor, name -> the tensors of all workers, one after the other along their first
+            dimension, in which they may differ; None when there is one worker.
     """
 
     size = 1
     index = 0
     average_gradients: Callable[[Sequence[tf.Tensor]], list[tf.Tensor]] | None = None
     add_up: Callable[[tf.Tensor, str], tf.Tensor] | None = None
+    gather: Callable[[tf.Tensor, str], tf.Tensor] | None = None
 
     @property
     def is_chief(self) -> bool:
@@ -102,7 +105,8 @@ class _HorovodWorkers(Workers):
         compression = horovod.Compression
         self._compression = compression.fp16 if fp16_allreduce else compression.none
         self.average_gradients = self._average_gradients
-        self.add_up = self._add_up
+        self.add_up = lambda tensor, name: horovod.allreduce(tensor, op=horovod.Sum, name=name)
+        self.gather = lambda tensor, name: horovod.allgather(tensor, name=name)
 
     def _average_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         # One by one: the first are on their way while the last are still computed, and Horovod
@@ -116,9 +120,6 @@ class _HorovodWorkers(Workers):
             )
             for number, gradient in enumerate(gradients)
         ]
-
-    def _add_up(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._horovod.allreduce(tensor, op=self._horovod.Sum, name=name)
 
     def configure(self, session_config: tf.ConfigProto) -> None:
         """Takes one GPU per worker of this machine; without GPUs, an equal part of its cores."""

@@ -1,6 +1,10 @@
-"""The scripts behind `make venv`, on a copy of tools/ with stand-ins for Python and uv."""
+"""The scripts behind `make venv` and `make horovod`, on a copy of tools/ with stand-ins.
+
+The stand-ins are Python, uv, the compilers and CUDA; nothing is installed and nothing is built.
+"""
 
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NEEDED_PROGRAMS = "bash cat chmod cmp cp dirname find flock mkdir sort".split()
+NEEDED_PROGRAMS = (
+    "bash cat chmod cmp cp dirname env find flock grep head mkdir mv nproc rm sha256sum sort tail"
+).split()
 
 # Answers find_python37.sh as a CPython 3.7 would: with its path.
 CPYTHON37 = '#!/bin/sh\necho "$0"\n'
@@ -19,12 +25,16 @@ STARTS = "#!/bin/sh\n"
 
 # Does what the scripts ask of uv, and notes what that was.
 UV = """#!/usr/bin/env bash
+add_wheel() {
+    mkdir -p "$INSTALLED_HOROVOD" && cp "$1" "$INSTALLED_HOROVOD/wheel"
+    [[ ${KILLED_AT:-} != installation ]] || kill -KILL $PPID
+}
 echo "$*" >> "$UV_LOG"
 case "$1 $2" in
     "python find") [[ -e $UV_PYTHON ]] && echo "$UV_PYTHON" ;;
     "python install") [[ -n ${UV_DOWNLOAD:-} ]] && cp "$UV_DOWNLOAD" "$UV_PYTHON" ;;
     "venv "*) mkdir -p .venv/bin && cp "$VENV_PYTHON" .venv/bin/python ;;
-    "pip install") [[ -z ${UV_FAILS:-} ]] ;;
+    "pip install") [[ -z ${UV_FAILS:-} ]] && if [[ $* == *.whl ]]; then add_wheel "${!#}"; fi ;;
 esac
 """
 
@@ -286,3 +296,314 @@ def test_venv_of_somebody_else_is_left_alone(project):
     assert_one_sentence(result, ".venv was not made by make")
     assert calls == []
     assert theirs.exists()
+
+
+SITE_PACKAGES = ".venv/lib/python3.7/site-packages"
+
+# Builds a "wheel" that holds the variables it was built with, and imports every whole one.
+BUILDER = """#!/usr/bin/env bash
+echo "$*" >> "$PYTHON_LOG"
+case "$*" in
+    "-c import horovod.tensorflow") grep --quiet HOROVOD_ "$INSTALLED_HOROVOD/wheel" ;;
+    "-m pip wheel "*)
+        mkdir "${!#}"
+        wheel=${!#}/horovod-0.28.1-cp37-cp37m-linux_x86_64.whl
+        echo half > "$wheel"
+        if [[ -n ${BUILD_FAILS:-} ]]; then echo "ops.cc:7: error: no such thing"; exit 1; fi
+        if [[ -n ${HELD_BY:-} ]]; then read -r -t 60 <> "$HELD_BY"; fi
+        if [[ ${KILLED_AT:-} == build ]]; then kill -KILL $PPID; exit; fi
+        env | grep -E '^(HOROVOD_|CXX=)' > "$wheel" ;;
+esac
+"""
+
+
+def compiler(version):
+    return "#!/bin/sh\necho %s\n" % version
+
+
+class HorovodProject:
+    """A project after `make venv`, on a machine with g++ 12 and its own /usr."""
+
+    def __init__(self, project):
+        self.machine = project
+        self.folder = project.project
+        self.usr = project.folder / "usr"
+        self.gxx = write_program(project.on_path("g++"), compiler("12"))
+        self.python_log = project.folder / "python.log"
+        project.variables["PYTHON_LOG"] = str(self.python_log)
+        project.variables["INSTALLED_HOROVOD"] = SITE_PACKAGES + "/horovod-0.28.1.dist-info"
+        write_program(Path(project.variables["VENV_PYTHON"]), BUILDER)
+        script = self.folder / "tools" / "make_horovod.sh"
+        write_program(
+            script,
+            script.read_text()
+            .replace(" /usr/include", " %s/include" % self.usr)
+            .replace("/usr/local/cuda", "%s/local/cuda" % self.usr),
+        )
+        self.write("requirements.lock", "numpy\ntensorflow-gpu==1.15.5 --hash=sha256:1\n")
+        self.write("requirements-horovod.txt", "horovod==0.28.1 --hash=sha256:2\n")
+        self.write("requirements-horovod.lock", "psutil==7.2.2 --hash=sha256:3\n")
+        self.make_venv()
+
+    def write(self, name, text):
+        (self.folder / name).write_text(text)
+
+    def make_venv(self):
+        assert make_venv(self.machine)[0].returncode == 0
+
+    def remake_venv(self):
+        (self.folder / ".venv" / "made-from").write_text("")
+        self.make_venv()
+
+    def make(self, **variables):
+        self.python_log.write_text("")
+        return self.machine.run("tools/make_horovod.sh", **variables)
+
+    def builds(self):
+        """How many wheels the last make has built."""
+        return self.python_log.read_text().count("pip wheel")
+
+    def built_with(self):
+        """The variables that the wheel in .venv was built with."""
+        wheel = self.folder / self.machine.variables["INSTALLED_HOROVOD"] / "wheel"
+        return dict(line.split("=", 1) for line in wheel.read_text().splitlines())
+
+    def kept_wheels(self):
+        return (self.folder / ".cache" / "horovod").glob("*/*.whl")
+
+    def files(self):
+        return set(self.folder.rglob("*"))
+
+
+@pytest.fixture
+def horovod(project):
+    return HorovodProject(project)
+
+
+def test_horovod_is_built_for_tensorflow_and_gloo_where_there_is_no_cuda(horovod):
+    write_program(horovod.usr / "include" / "nccl.h", "")
+    result = horovod.make()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "Building Horovod 0.28.1 with Gloo (about two minutes)\n"
+    variables = horovod.built_with()
+    assert variables.pop("HOROVOD_CMAKE").startswith(str(horovod.folder))
+    assert variables == {
+        "CXX": "g++",
+        "HOROVOD_WITH_TENSORFLOW": "1",
+        "HOROVOD_WITH_GLOO": "1",
+        "HOROVOD_WITHOUT_MPI": "1",
+        "HOROVOD_WITHOUT_PYTORCH": "1",
+        "HOROVOD_WITHOUT_MXNET": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    "cuda, nccl, variables",
+    [
+        ("usr/local/cuda", "usr/local/cuda/include", {}),
+        ("usr/local/cuda", "usr/include", {}),
+        ("my cuda", "my cuda/include", {"PATH": "my cuda/bin"}),
+        ("my cuda", "my cuda/include", {"CUDA_HOME": "my cuda"}),
+        ("my cuda", "my cuda/include", {"HOROVOD_CUDA_HOME": "my cuda"}),
+        ("usr/local/cuda", "nccl/include", {"HOROVOD_NCCL_HOME": "nccl"}),
+        ("usr/local/cuda", "headers", {"HOROVOD_NCCL_INCLUDE": "headers"}),
+    ],
+)
+def test_nccl_is_used_where_cuda_and_nccl_are(horovod, cuda, nccl, variables):
+    root = horovod.machine.folder
+    variables = {name: str(root / folder) for name, folder in variables.items()}
+    if "PATH" in variables:
+        variables["PATH"] += ":" + horovod.machine.variables["PATH"]
+    nvcc = write_program(root / cuda / "bin" / "nvcc", STARTS)
+
+    result = horovod.make(**variables)
+    assert result.returncode == 0
+    building, advice = result.stdout.splitlines()
+    assert "with Gloo" in building and str(nvcc) in advice and "install libnccl-dev" in advice
+    assert "HOROVOD_GPU_OPERATIONS" not in horovod.built_with()
+
+    write_program(root / nccl / "nccl.h", "")
+    result = horovod.make(**variables)
+    assert result.returncode == 0
+    building, advice = result.stdout.splitlines()
+    assert "with NCCL" in building and "export HOROVOD_GPU_OPERATIONS=" in advice
+    assert horovod.built_with()["HOROVOD_GPU_OPERATIONS"] == "NCCL"
+
+
+@pytest.mark.parametrize(
+    "variables, left_unset",
+    [
+        ({"HOROVOD_GPU_OPERATIONS": ""}, []),
+        ({"HOROVOD_GPU_OPERATIONS": "MPI", "HOROVOD_WITH_MPI": "1"}, ["HOROVOD_WITHOUT_MPI"]),
+        ({"HOROVOD_GPU_ALLREDUCE": "NCCL"}, ["HOROVOD_GPU_OPERATIONS"]),
+        ({"HOROVOD_WITHOUT_MPI": "0", "HOROVOD_WITH_GLOO": "0"}, []),
+        ({"HOROVOD_CMAKE": "/opt/cmake", "CXX": "g++ -m64"}, []),
+    ],
+    ids=str,
+)
+def test_variables_of_the_user_win(horovod, variables, left_unset):
+    write_program(horovod.usr / "local" / "cuda" / "bin" / "nvcc", STARTS)
+    write_program(horovod.usr / "include" / "nccl.h", "")
+    assert horovod.make(**variables).returncode == 0
+    built_with = horovod.built_with()
+    assert {name: built_with[name] for name in variables} == variables
+    assert not set(left_unset) & set(built_with)
+
+
+@pytest.mark.parametrize(
+    "compilers, variables, expected",
+    [
+        ({"g++": "12"}, {}, "g++"),
+        ({"g++": "13.3.0"}, {}, "g++"),
+        ({"g++": "14", "g++-12": "12", "g++-13": "13"}, {}, "g++-13"),
+        ({"g++-11": "11"}, {}, "g++-11"),
+        ({"g++": "12", "clang++": "19.1.7"}, {"CXX": "clang++"}, "clang++"),
+        ({}, {}, None),
+        ({"g++": "14"}, {}, None),
+        ({"g++": "12"}, {"CXX": "clang++"}, None),
+    ],
+    ids=str,
+)
+def test_compiler_that_takes_horovod_is_found_or_asked_for(horovod, compilers, variables, expected):
+    horovod.gxx.unlink()
+    for name, version in compilers.items():
+        write_program(horovod.machine.on_path(name), compiler(version))
+    before = horovod.files()
+    result = horovod.make(**variables)
+    if expected:
+        assert (result.returncode, horovod.built_with()["CXX"]) == (0, expected)
+    else:
+        assert_one_sentence(result, "g++", "13", "CXX")
+        assert horovod.files() == before and horovod.machine.uv_calls() == []
+
+
+@pytest.mark.parametrize("variables", [{}, {"HOROVOD_TIMELINE": "t.json"}], ids=str)
+def test_horovod_is_built_once(horovod, variables):
+    assert horovod.make().returncode == 0
+    horovod.machine.uv_calls()
+    result = horovod.make(**variables)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert horovod.machine.uv_calls() == []
+    assert horovod.python_log.read_text() == "", "a make with nothing to do starts no Python"
+
+
+def uninstall_horovod(horovod):
+    shutil.rmtree(str(horovod.folder / horovod.machine.variables["INSTALLED_HOROVOD"]))
+
+
+def change_dependencies(horovod):
+    horovod.write("requirements-horovod.lock", "psutil==7.2.1\n")
+
+
+@pytest.mark.parametrize(
+    "spoil", [HorovodProject.remake_venv, uninstall_horovod, change_dependencies]
+)
+def test_kept_wheel_is_added_again_without_a_compiler(horovod, spoil):
+    horovod.make()
+    horovod.gxx.unlink()
+    spoil(horovod)
+    result = horovod.make()
+    assert (result.returncode, horovod.builds()) == (0, 0)
+    assert result.stdout == "Adding the Horovod 0.28.1 with Gloo that was built before\n"
+    assert horovod.built_with()["HOROVOD_WITH_GLOO"] == "1"
+    assert horovod.make().stdout == ""
+
+
+def test_each_operations_have_their_own_wheel(horovod):
+    horovod.make()
+    horovod.make(HOROVOD_GPU_OPERATIONS="NCCL")
+    assert horovod.builds() == 1
+    assert horovod.built_with()["HOROVOD_GPU_OPERATIONS"] == "NCCL"
+    horovod.make()
+    assert horovod.builds() == 0
+    assert "HOROVOD_GPU_OPERATIONS" not in horovod.built_with()
+
+
+@pytest.mark.parametrize(
+    "file, text",
+    [
+        ("requirements.lock", "tensorflow-gpu==1.15.4\n"),
+        ("requirements-horovod.txt", "horovod==1\n"),
+    ],
+    ids=["tensorflow", "horovod"],
+)
+def test_another_version_is_built_anew(horovod, file, text):
+    horovod.make()
+    horovod.write(file, text)
+    horovod.make_venv()
+    horovod.make()
+    assert horovod.builds() == 1
+
+
+@pytest.mark.parametrize("moment, builds", [("build", 1), ("installation", 0)])
+def test_killed_make_is_done_again(horovod, moment, builds):
+    nccl = {"HOROVOD_GPU_OPERATIONS": "NCCL"}
+    horovod.make()
+    assert horovod.make(KILLED_AT=moment, **nccl).returncode == -9
+    for wheel in horovod.kept_wheels():
+        assert wheel.read_text() != "half\n"
+    horovod.make()
+    assert "HOROVOD_GPU_OPERATIONS" not in horovod.built_with()
+    assert horovod.make(**nccl).returncode == 0
+    assert horovod.builds() == builds
+    assert horovod.built_with()["HOROVOD_GPU_OPERATIONS"] == "NCCL"
+    assert not (horovod.folder / ".cache" / "horovod" / "building").exists()
+
+
+def test_kept_wheel_that_does_not_import_is_built_anew(horovod):
+    horovod.make()
+    for wheel in horovod.kept_wheels():
+        wheel.write_text("made on another machine")
+    horovod.remake_venv()
+    assert horovod.make().returncode == 0
+    assert horovod.builds() == 1
+    assert horovod.built_with()["HOROVOD_WITH_GLOO"] == "1"
+
+
+def test_failed_build_shows_the_error_and_names_the_log(horovod):
+    result = horovod.make(BUILD_FAILS="yes")
+    assert result.returncode != 0
+    assert "ops.cc:7: error: no such thing\n" in result.stderr
+    assert result.stderr.splitlines()[-1].endswith(".cache/horovod/build.log.")
+    log = horovod.folder / ".cache" / "horovod" / "build.log"
+    assert "no such thing" in log.read_text()
+    assert horovod.make().returncode == 0
+    assert horovod.builds() == 1
+
+
+def test_two_makes_at_once_build_once(horovod):
+    gate = horovod.machine.folder / "gate"
+    os.mkfifo(str(gate))
+    opener = os.open(str(gate), os.O_RDWR)
+    start = functools.partial(
+        subprocess.Popen,
+        "tools/make_horovod.sh",
+        cwd=str(horovod.folder),
+        env=dict(horovod.machine.variables, HELD_BY=str(gate)),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with start() as first:
+        assert first.stdout.readline().startswith("Building")
+        with start() as second:
+            assert second.stdout.readline().startswith("Waiting")
+            os.write(opener, b"go\n")
+            assert second.stdout.read() == ""
+    os.close(opener)
+    assert (first.returncode, second.returncode, horovod.builds()) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "target, needed",
+    [("horovod", True), ("test", True), ("test-all", True), ("demo", False), ("lint", False)],
+)
+def test_targets_that_need_horovod(target, needed):
+    commands = subprocess.run(
+        ["make", "--dry-run", target],
+        cwd=str(ROOT),
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert ("tools/make_horovod.sh" in commands) == needed

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes requirements.lock and requirements-dev.lock from the .txt files beside them. Pins that
-# still fit are kept: delete a lock first to get the newest of everything.
+# Writes requirements.lock, requirements-dev.lock and requirements-horovod.lock from the .txt files
+# beside them. Pins that still fit are kept: delete a lock first to get the newest of everything.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,3 +17,8 @@ compile() {
 compile requirements.txt --output-file requirements.lock
 # Held to the runtime's pins, because both go into one .venv.
 compile requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
+# Without Horovod itself, which make_horovod.sh builds. Its setup.py adds what the frameworks need
+# that are not ruled out.
+HOROVOD_WITHOUT_PYTORCH=1 compile requirements-horovod.txt --no-emit-package horovod \
+    --constraints requirements.lock --constraints requirements-dev.lock \
+    --output-file requirements-horovod.lock
