@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 from typing import Any, Callable, Sequence, TypeVar
 
 import tensorflow.compat.v1 as tf
@@ -62,8 +63,13 @@ class Workers:
         """Does something on each worker; when any of them raises BadInput, all do."""
         return action()
 
+    def any(self, is_so: bool) -> bool:
+        """Tells, when all workers have come here, whether it is so on any of them."""
+        return is_so
+
     def wait_for_all(self) -> None:
         """Returns when all workers have come here."""
+        self.any(False)
 
     def loss_of_worker(self, error: Exception) -> str | None:
         """Says so in one line if an error means that another worker is no longer there."""
@@ -148,13 +154,15 @@ class _HorovodWorkers(Workers):
 
     def together(self, action: Callable[[], _Result]) -> _Result:
         result, failure = _attempt(action)
+        if failure and not self.is_chief:
+            failure = "worker %d on %s: %s" % (self.index, platform.node(), failure)
         failures = self._exchange(self._horovod.allgather_object, failure)
         if any(failures):
             raise SharedFailure(next(filter(None, failures)))
         return result
 
-    def wait_for_all(self) -> None:
-        self._exchange(self._horovod.allgather_object, None)
+    def any(self, is_so: bool) -> bool:
+        return any(self._exchange(self._horovod.allgather_object, is_so))
 
     def _exchange(self, collective: Callable[..., Any], value: Any) -> Any:
         # A session of its own that leaves the GPU alone: there may be no other yet.

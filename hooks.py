@@ -246,22 +246,34 @@ class AddUpMetricsHook(tf.train.SessionRunHook):
     """Makes the metrics of an evaluation those of all workers, each of which has seen a part.
 
     Streaming metrics, Estimator's own `loss` included, are functions of sums over the examples,
-    which are kept in metric variables. At the end, before the metrics are taken, each of these
-    variables becomes its sum over the workers.
+    which are kept in metric variables. Those that need each example keep a list, in a variable
+    whose first dimension is open. At the end, before the metrics are taken, each of these variables
+    becomes its sum over the workers, or the lists of all of them, one after the other.
     """
 
-    def __init__(self, add_up: Callable[[tf.Tensor, str], tf.Tensor]):
-        """Takes the function that builds the sum over all workers of a tensor, under a name."""
+    def __init__(
+        self,
+        add_up: Callable[[tf.Tensor, str], tf.Tensor],
+        gather: Callable[[tf.Tensor, str], tf.Tensor],
+    ):
+        """Takes what builds the sum over all workers of a tensor, under a name, and their list."""
         self._add_up = add_up
+        self._gather = gather
 
     def begin(self) -> None:
-        """Adds the sums to the graph."""
+        """Adds the sums and lists to the graph."""
         variables = tf.get_collection(tf.GraphKeys.METRIC_VARIABLES)
-        sums = [self._add_up(v.read_value(), "metric_%d" % n) for n, v in enumerate(variables)]
-        self._merge = tf.group(*[v.assign(total) for v, total in zip(variables, sums)])
+        # XLA refuses a variable that grows.
+        with tf.xla.experimental.jit_scope(compile_ops=False):
+            merged = [self._over_workers(v, "metric_%d" % n) for n, v in enumerate(variables)]
+            self._merge = tf.group(*[v.assign(value) for v, value in zip(variables, merged)])
+
+    def _over_workers(self, variable: tf.Variable, name: str) -> tf.Tensor:
+        combine = self._add_up if variable.shape.is_fully_defined() else self._gather
+        return combine(variable.read_value(), name)
 
     def end(self, session: tf.Session) -> None:
-        """Adds up. Estimator reads the metrics in a hook that is always the last."""
+        """Merges. Estimator reads the metrics in a hook that is always the last."""
         session.run(self._merge)
 
 

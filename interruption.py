@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from typing import Any, Callable, Iterator
 
 import tensorflow.compat.v1 as tf
+
+# A scheduler sends SIGTERM to every process of a job, and a launcher passes on what comes to it.
+_ECHO_SECONDS = 10
 
 
 class Interrupted(BaseException):
@@ -27,11 +31,13 @@ class Interruption:
 
     A signal raises Interrupted wherever the program is, which is safe because files are written
     atomically. Only inside `deferred()` it is merely noted, for `StopWhenInterrupted` and
-    `LeaveWhenInterrupted` to act on. A second signal ends the process without further ado.
+    `LeaveWhenInterrupted` to act on. A second signal ends the process without further ado, unless
+    it is a SIGTERM that is likely to be the first one over again.
     """
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._requested_at = 0.0
         self._is_deferred = False
 
     def watch(self) -> None:
@@ -41,22 +47,24 @@ class Interruption:
 
     def _note(self, number: int, frame: Any) -> None:
         del frame
-        if self._signal is not None:
+        if self._signal is None:
+            self.request(number)
+            if not self._is_deferred:
+                self.check()
+        elif number != signal.SIGTERM or time.time() - self._requested_at > _ECHO_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self._signal = number
-        if not self._is_deferred:
-            self.check()
 
     @property
     def requested(self) -> bool:
         """Whether a signal has come."""
         return self._signal is not None
 
-    def request(self) -> None:
-        """Acts as if SIGTERM had come, when it has come to another worker."""
+    def request(self, number: int = signal.SIGTERM) -> None:
+        """Notes a signal, perhaps one that has come to another worker, unless one has come here."""
         if self._signal is None:
-            self._signal = signal.SIGTERM
+            self._signal = number
+            self._requested_at = time.time()
 
     def check(self) -> None:
         """Raises Interrupted if a signal has come."""
@@ -65,12 +73,14 @@ class Interruption:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Lets the block come to its own end; what came meanwhile is raised after it."""
+        """Lets the block come to its own end; what came meanwhile is raised after it.
+
+        After an error of the block signals are still merely noted: the program ends already, and is
+        to say why.
+        """
         self._is_deferred = True
-        try:
-            yield
-        finally:
-            self._is_deferred = False
+        yield
+        self._is_deferred = False
         self.check()
 
 

@@ -727,8 +727,10 @@ def train(
 ) -> None:
     """Trains, evaluates every checkpoint, keeps the best, stops when progress has ended."""
     flags_obj, workers, watched = job.flags_obj, job.workers, job.watched
-    output_dir, identity = flags_obj.output_dir, make_identity(job, schedule)
+    output_dir = flags_obj.output_dir
     started = time.time()
+    # The files that it is made of need not be where the other workers are.
+    identity = workers.from_chief(lambda: make_identity(job, schedule))
     resumed_from = workers.from_chief(
         lambda: checkpoints.find_resumable(output_dir, flags_obj.keep_checkpoint_max)
     )

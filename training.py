@@ -109,8 +109,9 @@ def train_and_evaluate(
                 train_input_fn, max_steps=schedule.num_train_steps, hooks=hooks(joining)
             )
         # The launcher ends all workers when one ends with a signal's status, but the chief may
-        # still be saving.
-        workers.wait_for_all()
+        # still be saving. And who has a signal must not end alone.
+        if workers.any(interruption.requested):
+            interruption.request()
 
 
 def catch_up(
@@ -171,8 +172,10 @@ def evaluate(
 
 def evaluation_hooks(workers: Workers, interruption: Interruption) -> list[tf.train.SessionRunHook]:
     """Gives the hooks of an evaluation: the weights are the chief's, the metrics those of all."""
-    hooks = [*workers.first_hooks(), LeaveWhenInterrupted(interruption)]
-    return [*hooks, AddUpMetricsHook(workers.add_up)] if workers.add_up else hooks
+    if workers.add_up and workers.gather:
+        # None of them leaves: the others would wait for it. All stop after the next step.
+        return [*workers.first_hooks(), AddUpMetricsHook(workers.add_up, workers.gather)]
+    return [LeaveWhenInterrupted(interruption)]
 
 
 class _LeaveBeforeWriting(tf.train.SessionRunHook):
