@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -79,23 +80,9 @@ class Forks:
 
 
 FORKS = """
-import contextlib, itertools, json, os, resource, signal, sys
-import tensorflow.compat.v1 as tf
-import features, hooks
-import run_classifier_gpu as program
-
-def disturb(path, number, action):
-    owner, name = path.rsplit(".", 1)
-    owner = eval(owner)
-    function = getattr(owner, name)
-    calls = itertools.count(1)
-
-    def disturbed(*arguments, **options):
-        if next(calls) == number:
-            exec(action)
-        return function(*arguments, **options)
-
-    setattr(owner, name, disturbed)
+import json, os, signal, sys
+sys.path.insert(1, "tests")
+from disturbance import disturb, program
 
 def main(arguments, stderr, *disturbance):
     signal.alarm(300)
@@ -114,6 +101,81 @@ for line in sys.stdin:
     status = os.waitpid(child, 0)[1]
     print(os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status), flush=True)
 """
+
+
+class Launch:
+    """The program in several processes of horovodrun, which do one job after the other.
+
+    Whatever they write without being told where is in the folders `home_0`, `home_1` and so on.
+    """
+
+    def __init__(self, folder, num_workers, jobs, disturbances=None):
+        """Starts the processes.
+
+        Args:
+            folder: a new folder, for what is told about the jobs.
+            num_workers: how many processes.
+            jobs: name -> arguments of the command line, or a pair: these, and those that one worker
+                is given besides, by its index.
+            disturbances: index of a worker -> what happens there, as `disturbance.disturb` takes
+                it. The environment variable LAUNCHER has the process of horovodrun.
+        """
+        self.folder = folder
+        self.num_workers = num_workers
+        folder.mkdir()
+        pairs = {name: job if isinstance(job, tuple) else (job, {}) for name, job in jobs.items()}
+        content = {
+            "jobs": [[name, *pair] for name, pair in pairs.items()],
+            "disturbances": disturbances or {},
+        }
+        (folder / "launch.json").write_text(json.dumps(content))
+        launcher = os.path.join(os.path.dirname(sys.executable), "horovodrun")
+        assert os.path.exists(launcher), "there is no Horovod: `make horovod`"
+        worker = [sys.executable, os.path.join("tests", "worker.py"), str(folder)]
+        with open(str(folder / "stderr"), "w") as stderr:
+            self.process = subprocess.Popen(
+                ["sh", "-c", 'LAUNCHER=$$ exec "$@"', "sh"]
+                + [launcher, "--gloo", "-np", str(num_workers), *worker],
+                cwd=ROOT,
+                stdout=stderr,
+                stderr=stderr,
+                # The launcher has a cache there.
+                env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3", HOME=str(folder)),
+            )
+
+    def pids(self):
+        """Gives the processes of the workers that have begun, by index."""
+        paths = self.folder.glob("pid_?")
+        return {int(path.name[-1]): int(path.read_text()) for path in paths}
+
+    def wait_for_workers(self):
+        while len(self.pids()) < self.num_workers:
+            assert self.process.poll() is None, self.log()
+            time.sleep(0.01)
+
+    def wait(self, timeout=600):
+        """Waits for the end of all; returns the exit status of horovodrun."""
+        try:
+            return self.process.wait(timeout)
+        finally:
+            # Where the launcher is gone, what it has started ends too.
+            self.process.kill()
+            self.process.wait()
+
+    def log(self):
+        return (self.folder / "stderr").read_text()
+
+    def said(self, job, worker):
+        """Gives the lines that a worker printed in a job."""
+        prefix = "[%d]<stderr>:" % worker
+        lines = [line[len(prefix) :] for line in self.log().splitlines() if line.startswith(prefix)]
+        of_jobs = "\n".join(["", *lines]).split("\nJOB ")[1:]
+        return next(text for text in of_jobs if text.split("\n")[0] == job).splitlines()[1:]
+
+    def ends(self, job):
+        """Gives exit status and last step of each training, of all workers that told them."""
+        paths = sorted(self.folder.glob(glob.escape(job) + ".[0-9].json"))
+        return [json.loads(path.read_text()) for path in paths]
 
 
 def write_data(folder):
