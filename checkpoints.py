@@ -227,11 +227,13 @@ def step_of(checkpoint_path: str | None) -> int:
 
 
 def validate_init_checkpoint(path: str) -> None:
-    """Raises BadInput unless `path` is the prefix of a checkpoint."""
-    try:
-        tf.train.NewCheckpointReader(path)
-    except (tf.errors.OpError, ValueError) as error:
+    """Raises BadInput unless `path` is the prefix of a checkpoint that can be read completely."""
+    fault = unreadable(path)
+    if path.endswith(".index"):
+        # TensorFlow takes it for a checkpoint of its first format, with nothing in it.
+        fault = "is a part of one"
+    if fault:
         raise BadInput(
             "%s: no readable checkpoint (%s); --init_checkpoint is a prefix such as "
-            "bert_model.ckpt, without .index or .data" % (path, str(error).splitlines()[0])
-        ) from error
+            "bert_model.ckpt, without .index or .data" % (path, fault)
+        )

@@ -1,4 +1,8 @@
-"""features -> EstimatorSpec: the classifier on the encoder, its metrics and its three modes."""
+"""features -> EstimatorSpec: the output layer on the encoder, its metrics and its three modes.
+
+What differs between the problem types is in `_outputs`, `_losses`, `_mean_over_windows`, and the
+metrics; the rest is the same for all.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,31 @@ from errors import BadInput
 
 _LOG = logging.getLogger(__name__)
 
+# One class per example, one number per example, any number of labels per example.
+PROBLEM_TYPES = ("classification", "regression", "multi_label")
+
 _RECALL_AT = (3, 5)
+
+_MULTI_LABEL_SCORES: Mapping[str, Callable[..., tuple[tf.Tensor, tf.Tensor]]] = {
+    "precision": tf_metrics.multi_label_precision,
+    "recall": tf_metrics.multi_label_recall,
+    "f1": tf_metrics.multi_label_fbeta,
+}
+_AVERAGES = ("micro", "macro")
 
 
 class ModelOutputs(NamedTuple):
     """What `create_model` gives, in the order in which its callers unpack it.
 
     total_loss float32 `[]`, per_example_loss float32 `[batch_size]` (both None without labels),
-    probabilities float32 `[batch_size, num_labels]`, predictions int32 `[batch_size]`.
+    probabilities float32 `[batch_size, num_labels]` (None for a regression), predictions: int32
+    `[batch_size]`, the class; for a regression float32 `[batch_size]`, the number; for multi_label
+    int32 `[batch_size, num_labels]`, 1 for each label of the example and else 0.
     """
 
     total_loss: tf.Tensor | None
     per_example_loss: tf.Tensor | None
-    probabilities: tf.Tensor
+    probabilities: tf.Tensor | None
     predictions: tf.Tensor
 
 
@@ -43,8 +59,15 @@ def create_model(
     dropout_seed: tf.Tensor | None = None,
     class_weights: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
+    problem_type: str = "classification",
+    thresholds: Sequence[float] | None = None,
 ) -> ModelOutputs:
-    """Builds BERT and a softmax classifier on its pooled output.
+    """Builds BERT and one linear layer on its pooled output.
+
+    A long text may come as several windows, when it is not for training: then the inputs are
+    `[batch_size, num_windows, seq_length]`, a window whose mask is all 0 does not exist, and
+    the probabilities, or the number of a regression, are means over the windows of the example.
+    The loss is that of the means.
 
     Args:
         bert_config: of the encoder.
@@ -52,14 +75,34 @@ def create_model(
         input_ids: int32 `[batch_size, seq_length]`.
         input_mask: int32 `[batch_size, seq_length]`, 1 for tokens and 0 for padding.
         segment_ids: int32 `[batch_size, seq_length]`, 0 for the first text and 1 for the second.
-        labels: int32 `[batch_size]`, or None when they are not known.
-        num_labels: number of classes.
+        labels: None when they are not known, else what `ModelOutputs.predictions` should be.
+        num_labels: number of classes; 1 for a regression.
         use_one_hot_embeddings: look embeddings up by a matrix product.
         dropout_seed: int32 `[2]`, see `modeling.dropout`.
         class_weights: factor of the loss of each class, all 1 if not given.
         label_smoothing: part of the target, from 0 up to but not including 1, that is spread evenly
-            over all classes (https://arxiv.org/abs/1512.00567, section 7).
+            over all classes (https://arxiv.org/abs/1512.00567, section 7); for multi_label, over
+            the yes and the no of each label.
+        problem_type: one of `PROBLEM_TYPES`: softmax and cross entropy; the plain output and mean
+            squared error; or, for multi_label, sigmoid and the mean over the labels of the binary
+            cross entropy.
+        thresholds: for multi_label, the probability above which an example has the label, for each
+            label; 0.5 if not given.
+
+    Raises:
+        ValueError: an option does not belong to the problem type, or there are windows in training.
     """
+    _validate_problem(problem_type, num_labels, class_weights, label_smoothing, thresholds)
+    window_exists = None
+    if input_ids.shape.ndims == 3:
+        if is_training:
+            raise ValueError("a text in several windows is not for training")
+        window_exists = tf.reduce_max(input_mask, axis=2)
+        seq_length = modeling.get_shape_list(input_ids)[2]
+        input_ids, input_mask, segment_ids = (
+            tf.reshape(windows, [-1, seq_length])
+            for windows in (input_ids, input_mask, segment_ids)
+        )
     model = modeling.BertModel(
         config=bert_config,
         is_training=is_training,
@@ -81,23 +124,124 @@ def create_model(
             # 0.1 in every published configuration, as is the number in google's script.
             pooled = modeling.dropout(pooled, bert_config.hidden_dropout_prob, dropout_seed)
         logits = tf.nn.bias_add(tf.matmul(pooled, output_weights, transpose_b=True), output_bias)
-        probabilities = tf.nn.softmax(logits, name="probabilities")
-        predictions = tf.argmax(logits, axis=-1, output_type=tf.int32, name="predictions")
+        if window_exists is not None:
+            logits = _mean_over_windows(logits, window_exists, problem_type)
+        probabilities, predictions = _outputs(logits, problem_type, thresholds)
         if labels is None:
             return ModelOutputs(None, None, probabilities, predictions)
-        targets = tf.one_hot(labels, num_labels) * (1.0 - label_smoothing)
-        per_example_loss = tf.nn.softmax_cross_entropy_with_logits_v2(
-            labels=targets + label_smoothing / num_labels, logits=logits
-        )
-        if class_weights is not None:
-            per_example_loss *= tf.gather(tf.constant(class_weights, tf.float32), labels)
+        per_example_loss = _losses(logits, labels, problem_type, class_weights, label_smoothing)
         return ModelOutputs(
             tf.reduce_mean(per_example_loss), per_example_loss, probabilities, predictions
         )
 
 
-def metric_names(num_labels: int, extra_metrics: Sequence[str] = ()) -> Sequence[str]:
-    """Names the metrics of an evaluation, so that a watched one can be checked before training."""
+def _validate_problem(
+    problem_type: str,
+    num_labels: int,
+    class_weights: Sequence[float] | None,
+    label_smoothing: float,
+    thresholds: Sequence[float] | None,
+) -> None:
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError("problem_type must be one of %s, not %r" % (PROBLEM_TYPES, problem_type))
+    if problem_type == "regression":
+        if num_labels != 1:
+            raise ValueError("a regression has one output: num_labels is 1, not %d" % num_labels)
+        if class_weights is not None or label_smoothing:
+            raise ValueError("a regression has no classes to weigh and no labels to smooth")
+    if thresholds is not None:
+        if problem_type != "multi_label":
+            raise ValueError("thresholds are for multi_label, not for %s" % problem_type)
+        if len(thresholds) != num_labels:
+            raise ValueError("%d thresholds for %d labels" % (len(thresholds), num_labels))
+
+
+def _mean_over_windows(logits: tf.Tensor, window_exists: tf.Tensor, problem_type: str) -> tf.Tensor:
+    """Gives the logits of the mean probabilities, or for a regression the mean number.
+
+    They come from logarithms of probabilities, so that no loss becomes infinite by rounding.
+
+    Args:
+        logits: float32 `[batch_size * num_windows, num_labels]`.
+        window_exists: int32 `[batch_size, num_windows]`, 1 or 0.
+        problem_type: one of `PROBLEM_TYPES`.
+
+    Returns:
+        float32 `[batch_size, num_labels]`, finite also for an example without windows.
+    """
+    batch_size, num_windows = modeling.get_shape_list(window_exists)
+    logits = tf.reshape(logits, [batch_size, num_windows, logits.shape.as_list()[1]])
+    exists = tf.expand_dims(tf.cast(window_exists, tf.float32), axis=2)
+    if problem_type == "regression":
+        total = tf.reduce_sum(logits * exists, axis=1)
+        return tf.math.divide_no_nan(total, tf.reduce_sum(exists, axis=1))
+
+    def log_of_sum(log_probabilities: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_logsumexp(log_probabilities + (1.0 - exists) * -10000.0, axis=1)
+
+    # The sums will do for the means: the number of windows is a factor that cancels out.
+    if problem_type == "multi_label":
+        return log_of_sum(tf.log_sigmoid(logits)) - log_of_sum(tf.log_sigmoid(-logits))
+    return log_of_sum(tf.nn.log_softmax(logits))
+
+
+def _outputs(
+    logits: tf.Tensor, problem_type: str, thresholds: Sequence[float] | None
+) -> tuple[tf.Tensor | None, tf.Tensor]:
+    """Gives the probabilities and the predictions, see `ModelOutputs`."""
+    if problem_type == "regression":
+        return None, tf.squeeze(logits, axis=1, name="predictions")
+    if problem_type == "multi_label":
+        probabilities = tf.sigmoid(logits, name="probabilities")
+        is_predicted = probabilities > (0.5 if thresholds is None else thresholds)
+        return probabilities, tf.cast(is_predicted, tf.int32, name="predictions")
+    probabilities = tf.nn.softmax(logits, name="probabilities")
+    return probabilities, tf.argmax(logits, axis=-1, output_type=tf.int32, name="predictions")
+
+
+def _losses(
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    problem_type: str,
+    class_weights: Sequence[float] | None,
+    label_smoothing: float,
+) -> tf.Tensor:
+    """Gives the loss of each example, float32 `[batch_size]`."""
+    if problem_type == "regression":
+        return tf.squared_difference(tf.squeeze(logits, axis=1), labels)
+    if problem_type == "multi_label":
+        targets = tf.cast(labels, tf.float32) * (1.0 - label_smoothing) + label_smoothing / 2
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
+        if class_weights is not None:
+            losses *= tf.constant(class_weights, tf.float32)
+        return tf.reduce_mean(losses, axis=1)
+    num_labels = logits.shape.as_list()[1]
+    targets = tf.one_hot(labels, num_labels) * (1.0 - label_smoothing)
+    losses = tf.nn.softmax_cross_entropy_with_logits_v2(
+        labels=targets + label_smoothing / num_labels, logits=logits
+    )
+    if class_weights is not None:
+        losses *= tf.gather(tf.constant(class_weights, tf.float32), labels)
+    return losses
+
+
+def metric_names(
+    num_labels: int, extra_metrics: Sequence[str] = (), problem_type: str = "classification"
+) -> Sequence[str]:
+    """Names the metrics of an evaluation, so that a watched one can be checked before training.
+
+    The arguments are those of `metric_fn`.
+
+    Raises:
+        ValueError: there are extra metrics, and the problem type has none.
+    """
+    if extra_metrics and problem_type != "classification":
+        raise ValueError("extra metrics are for a classification, not for %s" % problem_type)
+    if problem_type == "regression":
+        return ["eval_pearson", "eval_spearman", "eval_mse", "eval_loss"]
+    if problem_type == "multi_label":
+        names = ["eval_%s_%s" % (n, average) for n in _MULTI_LABEL_SCORES for average in _AVERAGES]
+        return ["eval_accuracy", "eval_loss", *names]
     names = ["eval_accuracy", "eval_loss", "eval_precision", "eval_recall", "eval_f1"]
     names += ["eval_recall_at_%d" % k for k in _RECALL_AT if num_labels > k]
     return names + ["eval_" + name for name in extra_metrics]
@@ -106,27 +250,35 @@ def metric_names(num_labels: int, extra_metrics: Sequence[str] = ()) -> Sequence
 def metric_fn(
     per_example_loss: tf.Tensor,
     label_ids: tf.Tensor,
-    probabilities: tf.Tensor,
+    probabilities: tf.Tensor | None,
     predictions: tf.Tensor,
     is_real_example: tf.Tensor,
     extra_metrics: Sequence[str] = (),
+    problem_type: str = "classification",
 ) -> dict[str, tuple[tf.Tensor, tf.Operation]]:
     """Builds the streaming metrics of an evaluation.
 
-    Precision, recall and F1 are those of class 1 when there are two classes, and macro averages
-    over all classes beyond.
+    Precision, recall and F1 of a classification are those of class 1 when there are two classes,
+    and macro averages over all classes beyond. The accuracy of multi_label is the share of the
+    examples that have all their labels and no other.
 
     Args:
         per_example_loss: float32 `[batch_size]`.
-        label_ids: int32 `[batch_size]`.
-        probabilities: float32 `[batch_size, num_labels]`.
-        predictions: int32 `[batch_size]`.
+        label_ids: like `predictions`.
+        probabilities: float32 `[batch_size, num_labels]`; None for a regression.
+        predictions: as in `ModelOutputs`.
         is_real_example: float32 `[batch_size]`, the weight of each example: 0 for padding.
-        extra_metrics: further metrics of the task; `matthews_correlation` is known.
+        extra_metrics: further metrics of a classification; `matthews_correlation` is known.
+        problem_type: one of `PROBLEM_TYPES`.
 
     Returns:
         name -> (value, update_op), the names as in `metric_names`.
     """
+    if problem_type == "regression":
+        return _regression_metrics(per_example_loss, label_ids, predictions, is_real_example)
+    if problem_type == "multi_label":
+        return _multi_label_metrics(per_example_loss, label_ids, predictions, is_real_example)
+    assert probabilities is not None, "only a regression has none"
     num_labels = probabilities.shape.as_list()[-1]
     average: dict[str, Any] = {"pos_indices": [1]} if num_labels == 2 else {"average": "macro"}
     counted: dict[str, Any] = {
@@ -152,6 +304,34 @@ def metric_fn(
     return metrics
 
 
+def _regression_metrics(
+    losses: tf.Tensor, labels: tf.Tensor, predictions: tf.Tensor, weights: tf.Tensor
+) -> dict[str, tuple[tf.Tensor, tf.Operation]]:
+    return {
+        "eval_pearson": tf_metrics.pearson_correlation(labels, predictions, weights),
+        "eval_spearman": tf_metrics.spearman_correlation(labels, predictions, weights),
+        "eval_mse": tf.metrics.mean_squared_error(labels, predictions, weights),
+        "eval_loss": tf.metrics.mean(losses, weights),
+    }
+
+
+def _multi_label_metrics(
+    losses: tf.Tensor, labels: tf.Tensor, predictions: tf.Tensor, weights: tf.Tensor
+) -> dict[str, tuple[tf.Tensor, tf.Operation]]:
+    all_right = tf.reduce_all(tf.equal(labels, predictions), axis=1)
+    metrics = {
+        "eval_accuracy": tf.metrics.mean(all_right, weights),
+        "eval_loss": tf.metrics.mean(losses, weights),
+    }
+    num_labels = predictions.shape.as_list()[1]
+    for name, score in _MULTI_LABEL_SCORES.items():
+        for average in _AVERAGES:
+            metrics["eval_%s_%s" % (name, average)] = score(
+                labels, predictions, num_labels, weights, average
+            )
+    return metrics
+
+
 def model_fn_builder(
     bert_config: modeling.BertConfig,
     num_labels: int,
@@ -167,13 +347,15 @@ def model_fn_builder(
     num_shards: int = 1,
     shard_index: int = 0,
     add_up: Callable[[tf.Tensor, str], tf.Tensor] | None = None,
+    problem_type: str = "classification",
+    thresholds: Sequence[float] | None = None,
     **optimizer_options: Any,
 ) -> Callable[..., tf.estimator.EstimatorSpec]:
     """Builds the `model_fn` of an Estimator.
 
     Args:
         bert_config: of the encoder.
-        num_labels: number of classes.
+        num_labels: number of classes; 1 for a regression.
         init_checkpoint: prefix of the pretrained checkpoint that training begins from, or None.
         learning_rate: peak learning rate.
         num_train_steps: steps over which the learning rate falls to zero.
@@ -186,6 +368,8 @@ def model_fn_builder(
         num_shards: number of workers that train this model together.
         shard_index: number of this worker, from 0.
         add_up: builds the sum over all workers of a tensor, under a name; None for one worker.
+        problem_type: see `create_model`.
+        thresholds: see `create_model`.
         **optimizer_options: further arguments of `optimization.create_optimizer`.
     """
 
@@ -225,6 +409,8 @@ def model_fn_builder(
                 else None,
                 class_weights if is_training else None,
                 label_smoothing if is_training else 0.0,
+                problem_type,
+                thresholds,
             )
 
         if is_training:
@@ -255,11 +441,14 @@ def model_fn_builder(
                     features["label_ids"],
                     probabilities,
                     predictions,
-                    _example_weights(features),
+                    _example_weights(features, per_example_loss),
                     extra_metrics,
+                    problem_type,
                 ),
             )
 
+        if problem_type == "regression":
+            return tf.estimator.EstimatorSpec(mode, predictions={"predictions": predictions})
         top_3 = tf.nn.top_k(probabilities, k=min(3, num_labels)).indices
         return tf.estimator.EstimatorSpec(
             mode,
@@ -298,10 +487,10 @@ def _dropout_seed(
     return tf.stack([seed, batch * num_shards + shard_index])
 
 
-def _example_weights(features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+def _example_weights(features: Mapping[str, tf.Tensor], per_example_loss: tf.Tensor) -> tf.Tensor:
     if "is_real_example" in features:
         return tf.cast(features["is_real_example"], tf.float32)
-    return tf.ones_like(features["label_ids"], dtype=tf.float32)
+    return tf.ones_like(per_example_loss)
 
 
 def _log_features(features: Mapping[str, tf.Tensor]) -> None:

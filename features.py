@@ -1,52 +1,307 @@
 """InputExample -> InputFeatures -> TFRecord -> tf.data.
 
-What a feature is called and how long it is stands once, in `feature_spec`: the writer, the parser
+What a feature is called and how it is stored stands once, in `feature_spec`: the writer, the parser
 and the serving signature all take it from there.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import functools
 import hashlib
+import itertools
+import json
 import logging
+import math
+import multiprocessing
 import os
-from typing import Callable, Mapping, NamedTuple, Sequence
+import signal
+import traceback
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Sequence,
+)
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+import tqdm
 
 import files
+from errors import BadInput
 from processors import InputExample
 from tokenization import FullTokenizer, printable_text
 
 _LOG = logging.getLogger(__name__)
 
 # Part of every fingerprint: raise it when the format of the records changes.
-_RECORD_FORMAT = 1
+_RECORD_FORMAT = 2
 _EXAMPLES_LOGGED = 3
+
+# Of one message to or from a process: long enough to make its cost small beside the conversion.
+_EXAMPLES_PER_CHUNK = 1000
+# Fewer are converted before several processes would have got going.
+_EXAMPLES_WORTH_PROCESSES = 4000
+_EXAMPLES_PER_LOG_LINE = 100000
+
+_TOKEN_FEATURES = ("input_ids", "input_mask", "segment_ids")
+
+
+class _Truncation(NamedTuple):
+    """What is kept of a text that is too long.
+
+    Attributes:
+        from_head: how much of what is kept comes from the beginning, from 0 to 1.
+        done: what was done, as the log says it.
+    """
+
+    from_head: float
+    done: str
+
+
+TRUNCATIONS = {
+    "head": _Truncation(1.0, "were cut to their beginning"),
+    "tail": _Truncation(0.0, "were cut to their end"),
+    # The best of Sun et al. 2019 (https://arxiv.org/abs/1905.05583): where there is room for 510
+    # tokens, the first 128 and the last 382.
+    "head+tail": _Truncation(0.25, "were cut to their beginning and end"),
+}
 
 
 class InputFeatures(NamedTuple):
-    """One example as numbers: lists of `max_seq_length` ints, and the label's index if known."""
+    """One example as numbers: lists of ints of equal length, and the label if it is known.
+
+    Attributes:
+        input_ids: ids of the tokens, 0 for padding.
+        input_mask: 1 for tokens and 0 for padding.
+        segment_ids: 0 for the first text and 1 for the second.
+        label_id: index of the label; for regression a float, for several labels at once a list
+            with a 1 for each that the example has and a 0 for each other.
+        num_tokens: of the whole example, however many of them are above.
+    """
 
     input_ids: list[int]
     input_mask: list[int]
     segment_ids: list[int]
-    label_id: int | None = None
+    label_id: int | float | list[int] | None = None
+    num_tokens: int = 0
 
 
-def feature_spec(seq_length: int, labelled: bool) -> dict[str, tf.FixedLenFeature]:
+class Lengths(NamedTuple):
+    """How long the examples of a file are, in tokens, [CLS] and [SEP] included.
+
+    Attributes:
+        num_examples: how many there are.
+        num_longer: how many have more than `max_seq_length` tokens.
+        longest: the most tokens that one has.
+    """
+
+    num_examples: int
+    num_longer: int
+    longest: int
+
+
+def feature_spec(
+    labelled: bool, problem_type: str = "classification", num_labels: int = 0
+) -> dict[str, Any]:
     """Declares the features of one record.
 
+    Args:
+        labelled: whether there is a label.
+        problem_type: as for `Converter`.
+        num_labels: number of labels; needed for `multi_label`.
+
     Returns:
-        name -> `tf.FixedLenFeature`: `input_ids`, `input_mask`, `segment_ids` int64 `[seq_length]`,
-        and, when `labelled`, `label_ids` int64 `[]`.
+        name -> what `tf.io.parse_example` takes: `input_ids`, `input_mask`, `segment_ids`, as many
+        int64 as there are tokens, and, when `labelled`, `label_ids`: int64 `[]`, float32 `[]` for
+        `regression`, int64 `[num_labels]` for `multi_label`.
     """
-    names = ("input_ids", "input_mask", "segment_ids")
-    spec = {name: tf.FixedLenFeature([seq_length], tf.int64) for name in names}
+    tokens = tf.FixedLenSequenceFeature([], tf.int64, allow_missing=True)
+    spec: dict[str, Any] = {name: tokens for name in _TOKEN_FEATURES}
     if labelled:
-        spec["label_ids"] = tf.FixedLenFeature([], tf.int64)
+        label_specs = {
+            "classification": tf.FixedLenFeature([], tf.int64),
+            "regression": tf.FixedLenFeature([], tf.float32),
+            "multi_label": tf.FixedLenFeature([num_labels], tf.int64),
+        }
+        spec["label_ids"] = label_specs[problem_type]
     return spec
+
+
+class Converter:
+    """InputExample -> InputFeatures by the convention of BERT, here with a length of 14.
+
+        pair    tokens       [CLS] is it late ? [SEP] no it is not . [SEP] [PAD] [PAD]
+                segment_ids    0    0  0   0  0   0    1  1  1  1  1   1     0     0
+                input_mask     1    1  1   1  1   1    1  1  1  1  1   1     0     0
+        single  tokens       [CLS] it came broken . [SEP] [PAD] ...
+                segment_ids    0    0   0     0   0   0     0
+
+    The classifier reads the vector of `[CLS]`, which is trained to stand for the whole sequence.
+
+    Args:
+        label_list: labels in the order of their indices.
+        max_seq_length: number of tokens that the model reads at once.
+        tokenizer: splits the texts.
+        problem_type: what a label is: for `classification` one of `label_list`, for `multi_label` a
+            tuple of them, for `regression` a number or the text of one.
+        truncation: what is kept of a text that is too long: `head`, `tail`, or `head+tail`, the
+            first quarter and the last three quarters of what there is room for.
+        window_stride: if not 0, a longer example is not cut, but read in windows of
+            `max_seq_length`, each beginning so many tokens after the one before it. Of a pair the
+            longer text slides, and the other one is repeated. It is not for training.
+
+    Attributes:
+        has_windows: whether examples are read in windows.
+
+    Raises:
+        BadInput: windows so far apart would leave out tokens.
+    """
+
+    def __init__(
+        self,
+        label_list: Sequence[str],
+        max_seq_length: int,
+        tokenizer: FullTokenizer,
+        problem_type: str = "classification",
+        truncation: str = "head",
+        window_stride: int = 0,
+    ):
+        if window_stride > max_seq_length - 2:
+            raise BadInput(
+                "--window_stride=%d: leaves out tokens between windows of --max_seq_length=%d; "
+                "give up to %d" % (window_stride, max_seq_length, max_seq_length - 2)
+            )
+        self.has_windows = window_stride > 0
+        self._label_ids = {label: index for index, label in enumerate(label_list)}
+        self._max_seq_length = max_seq_length
+        self._tokenizer = tokenizer
+        self._problem_type = problem_type
+        self._truncation = truncation
+        self._window_stride = window_stride
+
+    def settings(self) -> Sequence[Any]:
+        """Gives everything but the examples that features depend on."""
+        return (
+            list(self._label_ids),
+            self._max_seq_length,
+            self._tokenizer.basic_tokenizer.do_lower_case,
+            list(self._tokenizer.vocab),
+            self._problem_type,
+            self._truncation,
+            self._window_stride,
+        )
+
+    def convert(self, example: InputExample) -> InputFeatures:
+        """Converts one example, without padding behind it.
+
+        Where there are several windows they follow one another, and all but the last one are padded
+        to `max_seq_length`.
+        """
+        tokens_a = self._tokenizer.tokenize(example.text_a)
+        tokens_b = self._tokenizer.tokenize(example.text_b) if example.text_b else []
+        # [CLS], and one [SEP] per text.
+        num_special = 3 if tokens_b else 2
+        input_ids: list[int] = []
+        input_mask: list[int] = []
+        segment_ids: list[int] = []
+        for part_a, part_b in self._parts(tokens_a, tokens_b, self._max_seq_length - num_special):
+            padding = [0] * (-len(input_ids) % self._max_seq_length)
+            tokens = ["[CLS]", *part_a, "[SEP]"]
+            segments = [0] * len(tokens)
+            if part_b:
+                tokens += [*part_b, "[SEP]"]
+                segments += [1] * (len(part_b) + 1)
+            input_ids += padding + self._tokenizer.convert_tokens_to_ids(tokens)
+            input_mask += padding + [1] * len(tokens)
+            segment_ids += padding + segments
+        return InputFeatures(
+            input_ids,
+            input_mask,
+            segment_ids,
+            self._label_id(example.label),
+            len(tokens_a) + len(tokens_b) + num_special,
+        )
+
+    def records(self, examples: Iterable[InputExample]) -> list[tuple[bytes, int]]:
+        """Converts examples to what a TFRecord file holds, each with its number of tokens."""
+        converted = map(self.convert, examples)
+        return [(_serialize(features), features.num_tokens) for features in converted]
+
+    def describe(self, lengths: Lengths) -> str:
+        """Says what was done to the examples that are too long."""
+        if not lengths.num_longer:
+            return "All %d examples fit into %d tokens; the longest has %d" % (
+                lengths.num_examples,
+                self._max_seq_length,
+                lengths.longest,
+            )
+        return (
+            "%d of %d examples (%.1f %%) are longer than %d tokens and %s; the longest has %d"
+            % (
+                lengths.num_longer,
+                lengths.num_examples,
+                100.0 * lengths.num_longer / lengths.num_examples,
+                self._max_seq_length,
+                "are read in windows" if self.has_windows else TRUNCATIONS[self._truncation].done,
+                lengths.longest,
+            )
+        )
+
+    def _parts(
+        self, tokens_a: list[str], tokens_b: list[str], room: int
+    ) -> list[tuple[list[str], list[str]]]:
+        """Gives what is read of two texts at once: one part of each, or one for each window."""
+        share_a, share_b = _shares(len(tokens_a), len(tokens_b), room)
+        if self.has_windows and len(tokens_a) + len(tokens_b) > room:
+            if len(tokens_a) > len(tokens_b):
+                tokens_b = self._cut(tokens_b, share_b)
+                return [(window, tokens_b) for window in self._windows(tokens_a, share_a)]
+            tokens_a = self._cut(tokens_a, share_a)
+            return [(tokens_a, window) for window in self._windows(tokens_b, share_b)]
+        return [(self._cut(tokens_a, share_a), self._cut(tokens_b, share_b))]
+
+    def _cut(self, tokens: list[str], length: int) -> list[str]:
+        if len(tokens) <= length:
+            return tokens
+        head = math.ceil(length * TRUNCATIONS[self._truncation].from_head)
+        return tokens[:head] + tokens[len(tokens) - (length - head) :]
+
+    def _windows(self, tokens: list[str], length: int) -> list[list[str]]:
+        """Gives the windows of a text that is longer than one; only the last one may be shorter."""
+        # Beside another text windows are shorter, and must not be further apart than they are long.
+        stride = max(1, min(self._window_stride, length))
+        starts = range(0, len(tokens) - length + stride, stride)
+        return [tokens[start : start + length] for start in starts]
+
+    def _label_id(self, label: Any) -> int | float | list[int] | None:
+        if label is None:
+            return None
+        if self._problem_type == "regression":
+            return float(label)
+        if self._problem_type == "multi_label":
+            given = {self._label_ids[name] for name in label}
+            return [int(index in given) for index in range(len(self._label_ids))]
+        return self._label_ids[label]
+
+
+def _shares(length_a: int, length_b: int, room: int) -> tuple[int, int]:
+    """Gives how many tokens of two texts are kept when there is room for `room` together.
+
+    The longer one is shortened first, and both in turn when they are equal, the second one before
+    the first: a token of a short text says more than one of a long text, so equal shares would be
+    unfair.
+    """
+    share_a = max(room - length_b, (room + 1) // 2)
+    share_b = max(room - length_a, room // 2)
+    return min(length_a, share_a), min(length_b, share_b)
 
 
 def convert_single_example(
@@ -55,11 +310,13 @@ def convert_single_example(
     label_list: Sequence[str],
     max_seq_length: int,
     tokenizer: FullTokenizer,
+    **options: Any,
 ) -> InputFeatures:
-    """Converts example number `ex_index`, and logs it when it is one of the first."""
-    features = convert_example(example, label_list, max_seq_length, tokenizer)
+    """Converts example number `ex_index` like `convert_example`; logs it if it is a first one."""
+    features = convert_example(example, label_list, max_seq_length, tokenizer, **options)
     if ex_index < _EXAMPLES_LOGGED:
-        tokens = tokenizer.convert_ids_to_tokens(features.input_ids[: sum(features.input_mask)])
+        ids = itertools.compress(features.input_ids, features.input_mask)
+        tokens = tokenizer.convert_ids_to_tokens(ids)
         _LOG.info("*** Example ***")
         _LOG.info("  guid: %s", example.guid)
         _LOG.info("  tokens: %s", " ".join(printable_text(token) for token in tokens))
@@ -72,116 +329,251 @@ def convert_example(
     label_list: Sequence[str],
     max_seq_length: int,
     tokenizer: FullTokenizer,
+    **options: Any,
 ) -> InputFeatures:
-    """Converts one example by the convention of BERT, here with a `max_seq_length` of 14.
+    """Converts one example, padded to `max_seq_length` or to a multiple if it has several windows.
 
-        pair    tokens       [CLS] is it late ? [SEP] no it is not . [SEP] [PAD] [PAD]
-                segment_ids    0    0  0   0  0   0    1  1  1  1  1   1     0     0
-                input_mask     1    1  1   1  1   1    1  1  1  1  1   1     0     0
-        single  tokens       [CLS] it came broken . [SEP] [PAD] ...
-                segment_ids    0    0   0     0   0   0     0
-
-    The classifier reads the vector of `[CLS]`, which is trained to stand for the whole sequence.
+    The arguments are those of `Converter`.
     """
-    tokens_a = tokenizer.tokenize(example.text_a)
-    tokens_b = tokenizer.tokenize(example.text_b) if example.text_b else []
-    # [CLS], and one [SEP] per text.
-    _truncate_seq_pair(tokens_a, tokens_b, max_seq_length - (3 if tokens_b else 2))
-
-    tokens = ["[CLS]", *tokens_a, "[SEP]"]
-    segment_ids = [0] * len(tokens)
-    if tokens_b:
-        tokens += [*tokens_b, "[SEP]"]
-        segment_ids += [1] * (len(tokens_b) + 1)
-
-    padding = [0] * (max_seq_length - len(tokens))
-    return InputFeatures(
-        input_ids=tokenizer.convert_tokens_to_ids(tokens) + padding,
-        input_mask=[1] * len(tokens) + padding,
-        segment_ids=segment_ids + padding,
-        label_id=None if example.label is None else label_list.index(example.label),
+    converter = Converter(label_list, max_seq_length, tokenizer, **options)
+    features = converter.convert(example)
+    padding = [0] * (-len(features.input_ids) % max_seq_length)
+    return features._replace(
+        input_ids=features.input_ids + padding,
+        input_mask=features.input_mask + padding,
+        segment_ids=features.segment_ids + padding,
     )
 
 
-def _truncate_seq_pair(tokens_a: list[str], tokens_b: list[str], max_length: int) -> None:
-    """Shortens two token lists in place to `max_length` together, always the longer one first.
-
-    A token of a short text says more than one of a long text, so equal shares would be unfair.
-    """
-    while len(tokens_a) + len(tokens_b) > max_length:
-        longer = tokens_a if len(tokens_a) > len(tokens_b) else tokens_b
-        longer.pop()
+def _serialize(features: InputFeatures) -> bytes:
+    example = tf.train.Example()
+    columns = example.features.feature
+    for name in _TOKEN_FEATURES:
+        columns[name].int64_list.value.extend(getattr(features, name))
+    label_id = features.label_id
+    if isinstance(label_id, float):
+        columns["label_ids"].float_list.value.append(label_id)
+    elif label_id is not None:
+        label_ids = label_id if isinstance(label_id, list) else [label_id]
+        columns["label_ids"].int64_list.value.extend(label_ids)
+    # By default the order of the features is that of a hash table, another in each process.
+    return example.SerializeToString(deterministic=True)
 
 
 def file_based_convert_examples_to_features(
-    examples: Sequence[InputExample],
+    examples: Collection[InputExample],
     label_list: Sequence[str],
     max_seq_length: int,
     tokenizer: FullTokenizer,
     output_file: str,
-) -> None:
-    """Converts examples to a TFRecord file, which has its name only when it is complete."""
-    with files.atomic(output_file) as temporary, tf.python_io.TFRecordWriter(temporary) as writer:
-        for index, example in enumerate(examples):
-            features = convert_single_example(index, example, label_list, max_seq_length, tokenizer)
-            writer.write(_serialize(features))
+    num_processes: int | None = None,
+    show_bar: bool = False,
+    **options: Any,
+) -> Lengths:
+    """Converts examples to a TFRecord file, which has its name only when it is complete.
+
+    The file is the same, byte for byte, however many processes make it. Only a few examples per
+    process are in memory at any time.
+
+    Args:
+        examples: read from the beginning twice; may be any collection that reads as it goes.
+        label_list: labels in the order of their indices.
+        max_seq_length: number of tokens that the model reads at once.
+        tokenizer: splits the texts.
+        output_file: the TFRecord file.
+        num_processes: how many convert; by default one for each core this process may use, and one
+            for all when there are few examples.
+        show_bar: show a progress bar in place of a line in the log now and then.
+        **options: further arguments of `Converter`.
+
+    Raises:
+        RuntimeError: one of the processes was killed.
+    """
+    for index, example in enumerate(itertools.islice(examples, _EXAMPLES_LOGGED)):
+        convert_single_example(index, example, label_list, max_seq_length, tokenizer, **options)
+    if num_processes is None:
+        several = len(examples) >= _EXAMPLES_WORTH_PROCESSES
+        num_processes = len(os.sched_getaffinity(0)) if several else 1
+    converter = Converter(label_list, max_seq_length, tokenizer, **options)
+    num_written = num_longer = longest = 0
+    with contextlib.ExitStack() as until_done:
+        temporary = until_done.enter_context(files.atomic(output_file))
+        writer = until_done.enter_context(tf.python_io.TFRecordWriter(temporary))
+        chunks = _map_in_processes(converter.records, _chunks(examples), num_processes)
+        until_done.enter_context(contextlib.closing(chunks))
+        records = itertools.chain.from_iterable(chunks)
+        bar = tqdm.tqdm(
+            records, total=len(examples), unit="example", disable=not show_bar, dynamic_ncols=True
+        )
+        until_done.enter_context(bar)
+        for record, num_tokens in bar:
+            writer.write(record)
+            num_written += 1
+            num_longer += num_tokens > max_seq_length
+            longest = max(longest, num_tokens)
+            if num_written % _EXAMPLES_PER_LOG_LINE == 0 and not show_bar:
+                _LOG.info("  converted %d of %d examples", num_written, len(examples))
+    return Lengths(num_written, num_longer, longest)
 
 
-def _serialize(features: InputFeatures) -> bytes:
-    columns = {
-        "input_ids": features.input_ids,
-        "input_mask": features.input_mask,
-        "segment_ids": features.segment_ids,
-    }
-    if features.label_id is not None:
-        columns["label_ids"] = [features.label_id]
-    message = {
-        name: tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-        for name, values in columns.items()
-    }
-    return tf.train.Example(features=tf.train.Features(feature=message)).SerializeToString()
+def _chunks(examples: Iterable[InputExample]) -> Iterator[list[InputExample]]:
+    iterator = iter(examples)
+    return iter(lambda: list(itertools.islice(iterator, _EXAMPLES_PER_CHUNK)), [])
+
+
+def _map_in_processes(
+    function: Callable[[Any], Any], chunks: Iterator[Any], num_processes: int
+) -> Generator[Any, None, None]:
+    """Gives `function(chunk)` for each chunk, in their order.
+
+    Chunks are read as they are needed: a process has one, and gets the next when its result is
+    taken. (The pools of the standard library read all of them at once, or wait for ever for a
+    process that was killed.)
+    """
+    if num_processes == 1:
+        yield from map(function, chunks)
+        return
+    workers: list[_WorkerProcess] = []
+    try:
+        for _ in range(num_processes):
+            workers.append(_WorkerProcess(function))
+        at_work: collections.deque[_WorkerProcess] = collections.deque()
+        for worker, chunk in zip(workers, chunks):
+            worker.send(chunk)
+            at_work.append(worker)
+        for chunk in chunks:
+            worker = at_work.popleft()
+            result = worker.receive()
+            worker.send(chunk)
+            at_work.append(worker)
+            yield result
+        for worker in at_work:
+            yield worker.receive()
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+class _WorkerProcess:
+    """A process that applies a function to what it is sent. It ends when its parent does."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        context = multiprocessing.get_context("fork")
+        self._connection, end_of_process = context.Pipe()
+        self._process = context.Process(
+            target=_work, args=(function, end_of_process, self._connection), daemon=True
+        )
+        self._process.start()
+        end_of_process.close()
+
+    def send(self, chunk: Any) -> None:
+        """Sends what the function is applied to. What came before must have been received."""
+        with self._must_be_alive():
+            self._connection.send(chunk)
+
+    def receive(self) -> Any:
+        """Waits for the result; raises what the function has raised."""
+        with self._must_be_alive():
+            result, error, stack = self._connection.recv()
+        if error:
+            raise error from RuntimeError("in another process:\n" + stack)
+        return result
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    @contextlib.contextmanager
+    def _must_be_alive(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            self._process.join()
+            raise RuntimeError(
+                "A process that converts examples has died with exit code %s; if it was killed "
+                "(-9), memory may have run out" % self._process.exitcode
+            ) from error
+
+
+def _work(function: Callable[[Any], Any], connection: Any, end_of_parent: Any) -> None:
+    # What to do about a signal is the parent's business: here it just ends the process.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    # While a copy of the parent's end is open, the end of the parent would go unnoticed.
+    end_of_parent.close()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            chunk = connection.recv()
+            try:
+                answer: tuple[Any, Exception | None, str] = (function(chunk), None, "")
+            except Exception as error:
+                answer = (None, error, traceback.format_exc())
+            connection.send(answer)
 
 
 def fingerprint(
-    examples: Sequence[InputExample],
+    examples: Iterable[InputExample],
     label_list: Sequence[str],
     max_seq_length: int,
     tokenizer: FullTokenizer,
+    **options: Any,
 ) -> str:
-    """Gives 12 hex digits that change when anything changes from which the records are made."""
-    digest = hashlib.sha256()
-    settings = (
-        _RECORD_FORMAT,
-        list(label_list),
-        max_seq_length,
-        tokenizer.basic_tokenizer.do_lower_case,
-        list(tokenizer.vocab),
-    )
-    digest.update(repr(settings).encode("utf-8"))
+    """Gives 12 hex digits that change when anything changes from which the records are made.
+
+    The arguments are those of `Converter`.
+    """
+    converter = Converter(label_list, max_seq_length, tokenizer, **options)
+    digest = hashlib.sha256(repr((_RECORD_FORMAT, converter.settings())).encode("utf-8"))
     for example in examples:
         digest.update(repr((example.text_a, example.text_b, example.label)).encode("utf-8"))
     return digest.hexdigest()[:12]
 
 
 def write_records_once(
-    examples: Sequence[InputExample],
+    examples: Collection[InputExample],
     label_list: Sequence[str],
     max_seq_length: int,
     tokenizer: FullTokenizer,
     output_file: str,
-) -> None:
-    """Converts examples to a TFRecord file, unless it is there.
+    show_bar: bool = False,
+    **options: Any,
+) -> Lengths:
+    """Converts examples to a TFRecord file, unless it is there, and logs how long they are.
 
     With the `fingerprint` in its name the file of other data, another vocabulary, other labels or
-    another length is another file, so stale records are never read.
+    another length is another file, so stale records are never read. The lengths are kept beside it,
+    in `<output_file>.json`.
+
+    Args:
+        examples: this and the others as for `file_based_convert_examples_to_features`.
+        label_list: labels in the order of their indices.
+        max_seq_length: number of tokens that the model reads at once.
+        tokenizer: splits the texts.
+        output_file: the TFRecord file.
+        show_bar: show a progress bar.
+        **options: further arguments of `Converter`.
     """
-    if os.path.exists(output_file):
-        _LOG.info("Using the %d converted examples of %s", len(examples), output_file)
-        return
-    _LOG.info("Converting %d examples to %s", len(examples), output_file)
-    file_based_convert_examples_to_features(
-        examples, label_list, max_seq_length, tokenizer, output_file
-    )
+    lengths_file = output_file + ".json"
+    if os.path.exists(output_file) and os.path.exists(lengths_file):
+        with open(lengths_file, encoding="utf-8") as stream:
+            lengths = Lengths(**json.load(stream))
+        _LOG.info("Using the %d converted examples of %s", lengths.num_examples, output_file)
+    else:
+        _LOG.info("Converting %d examples to %s", len(examples), output_file)
+        lengths = file_based_convert_examples_to_features(
+            examples,
+            label_list,
+            max_seq_length,
+            tokenizer,
+            output_file,
+            show_bar=show_bar,
+            **options,
+        )
+        files.write_text(lengths_file, json.dumps(lengths._asdict()) + "\n")
+    _LOG.info("  %s", Converter(label_list, max_seq_length, tokenizer, **options).describe(lengths))
+    return lengths
 
 
 def file_based_input_fn_builder(
@@ -194,6 +586,9 @@ def file_based_input_fn_builder(
     labelled: bool = True,
     seed: int = 0,
     start_step: int = 0,
+    problem_type: str = "classification",
+    num_labels: int = 0,
+    has_windows: bool = False,
 ) -> Callable[[], tf.data.Dataset]:
     """Builds the `input_fn` of an Estimator over a TFRecord file.
 
@@ -204,7 +599,7 @@ def file_based_input_fn_builder(
 
     Args:
         input_file: the TFRecord file.
-        seq_length: length of the stored sequences.
+        seq_length: length of the sequences; shorter ones are padded.
         is_training: shuffle and repeat; otherwise one pass in file order.
         drop_remainder: leave out a last batch that is not full.
         batch_size: examples per batch.
@@ -212,18 +607,25 @@ def file_based_input_fn_builder(
         labelled: whether the records have `label_ids`.
         seed: of the shuffle.
         start_step: the step at which training starts, in batches.
+        problem_type: as for `Converter`.
+        num_labels: number of labels; needed for `multi_label`.
+        has_windows: whether the examples are read in windows.
 
     Returns:
-        `input_fn()` -> Dataset of dicts of int32 tensors: `input_ids`, `input_mask`, `segment_ids`
-        `[batch_size, seq_length]` and, when `labelled`, `label_ids` `[batch_size]`.
+        `input_fn()` -> Dataset of dicts: `input_ids`, `input_mask`, `segment_ids` int32
+        `[batch_size, seq_length]`, or, with windows, `[batch_size, num_windows, seq_length]`, all 0
+        where an example has fewer windows than another one of its batch; and, when `labelled`,
+        `label_ids`: int32 `[batch_size]`, for `regression` float32 `[batch_size]`, for
+        `multi_label` int32 `[batch_size, num_labels]`.
     """
+    spec = feature_spec(labelled, problem_type, num_labels)
 
     def input_fn() -> tf.data.Dataset:
         records = tf.data.TFRecordDataset(input_file)
         if is_training:
             records = _shuffled_epochs(records, num_examples, seed, start_step * batch_size)
         batches = records.batch(batch_size, drop_remainder=drop_remainder)
-        return _parsed(batches, feature_spec(seq_length, labelled))
+        return _parsed(batches, spec, seq_length, has_windows)
 
     return input_fn
 
@@ -240,6 +642,8 @@ def input_fn_builder(
     start_step: int = 0,
     num_shards: int = 1,
     shard_index: int = 0,
+    problem_type: str = "classification",
+    **options: Any,
 ) -> Callable[[], tf.data.Dataset]:
     """Builds the `input_fn` of one of several workers, straight from the examples.
 
@@ -261,14 +665,18 @@ def input_fn_builder(
         start_step: the step at which training starts, in batches of one worker.
         num_shards: number of workers.
         shard_index: number of this worker, from 0.
+        problem_type: as for `Converter`.
+        **options: further arguments of `Converter`.
 
     Returns:
         As that of `file_based_input_fn_builder`.
     """
+    converter = Converter(label_list, seq_length, tokenizer, problem_type, **options)
+    spec = feature_spec(examples[0].label is not None, problem_type, len(label_list))
 
     @functools.lru_cache(maxsize=None)
     def record(index: int) -> bytes:
-        return _serialize(convert_example(examples[index], label_list, seq_length, tokenizer))
+        return _serialize(converter.convert(examples[index]))
 
     def records(indices: np.ndarray) -> np.ndarray:
         return np.array([record(index) for index in indices], dtype=object)
@@ -282,18 +690,49 @@ def input_fn_builder(
         batches = indices.shard(num_shards, shard_index).map(
             lambda batch: tf.ensure_shape(tf.py_func(records, [batch], tf.string), batch.shape)
         )
-        return _parsed(batches, feature_spec(seq_length, examples[0].label is not None))
+        return _parsed(batches, spec, seq_length, converter.has_windows)
 
     return input_fn
 
 
-def _parsed(batches: tf.data.Dataset, spec: Mapping[str, tf.FixedLenFeature]) -> tf.data.Dataset:
-    def parse(batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        # TFRecords hold int64 only; the model and the serving signature use int32.
-        columns = tf.io.parse_example(batch, spec)
-        return {name: tf.cast(column, tf.int32) for name, column in columns.items()}
+def parse(
+    records: tf.Tensor, spec: Mapping[str, Any], seq_length: int, has_windows: bool = False
+) -> dict[str, tf.Tensor]:
+    """Parses a batch of records, padded or not.
 
-    return batches.map(parse, num_parallel_calls=2).prefetch(2)
+    Args:
+        records: serialized `tf.Example`, string `[batch_size]`.
+        spec: of `feature_spec`.
+        seq_length: length to pad to; a longer record is an error in the graph.
+        has_windows: whether records hold windows.
+
+    Returns:
+        As a batch of `file_based_input_fn_builder`.
+    """
+    columns = tf.io.parse_example(records, spec)
+    # Each is as long as in the longest record; if one of them is in no record at all, it is shorter
+    # than the others, and this fails.
+    tokens = tf.stack([columns[name] for name in _TOKEN_FEATURES])
+    tokens = tf.pad(tokens, [[0, 0], [0, 0], [0, -tf.shape(tokens)[2] % seq_length]])
+    if has_windows:
+        tokens = tf.reshape(tokens, [3, tf.shape(tokens)[1], -1, seq_length])
+    else:
+        tokens = tf.ensure_shape(tokens, [3, None, seq_length])
+    columns.update(zip(_TOKEN_FEATURES, tf.unstack(tokens)))
+    # Records have no int32, which is what the model and the serving signatures use.
+    return {
+        name: tf.cast(column, tf.int32) if column.dtype == tf.int64 else column
+        for name, column in columns.items()
+    }
+
+
+def _parsed(
+    batches: tf.data.Dataset, spec: Mapping[str, Any], seq_length: int, has_windows: bool
+) -> tf.data.Dataset:
+    def parse_batch(batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        return parse(batch, spec, seq_length, has_windows)
+
+    return batches.map(parse_batch, num_parallel_calls=2).prefetch(2)
 
 
 def _shuffled_epochs(

@@ -180,8 +180,6 @@ class CheckpointHook(tf.train.CheckpointSaverHook):
         del run_values
         # The parent looks at a value that is read while the step is counted, early or late.
         step = int(run_context.session.run(self._global_step_tensor))
-        if self._is_in_a_hurry():
-            return
         if step % self._save_steps == 0 and step != self._timer.last_triggered_step():
             self._timer.update_last_triggered_step(step)
             if self._save(run_context.session, step):

@@ -18,10 +18,16 @@ _BATCH_SIZE = 32
 
 
 class Prediction(NamedTuple):
-    """The answer to one text: its label, how sure the model is of it, and all probabilities."""
+    """The answer to one text.
 
-    label: str
-    confidence: float
+    Attributes:
+        label: its label; for regression a number, for multi_label a tuple of labels.
+        confidence: the probability of the label, where there is one.
+        probabilities: label -> probability; empty for regression.
+    """
+
+    label: str | float | tuple[str, ...]
+    confidence: float | None
     probabilities: dict[str, float]
 
 
@@ -39,6 +45,8 @@ class Predictor:
         self.labels = _read_asset(export_dir, "labels.txt").splitlines()
         preprocessing = json.loads(_read_asset(export_dir, "preprocessing.json"))
         self._max_seq_length = preprocessing["max_seq_length"]
+        self._truncation = preprocessing["truncation"]
+        self._problem_type = preprocessing["problem_type"]
         self._tokenizer = FullTokenizer(
             _asset_path(export_dir, "vocab.txt"), preprocessing["do_lower_case"]
         )
@@ -48,7 +56,7 @@ class Predictor:
         )
         signature = model.signature_def["serving_default"]
         self._inputs = {name: info.name for name, info in signature.inputs.items()}
-        self._probabilities = signature.outputs["probabilities"].name
+        self._outputs = {name: info.name for name, info in signature.outputs.items()}
 
     def __enter__(self) -> Predictor:
         return self
@@ -74,16 +82,35 @@ class Predictor:
             tensor: np.array([getattr(row, name) for row in rows], np.int32)
             for name, tensor in self._inputs.items()
         }
-        return [self._prediction(row) for row in self._session.run(self._probabilities, feed)]
+        outputs = self._session.run(self._outputs, feed)
+        return [self._prediction(**dict(zip(outputs, values))) for values in zip(*outputs.values())]
 
     def _convert(self, text: str | tuple[str, str]) -> features.InputFeatures:
         text_a, text_b = (text, None) if isinstance(text, str) else text
         example = InputExample(guid="", text_a=text_a, text_b=text_b)
-        return features.convert_example(example, self.labels, self._max_seq_length, self._tokenizer)
+        return features.convert_example(
+            example,
+            self.labels,
+            self._max_seq_length,
+            self._tokenizer,
+            truncation=self._truncation,
+        )
 
-    def _prediction(self, probabilities: np.ndarray) -> Prediction:
+    def _prediction(
+        self,
+        predictions: np.ndarray,
+        probabilities: Sequence[float] = (),
+        top_3: np.ndarray | None = None,
+    ) -> Prediction:
+        """Names the outputs of the model for one text."""
+        del top_3
+        if self._problem_type == "regression":
+            return Prediction(float(predictions), None, {})
         by_label = {label: float(p) for label, p in zip(self.labels, probabilities)}
-        label = max(by_label, key=by_label.__getitem__)
+        if self._problem_type == "multi_label":
+            given = tuple(label for label, chosen in zip(self.labels, predictions) if chosen)
+            return Prediction(given, None, by_label)
+        label = self.labels[predictions]
         return Prediction(label, by_label[label], by_label)
 
 

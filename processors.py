@@ -5,16 +5,22 @@ To add a task, add a row to `TASKS`: its labels and, for each split, the file an
 
 from __future__ import annotations
 
-import codecs
 import collections
 import difflib
+import math
 import os
-from typing import Iterable, Mapping, NamedTuple, Sequence, Union
+import random
+from typing import Any, Collection, Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from errors import BadInput
+from tables import Table
 
 # A column has a name where the file has a header, and a number, from 0, where it has none.
 Column = Union[str, int]
+
+# What a label is: one of the classes; a number; or any of the classes, several or none of them.
+PROBLEM_TYPES = ("classification", "regression", "multi_label")
+Label = Union[str, float, Tuple[str, ...]]
 
 
 class InputExample(NamedTuple):
@@ -23,11 +29,11 @@ class InputExample(NamedTuple):
     guid: str
     text_a: str
     text_b: str | None = None
-    label: str | None = None
+    label: Label | None = None
 
 
 class Split(NamedTuple):
-    """Where the examples of one split are: a TSV file and its columns.
+    """Where the examples of one split are: a file and its columns.
 
     Attributes:
         file_name: path in the data directory.
@@ -38,6 +44,9 @@ class Split(NamedTuple):
         label_names: label in the file -> label of the task, where the two differ.
         filter_column: column that chooses the rows to read; None reads all.
         filter_value: what that column says in those rows.
+        file_format: one of `tables.FORMATS`; None where the file's name tells it.
+        has_header: whether the first row names the columns; None where that is to be seen.
+        skip_ragged: whether rows with a wrong number of columns are left out and not an error.
     """
 
     file_name: str
@@ -48,15 +57,13 @@ class Split(NamedTuple):
     label_names: Mapping[str, str] = {}
     filter_column: Column | None = None
     filter_value: str | None = None
-
-    @property
-    def has_header(self) -> bool:
-        """Whether the first line of the file names the columns."""
-        return isinstance(self.text_a, str)
+    file_format: str | None = "tsv"
+    has_header: bool | None = True
+    skip_ragged: bool = False
 
 
 class Task(NamedTuple):
-    """A classification task.
+    """What is to be learned.
 
     Attributes:
         labels: in the order of the model's outputs; None where the training file tells them.
@@ -64,6 +71,10 @@ class Task(NamedTuple):
         dev: the examples to evaluate.
         test: the examples to predict.
         metrics: what an evaluation reports beyond the usual, see `classifier.metric_fn`.
+        problem_type: one of `PROBLEM_TYPES`.
+        label_separator: what stands between the labels of a cell that has several.
+        is_dev_optional: whether a part of the training examples may take the place of a dev file.
+        submission: name of the file in which GLUE wants the predictions of the test set.
     """
 
     labels: Sequence[str] | None
@@ -71,6 +82,10 @@ class Task(NamedTuple):
     dev: Split
     test: Split
     metrics: Sequence[str] = ()
+    problem_type: str = "classification"
+    label_separator: str = ","
+    is_dev_optional: bool = False
+    submission: str | None = None
 
 
 def _tsv_task(
@@ -81,19 +96,27 @@ def _tsv_task(
     optional: Sequence[str] = (),
     dev_file: str = "dev.tsv",
     test_file: str = "test.tsv",
+    **options: Any,
 ) -> Task:
     """Declares a task whose files all have a header with the same names; tests need no label."""
     train = Split("train.tsv", text_a, text_b, label, optional)
     dev = train._replace(file_name=dev_file)
     test = train._replace(file_name=test_file, optional=(*optional, "label"))
-    return Task(labels, train, dev, test)
+    return Task(labels, train, dev, test, **options)
+
+
+def _ragged(task: Task) -> Task:
+    """Leaves out the malformed rows of a task's training and dev files, which then are counted."""
+    return task._replace(
+        train=task.train._replace(skip_ragged=True), dev=task.dev._replace(skip_ragged=True)
+    )
 
 
 _NO_YES = ("0", "1")
 _ENTAILMENT = ("entailment", "not_entailment")
 _INFERENCE = ("contradiction", "entailment", "neutral")
 
-_COLA_TRAIN = Split("train.tsv", text_a=3, label=1)
+_COLA_TRAIN = Split("train.tsv", text_a=3, label=1, has_header=False)
 
 _XNLI_DEV = Split(
     "xnli.dev.tsv",
@@ -112,6 +135,7 @@ TASKS: dict[str, Task] = {
         dev=_COLA_TRAIN._replace(file_name="dev.tsv"),
         test=Split("test.tsv", text_a="sentence"),
         metrics=("matthews_correlation",),
+        submission="CoLA.tsv",
     ),
     "mnli": _tsv_task(
         _INFERENCE,
@@ -120,6 +144,7 @@ TASKS: dict[str, Task] = {
         label="gold_label",
         dev_file="dev_matched.tsv",
         test_file="test_matched.tsv",
+        submission="MNLI-m.tsv",
     ),
     "mnli-mm": _tsv_task(
         _INFERENCE,
@@ -128,13 +153,25 @@ TASKS: dict[str, Task] = {
         label="gold_label",
         dev_file="dev_mismatched.tsv",
         test_file="test_mismatched.tsv",
+        submission="MNLI-mm.tsv",
     ),
-    "mrpc": _tsv_task(_NO_YES, "#1 String", "#2 String", label="Quality"),
-    "qnli": _tsv_task(_ENTAILMENT, "question", "sentence"),
-    "qqp": _tsv_task(_NO_YES, "question1", "question2", label="is_duplicate"),
-    "rte": _tsv_task(_ENTAILMENT, "sentence1", "sentence2"),
-    "sst-2": _tsv_task(_NO_YES, "sentence"),
-    "wnli": _tsv_task(_NO_YES, "sentence1", "sentence2"),
+    "mrpc": _tsv_task(_NO_YES, "#1 String", "#2 String", label="Quality", submission="MRPC.tsv"),
+    "qnli": _tsv_task(_ENTAILMENT, "question", "sentence", submission="QNLI.tsv"),
+    # A few rows of its training file have tabs and line feeds too many or too few.
+    "qqp": _ragged(
+        _tsv_task(_NO_YES, "question1", "question2", label="is_duplicate", submission="QQP.tsv")
+    ),
+    "rte": _tsv_task(_ENTAILMENT, "sentence1", "sentence2", submission="RTE.tsv"),
+    "sst-2": _tsv_task(_NO_YES, "sentence", submission="SST-2.tsv"),
+    "sts-b": _tsv_task(
+        ("score",),
+        "sentence1",
+        "sentence2",
+        label="score",
+        problem_type="regression",
+        submission="STS-B.tsv",
+    ),
+    "wnli": _tsv_task(_NO_YES, "sentence1", "sentence2", submission="WNLI.tsv"),
     # Chinese.
     "xnli": Task(
         _INFERENCE,
@@ -149,17 +186,68 @@ TASKS: dict[str, Task] = {
         test=_XNLI_DEV._replace(file_name="xnli.test.tsv", optional=("label",)),
     ),
     "phone_reviews_zh": _tsv_task(("-1", "0", "1"), "txt"),
-    # The user's own data.
-    "file": _tsv_task(None, "text", "text_b", optional=("text_b",)),
 }
 
 
-def get_processor(task_name: str, labels: Sequence[str] | None = None) -> DataProcessor:
-    """Returns the processor of a task in `TASKS`, whose name may be written in any case.
+def file_task(
+    text_column: Column = "text",
+    text_b_column: Column | None = None,
+    label_column: Column = "label",
+    problem_type: str = "classification",
+    labels: Sequence[str] | None = None,
+    file_format: str | None = None,
+    has_header: bool | None = None,
+    label_separator: str = ",",
+) -> Task:
+    """Declares the task of a user's own files.
 
     Args:
-        task_name: name of the task.
+        text_column: the text, or the first text of a pair: a name, or digits, which count from 1.
+        text_b_column: the second text of a pair; by default `text_b`, if there is such a column.
+        label_column: the label; test files may lack it.
+        problem_type: one of `PROBLEM_TYPES`.
+        labels: the classes in the order of the model's outputs; by default those that the training
+            file is found to have, sorted. Regression has none.
+        file_format: one of `tables.FORMATS`; by default each file's name tells it.
+        has_header: whether the first row names the columns; by default it does if it has one of
+            the names above.
+        label_separator: what stands between the labels of a cell that has several.
+    """
+    train = Split(
+        "train.tsv",
+        text_column,
+        text_b_column or "text_b",
+        label_column,
+        optional=() if text_b_column else ("text_b",),
+        file_format=file_format,
+        has_header=has_header,
+    )
+    test = train._replace(file_name="test.tsv", optional=(*train.optional, "label"))
+    if problem_type == "regression":
+        labels = ("score",)
+    return Task(
+        labels,
+        train,
+        train._replace(file_name="dev.tsv"),
+        test,
+        problem_type=problem_type,
+        label_separator=label_separator,
+        is_dev_optional=True,
+    )
+
+
+TASKS["file"] = file_task()
+
+
+def get_processor(
+    task_name: str, labels: Sequence[str] | None = None, own_files: Task | None = None
+) -> DataProcessor:
+    """Returns the processor of a task, whose name may be written in any case.
+
+    Args:
+        task_name: a name in `TASKS`, or `file`.
         labels: as for `DataProcessor`.
+        own_files: what `file` stands for, see `file_task`.
 
     Raises:
         BadInput: there is no such task.
@@ -169,14 +257,180 @@ def get_processor(task_name: str, labels: Sequence[str] | None = None) -> DataPr
         similar = difflib.get_close_matches(task_name.lower(), TASKS, n=1)
         hint = f"did you mean {similar[0]}? " if similar else ""
         raise BadInput(f"--task_name={task_name}: {hint}known tasks are {', '.join(TASKS)}")
-    return DataProcessor(task, labels)
+    return DataProcessor(own_files or task if task is TASKS["file"] else task, labels)
+
+
+class Examples(Collection[InputExample]):
+    """The examples of a split, read from its file anew by each iteration: it need not fit memory.
+
+    Attributes:
+        set_type: train, dev or test.
+        path: the file.
+        is_labelled: whether the file has labels.
+        is_pair: whether the texts come in pairs.
+        label_counts: label -> number of examples that have it; empty for regression.
+        skipped: number of malformed rows that are left out.
+    """
+
+    def __init__(
+        self,
+        set_type: str,
+        split: Split,
+        path: str,
+        task: Task,
+        labels: Sequence[str] | None,
+        rows: bytes | None = None,
+    ):
+        """Reads the file once, to find what is wrong with it.
+
+        Args:
+            set_type: train, dev or test.
+            split: the columns.
+            path: the file.
+            task: what its labels mean.
+            labels: the classes; None accepts any.
+            rows: a 1 for each example to give and a 0 for each to leave out; by default all.
+
+        Raises:
+            BadInput: something in the file is not as it should be.
+        """
+        self.set_type = set_type
+        self.path = path
+        self._split = split
+        self._task = task
+        self._labels = labels
+        self._rows = rows
+        cure = f"check --data_dir and --{set_type}_file"
+        self._table = Table(
+            path,
+            split.file_format,
+            split.has_header,
+            [c for c in (split.text_a, split.text_b, split.label) if c is not None],
+            split.skip_ragged,
+            cure,
+        )
+        self._positions = self._find_columns()
+        self.is_pair = "text_b" in self._positions
+        self.is_labelled = "label" in self._positions
+        self._size = 0
+        self.label_counts = count_labels(self._counted())
+        self.skipped = self._table.skipped
+        if not self._size:
+            raise BadInput(f"{path}: holds no examples; {cure}")
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __contains__(self, example: object) -> bool:
+        return any(example == other for other in self)
+
+    def __iter__(self) -> Iterator[InputExample]:
+        number = -1
+        for row in self._table:
+            values = {field: row.cells[at] for field, at in self._positions.items()}
+            if values.pop("filter_column", None) != self._split.filter_value:
+                continue
+            number += 1
+            if self._rows is None or self._rows[number]:
+                yield self._create_example(row.line, values)
+
+    def _counted(self) -> Iterator[InputExample]:
+        for example in self:
+            self._size += 1
+            yield example
+
+    def divide(self, dev_fraction: float) -> tuple[Examples, Examples]:
+        """Divides the examples in two, each class by itself, always in the same way.
+
+        Args:
+            dev_fraction: part of each class that goes to the second, at least one example of a
+                class that has two.
+
+        Returns:
+            What is left to learn from, and what was taken to evaluate, both in the file's order.
+        """
+        numbers: dict[Any, list[int]] = collections.defaultdict(list)
+        for number, example in enumerate(self):
+            # The values of a regression are no classes.
+            numbers[example.label if self.label_counts else None].append(number)
+        dev = bytearray(self._size)
+        shuffle = random.Random(12345).shuffle
+        for label in sorted(numbers, key=str):
+            of_label = numbers[label]
+            shuffle(of_label)
+            count = max(round(dev_fraction * len(of_label)), 1) if len(of_label) > 1 else 0
+            for number in of_label[:count]:
+                dev[number] = 1
+        train = bytes(1 - chosen for chosen in dev)
+        if not any(dev) or not any(train):
+            raise BadInput(
+                f"{self.path}: {self._size} examples are too few to set some aside for the "
+                "evaluation; give a --dev_file"
+            )
+        arguments = (self._split, self.path, self._task, self._labels)
+        return Examples("train", *arguments, train), Examples("dev", *arguments, bytes(dev))
+
+    def _find_columns(self) -> dict[str, int]:
+        """Maps each field of an example, and the filter, to its position in a row."""
+        positions = {}
+        for field in ("text_a", "text_b", "label", "filter_column"):
+            column = getattr(self._split, field)
+            if column is None:
+                continue
+            if field not in self._split.optional or column in self._table.columns:
+                positions[field] = self._table.position(column)
+        return positions
+
+    def _create_example(self, line: int, values: Mapping[str, str]) -> InputExample:
+        may_be_empty = {"label"} if self._task.problem_type == "multi_label" else set()
+        for field, value in values.items():
+            if not value.strip() and field not in may_be_empty:
+                column = getattr(self._split, field)
+                raise self._error(
+                    line, f"column {column!r} is empty; complete the row or remove it"
+                )
+        label = None
+        if "label" in values:
+            label = self._label(line, values["label"].strip())
+        return InputExample(
+            f"{self.set_type}-{line - 1}", values["text_a"], values.get("text_b"), label
+        )
+
+    def _label(self, line: int, text: str) -> Label:
+        if self._task.problem_type == "regression":
+            return self._number(line, text)
+        if self._task.problem_type == "multi_label":
+            parts = (part.strip() for part in text.split(self._task.label_separator))
+            return tuple(self._class(line, part) for part in parts if part)
+        return self._class(line, text)
+
+    def _class(self, line: int, text: str) -> str:
+        label = self._split.label_names.get(text, text)
+        if not label.isprintable():
+            raise self._error(line, f"label {label!r:.100} has a character that cannot be printed")
+        if self._labels is not None and label not in self._labels:
+            known = ", ".join(self._labels)
+            raise self._error(line, f"unknown label {label!r}; known are {known:.500}")
+        return label
+
+    def _number(self, line: int, text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise self._error(line, f"label {text!r} is no number; write one, such as 2.5")
+        return number
+
+    def _error(self, line: int, message: str) -> BadInput:
+        return BadInput(f"{self.path}:{line}: {message}")
 
 
 class DataProcessor:
     """Reads the examples of a task.
 
-    The files are UTF-8 with a tab between columns and nothing else: a quotation mark is part of the
-    text. A row that cannot be read is an error, never left out.
+    The files are UTF-8. A row that cannot be read is an error; only where a task says so is it
+    left out, and counted.
 
     Each of the `get_*_examples` methods reads the split's own file in `data_dir`, or the file that
     its second argument names, which is looked for in `data_dir` first and then as it is written.
@@ -191,44 +445,46 @@ class DataProcessor:
         self.task = task
         self._labels = labels or task.labels
 
-    def get_train_examples(
-        self, data_dir: str | None, train_file: str | None = None
-    ) -> list[InputExample]:
+    def get_train_examples(self, data_dir: str | None, train_file: str | None = None) -> Examples:
         """Reads the examples to learn from, and from them the labels if they are not known yet.
 
         Raises:
             BadInput: there is no such file, or something in it is not as it should be.
         """
         path = _find_file("train", self.task.train, data_dir, train_file)
-        examples = _create_examples("train", self.task.train, path, self._labels)
+        examples = Examples("train", self.task.train, path, self.task, self._class_labels())
         if self._labels is None:
-            self._labels = _discover_labels(examples, path)
+            self._labels = _discover_labels(examples)
         return examples
 
-    def get_dev_examples(
-        self, data_dir: str | None, dev_file: str | None = None
-    ) -> list[InputExample]:
+    def has_dev_file(self, data_dir: str | None, dev_file: str | None = None) -> bool:
+        """Tells whether there is a file of examples to evaluate, or at least should be one."""
+        if dev_file or not self.task.is_dev_optional:
+            return True
+        return os.path.exists(os.path.join(data_dir or os.devnull, self.task.dev.file_name))
+
+    def get_dev_examples(self, data_dir: str | None, dev_file: str | None = None) -> Examples:
         """Reads the examples to evaluate.
 
         Raises:
             BadInput: as `get_train_examples` and `get_labels`.
         """
+        self.get_labels()
         path = _find_file("dev", self.task.dev, data_dir, dev_file)
-        return _create_examples("dev", self.task.dev, path, self.get_labels())
+        return Examples("dev", self.task.dev, path, self.task, self._class_labels())
 
-    def get_test_examples(
-        self, data_dir: str | None, test_file: str | None = None
-    ) -> list[InputExample]:
+    def get_test_examples(self, data_dir: str | None, test_file: str | None = None) -> Examples:
         """Reads the examples to predict; their label is None if the file has no such column.
 
         Raises:
             BadInput: as `get_train_examples` and `get_labels`.
         """
+        self.get_labels()
         path = _find_file("test", self.task.test, data_dir, test_file)
-        return _create_examples("test", self.task.test, path, self.get_labels())
+        return Examples("test", self.task.test, path, self.task, self._class_labels())
 
     def get_labels(self) -> list[str]:
-        """Returns the labels, in the order of the model's outputs.
+        """Returns the labels, in the order of the model's outputs; for regression, their one name.
 
         Raises:
             BadInput: the training file would tell them but has not been read.
@@ -240,9 +496,38 @@ class DataProcessor:
             )
         return list(self._labels)
 
+    def _class_labels(self) -> Sequence[str] | None:
+        return None if self.task.problem_type == "regression" else self._labels
+
+
+def load_labels(path: str) -> list[str]:
+    """Reads the classes, one per line, in the order of the model's outputs.
+
+    Raises:
+        BadInput: there is no such file, a line is empty or a label is there twice.
+    """
+    labels: list[str] = []
+    for row in Table(path, "tsv", has_header=False, cure="check --labels_file"):
+        label = row.cells[0].strip()
+        if not label or label in labels:
+            raise BadInput(f"{path}:{row.line}: {label!r} is empty or there twice; one per line")
+        labels.append(label)
+    return labels
+
+
+def count_labels(examples: Iterable[InputExample]) -> collections.Counter[str]:
+    """Counts the examples of each class; those of a regression have none."""
+    counts: collections.Counter[str] = collections.Counter()
+    for example in examples:
+        if isinstance(example.label, str):
+            counts[example.label] += 1
+        elif isinstance(example.label, tuple):
+            counts.update(example.label)
+    return counts
+
 
 def load_class_weights(
-    source: str, labels: Sequence[str], examples: Sequence[InputExample]
+    source: str, labels: Sequence[str], examples: Iterable[InputExample]
 ) -> list[float]:
     """Gives the factor of the loss of each class, in the order of `labels`.
 
@@ -256,32 +541,57 @@ def load_class_weights(
         BadInput: a class has no example to weigh, or the file is not as it should be.
     """
     if source == "balanced":
-        counts = collections.Counter(example.label for example in examples)
+        counts = count_labels(examples)
         missing = [label for label in labels if not counts[label]]
         if missing:
             raise BadInput(
                 f"--class_weights=balanced: no training example of {', '.join(missing)}; give a "
                 "file of `label<TAB>weight` lines"
             )
-        return [len(examples) / (len(labels) * counts[label]) for label in labels]
-    weights = {}
-    for number, line in enumerate(_read_lines(source, "check --class_weights"), start=1):
-        label, _, weight = line.partition("\t")
-        if label not in labels or label in weights:
+        return [sum(counts.values()) / (len(labels) * counts[label]) for label in labels]
+    return _numbers_of_labels(source, labels, "weight", "--class_weights")
+
+
+def load_thresholds(source: str, labels: Sequence[str]) -> list[float]:
+    """Gives the probability above which each label is predicted, in the order of `labels`.
+
+    Args:
+        source: one number for all, or a file with one `label<TAB>threshold` per line.
+        labels: the labels.
+
+    Raises:
+        BadInput: a threshold is not between 0 and 1, or the file is not as it should be.
+    """
+    try:
+        thresholds = [float(source)] * len(labels)
+    except ValueError:
+        thresholds = _numbers_of_labels(source, labels, "threshold", "--thresholds")
+    for threshold in thresholds:
+        if not 0 <= threshold <= 1:
+            raise BadInput(f"--thresholds={source}: {threshold} is no probability; give 0 to 1")
+    return thresholds
+
+
+def _numbers_of_labels(path: str, labels: Sequence[str], what: str, flag: str) -> list[float]:
+    """Reads a file with one `label<TAB>number` per line, a line for each label."""
+    numbers: dict[str, float] = {}
+    for row in Table(path, "tsv", has_header=False, cure=f"check {flag}"):
+        label, number = row.cells[0], " ".join(row.cells[1:])
+        if label not in labels or label in numbers:
             raise BadInput(
-                f"{source}:{number}: {label!r} is no label or there twice; write one line for each "
+                f"{path}:{row.line}: {label!r} is no label or there twice; write one line for each "
                 f"of {', '.join(labels)}"
             )
         try:
-            weights[label] = float(weight)
+            numbers[label] = float(number)
         except ValueError:
-            weights[label] = -1.0
-        if not 0 <= weights[label] < float("inf"):
-            raise BadInput(f"{source}:{number}: weight {weight!r}; write a number of 0 or more")
-    missing = [label for label in labels if label not in weights]
+            numbers[label] = -1.0
+        if not 0 <= numbers[label] < math.inf:
+            raise BadInput(f"{path}:{row.line}: {what} {number!r}; write a number of 0 or more")
+    missing = [label for label in labels if label not in numbers]
     if missing:
-        raise BadInput(f"{source}: no weight for {', '.join(missing)}; add a line for each")
-    return [weights[label] for label in labels]
+        raise BadInput(f"{path}: no {what} for {', '.join(missing)}; add a line for each")
+    return [numbers[label] for label in labels]
 
 
 def _find_file(set_type: str, split: Split, data_dir: str | None, own_file: str | None) -> str:
@@ -291,98 +601,9 @@ def _find_file(set_type: str, split: Split, data_dir: str | None, own_file: str 
     return own_file if own_file and not os.path.exists(path) else path
 
 
-def _create_examples(
-    set_type: str, split: Split, path: str, labels: Sequence[str] | None
-) -> list[InputExample]:
-    """Reads one file; without `labels` any label is accepted."""
-    cure = f"check --data_dir and --{set_type}_file"
-    lines = _read_lines(path, cure)
-    first_row = lines[0].split("\t")
-    positions = _find_columns(split, first_row, path)
-    examples = []
-    for index, line in enumerate(lines):
-        if index == 0 and split.has_header:
-            continue
-        where = f"{path}:{index + 1}"
-        row = line.split("\t")
-        if len(row) != len(first_row):
-            raise BadInput(
-                f"{where}: columns: {len(row)}, but {len(first_row)} in line 1; a tab must stand "
-                "between two columns and nowhere else"
-            )
-        values = {field: row[position] for field, position in positions.items()}
-        if values.get("filter_column") == split.filter_value:
-            guid = f"{set_type}-{index}"
-            examples.append(_create_example(guid, values, split, labels, where))
-    if not examples:
-        raise BadInput(f"{path}: holds no examples; {cure}")
-    return examples
-
-
-def _find_columns(split: Split, first_row: Sequence[str], path: str) -> dict[str, int]:
-    """Maps each field of an example, and the filter, to its position in a row."""
-    positions = {}
-    for field in ("text_a", "text_b", "label", "filter_column"):
-        column = getattr(split, field)
-        if column in first_row:
-            positions[field] = first_row.index(column)
-        elif isinstance(column, int) and column < len(first_row):
-            positions[field] = column
-        elif column is not None and field not in split.optional:
-            raise BadInput(
-                f"{path}:1: no column {column!r}; the columns, separated by tabs, are "
-                f"{str(first_row)[:300]}"
-            )
-    return positions
-
-
-def _create_example(
-    guid: str,
-    values: Mapping[str, str],
-    split: Split,
-    labels: Sequence[str] | None,
-    where: str,
-) -> InputExample:
-    for field, value in values.items():
-        if not value.strip():
-            column = getattr(split, field)
-            raise BadInput(f"{where}: column {column!r} is empty; complete the row or remove it")
-    label = values.get("label")
-    if label is not None:
-        label = split.label_names.get(label.strip(), label.strip())
-        if labels is not None and label not in labels:
-            raise BadInput(f"{where}: unknown label {label!r}; known are {', '.join(labels)}")
-    return InputExample(guid, values["text_a"], values.get("text_b"), label)
-
-
-def _discover_labels(examples: Iterable[InputExample], path: str) -> list[str]:
-    labels = sorted({example.label for example in examples if example.label is not None})
+def _discover_labels(examples: Examples) -> list[str]:
+    labels = sorted(examples.label_counts)
     if len(labels) < 2:
-        raise BadInput(f"{path}: {labels[0]!r} is the only label; a classifier needs two or more")
+        only = f"{labels[0]!r} is the only label" if labels else "there are no labels"
+        raise BadInput(f"{examples.path}: {only}; a classifier needs two or more")
     return labels
-
-
-def _read_lines(path: str, cure: str) -> list[str]:
-    try:
-        with open(path, "rb") as reader:
-            data = reader.read()
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}; {cure}") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise BadInput(f"{path}:1: is UTF-16; save the file as UTF-8")
-    if b"\0" in data:
-        line_number = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise BadInput(f"{path}:{line_number}: has a NUL byte; save the file as UTF-8 text")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line_number = error.object.count(b"\n", 0, error.start) + 1
-        raise BadInput(
-            f"{path}:{line_number}: is not UTF-8; convert the file, for example with "
-            "`iconv -f GB18030 -t UTF-8` if it is Chinese"
-        ) from error
-    if not text.strip():
-        raise BadInput(f"{path}: is empty; {cure}")
-    # `str.splitlines` would also split at characters that are part of a text, such as U+2028.
-    lines = text.rstrip("\r\n").split("\n")
-    return [line[:-1] if line.endswith("\r") else line for line in lines]

@@ -15,16 +15,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import json
 import logging
 import math
 import os
 import pathlib
 import platform
+import re
 import shlex
 import sys
 import time
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 # Read by TensorFlow's C++ side when it is imported; it would log every CPU feature that it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -36,16 +38,19 @@ from absl import app, flags
 import checkpoints
 import distributed
 import files
+import inspection
 import logs
 import modeling
 import runs
 import serving
+import tables
 import tokenization
 import training
 from classifier import create_model, metric_fn, metric_names, model_fn_builder  # noqa: F401
 from distributed import SharedFailure, Workers
 from errors import BadInput
 from features import (  # noqa: F401
+    TRUNCATIONS,
     InputFeatures,
     convert_single_example,
     file_based_convert_examples_to_features,
@@ -64,7 +69,18 @@ from hooks import (
     stop_if_no_increase_hook,
 )
 from interruption import Interrupted, Interruption
-from processors import DataProcessor, InputExample, get_processor, load_class_weights
+from processors import (
+    PROBLEM_TYPES,
+    DataProcessor,
+    Examples,
+    InputExample,  # noqa: F401
+    Task,
+    file_task,
+    get_processor,
+    load_class_weights,
+    load_labels,
+    load_thresholds,
+)
 from training import Schedule
 
 _LOG = logging.getLogger("run_classifier_gpu")
@@ -72,15 +88,20 @@ _LOG = logging.getLogger("run_classifier_gpu")
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines every flag of the program, and the rules between them."""
-    switch, whole, number, text = (
+    switch, whole, text, choice = (
         functools.partial(kind, flag_values=flag_values)
         for kind in (
             flags.DEFINE_bool,
             flags.DEFINE_integer,
-            flags.DEFINE_float,
             flags.DEFINE_string,
+            flags.DEFINE_enum,
         )
     )
+
+    def number(name: str, default: float, help_text: str, **bounds: float) -> None:
+        flags.DEFINE_float(name, default, help_text, flag_values=flag_values, **bounds)
+        message = "must be a finite number"
+        flags.register_validator(name, math.isfinite, message, flag_values)
 
     # What to do.
     switch("do_train", False, "Train, evaluating every checkpoint.")
@@ -88,13 +109,55 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     switch("do_predict", False, "Write predictions for the test set.")
     switch("do_export", False, "Export the best checkpoint as a SavedModel.")
 
+    switch("dry_run", False, "Check the data and the plan of a training run, and do nothing else.")
+
     # Data.
-    text("task_name", None, "Task, e.g. mrpc, or file for your own TSV.")
+    text("task_name", None, "Task, e.g. mrpc, or file for your own files.")
     text("data_dir", None, "Folder of the task's files.")
     text("train_file", None, "Training file, if not the task's usual one.")
     text("dev_file", None, "Dev file, if not the task's usual one.")
     text("test_file", None, "Test file, if not the task's usual one.")
-    whole("max_seq_length", 128, "Tokens per example; longer texts are cut.", lower_bound=4)
+    whole("max_seq_length", 128, "Tokens that the model reads at once.", lower_bound=4)
+    choice("truncation", "head", list(TRUNCATIONS), "What is kept of a text that is too long.")
+    whole(
+        "window_stride",
+        0,
+        "Evaluate and predict long texts in windows that begin so many tokens apart, by the mean "
+        "of their probabilities; 0 cuts long texts.",
+        lower_bound=0,
+    )
+
+    # Your own files, for --task_name=file.
+    choice(
+        "problem_type",
+        "classification",
+        list(PROBLEM_TYPES),
+        "What a label is: a class, a number, or several classes or none.",
+    )
+    text("text_column", "text", "Column of the text: its name, or its number from 1.")
+    text("text_b_column", None, "Column of the second text of a pair. Default: text_b, if any.")
+    text("label_column", "label", "Column of the label.")
+    text("label_separator", ",", "What stands between the labels of a cell that has several.")
+    choice("file_format", None, list(tables.FORMATS), "Default: as the file's name says.")
+    switch(
+        "has_header",
+        None,
+        "Whether the first row names the columns. Default: if it has one of these names.",
+    )
+    text("labels_file", None, "The labels, one per line. Default: from the training file, sorted.")
+    number(
+        "dev_fraction",
+        0.1,
+        "Part of the training examples that is evaluated and not learned if there is no dev file.",
+        lower_bound=1e-9,
+        upper_bound=0.9,
+    )
+    text(
+        "thresholds",
+        "0.5",
+        "Probability above which one of several labels is predicted: a number, or a file of "
+        "label<TAB>threshold lines.",
+    )
 
     # Model.
     text("bert_config_file", None, "JSON file with the encoder's shape.")
@@ -140,14 +203,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     switch("debug", False, "Show tracebacks and TensorFlow's own log.")
 
     # The optimizer.
-    flags.DEFINE_enum("optimizer", "adamw", ["adamw", "lamb"], "Optimizer.", flag_values)
+    choice("optimizer", "adamw", ["adamw", "lamb"], "Optimizer.")
     number("learning_rate", 5e-5, "Peak learning rate.", lower_bound=0.0)
-    flags.DEFINE_enum(
+    choice(
         "learning_rate_scaling",
         "none",
         ["none", "linear", "sqrt"],
         "What the number of workers multiplies the learning rate by: 1, itself, or its root.",
-        flag_values,
     )
     number(
         "warmup_proportion",
@@ -221,6 +283,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values,
     )
     flags.register_multi_flags_validator(
+        ["dry_run", "do_train"],
+        lambda values: values["do_train"] or not values["dry_run"],
+        "a dry run is one of a training run: give --do_train",
+        flag_values,
+    )
+    flags.register_multi_flags_validator(
         ["init_checkpoint", "warm_start_from"],
         lambda values: not (values["init_checkpoint"] and values["warm_start_from"]),
         "a model begins from one checkpoint: give one of the two",
@@ -234,10 +302,16 @@ class Inputs(NamedTuple):
     bert_config: modeling.BertConfig
     tokenizer: tokenization.FullTokenizer
     processor: DataProcessor
-    examples: dict[str, list[InputExample]]  # the splits that are needed: train, dev, test
+    examples: dict[str, Examples]  # the splits that are needed: train, dev, test
     fingerprints: dict[str, str]  # of each of them, see `features.fingerprint`
     labels: list[str]
     class_weights: list[float] | None
+    thresholds: list[float] | None  # where an example has several labels
+
+    @property
+    def problem_type(self) -> str:
+        """One of `processors.PROBLEM_TYPES`."""
+        return self.processor.task.problem_type
 
 
 class Job(NamedTuple):
@@ -263,9 +337,14 @@ def run_classifier(
         The metrics of the evaluation; empty if there was none, and for all workers but the chief.
     """
     job = make_job(flags_obj, workers or Workers(), interruption or Interruption())
+    summary = job.workers.from_chief(lambda: inspect(job))
     metrics: dict[str, float] = {}
+    if flags_obj.dry_run:
+        return metrics
     with contextlib.ExitStack() as folder:
         job.workers.from_chief(lambda: open_folder(job, folder))
+        for line in summary:
+            _LOG.info("  %s", line)
         records = convert(job)
         estimator = make_estimator(job)
         if job.schedule:
@@ -323,8 +402,14 @@ def make_job(flags_obj: flags.FlagValues, workers: Workers, interruption: Interr
     data_of_chief = workers.from_chief(lambda: inputs.fingerprints)
     workers.together(lambda: check_same_data(inputs.fingerprints, data_of_chief, workers))
     watched = workers.together(lambda: make_watched(flags_obj, inputs))
-    schedule = workers.together(lambda: make_schedule(flags_obj, inputs, workers))
-    warm_start = workers.from_chief(lambda: make_warm_start_settings(flags_obj, inputs.labels))
+    schedule = None
+    if flags_obj.do_train:
+        num_examples = len(inputs.examples["train"])
+        schedule = workers.together(lambda: make_schedule(flags_obj, num_examples, workers.size))
+    warm_start = None
+    if flags_obj.do_train and flags_obj.warm_start_from:
+        source = flags_obj.warm_start_from
+        warm_start = workers.from_chief(lambda: make_warm_start_settings(source, inputs.labels))
     return Job(flags_obj, inputs, watched, schedule, warm_start, workers, interruption)
 
 
@@ -351,17 +436,52 @@ def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None)
                 bert_config.max_position_embeddings,
             )
         )
-    processor = get_processor(flags_obj.task_name, known_labels)
+    processor = get_processor(flags_obj.task_name, known_labels, make_file_task(flags_obj))
     examples = read_examples(flags_obj, processor)
     labels = processor.get_labels()
-    class_weights = None
+    problem_type = processor.task.problem_type
+    class_weights = thresholds = None
+    if problem_type == "regression" and (flags_obj.class_weights or flags_obj.label_smoothing):
+        raise BadInput(
+            "--class_weights and --label_smoothing are for classes, and this task's labels are "
+            "numbers; leave them out"
+        )
     if flags_obj.do_train and flags_obj.class_weights:
         class_weights = load_class_weights(flags_obj.class_weights, labels, examples["train"])
+    if problem_type == "multi_label":
+        thresholds = load_thresholds(flags_obj.thresholds, labels)
     fingerprints = {
-        split: fingerprint(of_split, labels, flags_obj.max_seq_length, tokenizer)
+        split: fingerprint(
+            of_split,
+            labels,
+            flags_obj.max_seq_length,
+            tokenizer,
+            **conversion_options(flags_obj, problem_type, split),
+        )
         for split, of_split in examples.items()
     }
-    return Inputs(bert_config, tokenizer, processor, examples, fingerprints, labels, class_weights)
+    return Inputs(
+        bert_config,
+        tokenizer,
+        processor,
+        examples,
+        fingerprints,
+        labels,
+        class_weights,
+        thresholds,
+    )
+
+
+def conversion_options(
+    flags_obj: flags.FlagValues, problem_type: str, split: str
+) -> dict[str, Any]:
+    """Gives what `features.Converter` is to do with the labels and the long texts of a split."""
+    return {
+        "problem_type": problem_type,
+        "truncation": flags_obj.truncation,
+        # One window of a text may have nothing of what the label is about.
+        "window_stride": 0 if split == "train" else flags_obj.window_stride,
+    }
 
 
 def check_same_data(
@@ -407,17 +527,16 @@ def read_labels(folder: str) -> list[str] | None:
         return stream.read().splitlines()
 
 
-def make_warm_start_settings(
-    flags_obj: flags.FlagValues, labels: Sequence[str]
-) -> tf.estimator.WarmStartSettings | None:
+def make_warm_start_settings(source: str, labels: Sequence[str]) -> tf.estimator.WarmStartSettings:
     """Prepares to begin from a fine-tuned model, its classifier included if the labels agree.
+
+    Args:
+        source: output_dir of a run, for its best checkpoint, or a checkpoint of it.
+        labels: those of the new run.
 
     Raises:
         BadInput: there is no checkpoint, or it cannot be read.
     """
-    source = flags_obj.warm_start_from
-    if not (flags_obj.do_train and source):
-        return None
     try:
         path = checkpoints.find(source, "best" if os.path.isdir(source) else source)
     except BadInput as error:
@@ -435,29 +554,82 @@ def make_warm_start_settings(
     )
 
 
-def read_examples(
-    flags_obj: flags.FlagValues, processor: DataProcessor
-) -> dict[str, list[InputExample]]:
+def make_file_task(flags_obj: flags.FlagValues) -> Task:
+    """Declares the user's own files."""
+    return file_task(
+        flags_obj.text_column,
+        flags_obj.text_b_column,
+        flags_obj.label_column,
+        flags_obj.problem_type,
+        load_labels(flags_obj.labels_file) if flags_obj.labels_file else None,
+        flags_obj.file_format,
+        flags_obj.has_header,
+        flags_obj.label_separator,
+    )
+
+
+def read_examples(flags_obj: flags.FlagValues, processor: DataProcessor) -> dict[str, Examples]:
     """Reads the splits that the wanted actions need."""
+    data_dir = flags_obj.data_dir
+    needs_dev = flags_obj.do_train or flags_obj.do_eval
+    divides = needs_dev and not processor.has_dev_file(data_dir, flags_obj.dev_file)
     examples = {}
-    if flags_obj.do_train:
-        examples["train"] = processor.get_train_examples(flags_obj.data_dir, flags_obj.train_file)
-    if flags_obj.do_train or flags_obj.do_eval:
-        examples["dev"] = processor.get_dev_examples(flags_obj.data_dir, flags_obj.dev_file)
+    if flags_obj.do_train or divides:
+        examples["train"] = processor.get_train_examples(data_dir, flags_obj.train_file)
+    if divides:
+        examples["train"], examples["dev"] = examples["train"].divide(flags_obj.dev_fraction)
+        _LOG.info(
+            "No dev file: %d of the %d training examples are set aside for the evaluation",
+            len(examples["dev"]),
+            len(examples["train"]) + len(examples["dev"]),
+        )
+    elif needs_dev:
+        examples["dev"] = processor.get_dev_examples(data_dir, flags_obj.dev_file)
     if flags_obj.do_predict:
-        examples["test"] = processor.get_test_examples(flags_obj.data_dir, flags_obj.test_file)
+        examples["test"] = processor.get_test_examples(data_dir, flags_obj.test_file)
+    if not flags_obj.do_train:
+        examples.pop("train", None)
     return examples
+
+
+def inspect(job: Job) -> list[str]:
+    """Looks at data and plan of a training run; prints all about them in a dry run.
+
+    Returns:
+        The lines that the log should have.
+
+    Raises:
+        BadInput: training would be in vain.
+    """
+    flags_obj, inputs, schedule = job.flags_obj, job.inputs, job.schedule
+    if schedule is None:
+        return []
+    report = inspection.inspect(
+        inputs.examples,
+        {split: examples.path for split, examples in inputs.examples.items()},
+        inputs.labels,
+        inputs.tokenizer,
+        inputs.bert_config,
+        job.warm_start.ckpt_to_initialize_from if job.warm_start else flags_obj.init_checkpoint,
+        schedule,
+        flags_obj.max_seq_length,
+        flags_obj.train_batch_size,
+        inputs.problem_type,
+        flags_obj.early_stopping_min_steps,
+    )
+    if flags_obj.dry_run:
+        print("\n".join(report.lines))
+    if report.fatal:
+        raise BadInput(report.fatal[0])
+    return [*report.summary, *("WARNING: " + warning for warning in report.warnings)]
 
 
 # Planning
 
 
-def make_schedule(flags_obj: flags.FlagValues, inputs: Inputs, workers: Workers) -> Schedule | None:
-    """Turns epochs into steps; None when there is nothing to train."""
-    if not flags_obj.do_train:
-        return None
-    num_examples = len(inputs.examples["train"])
-    examples_per_step = flags_obj.train_batch_size * flags_obj.num_accumulation_steps * workers.size
+def make_schedule(flags_obj: flags.FlagValues, num_examples: int, num_workers: int) -> Schedule:
+    """Turns epochs into steps."""
+    examples_per_step = flags_obj.train_batch_size * flags_obj.num_accumulation_steps * num_workers
     steps_per_epoch = num_examples / examples_per_step
     num_train_steps = int(steps_per_epoch * flags_obj.num_train_epochs)
     if num_train_steps == 0:
@@ -475,7 +647,7 @@ def make_schedule(flags_obj: flags.FlagValues, inputs: Inputs, workers: Workers)
     patience = flags_obj.max_steps_without_improvement
     return Schedule(
         examples_per_step=examples_per_step,
-        learning_rate=scale_learning_rate(flags_obj, workers.size),
+        learning_rate=scale_learning_rate(flags_obj, num_workers),
         num_train_steps=num_train_steps,
         num_warmup_steps=int(num_train_steps * flags_obj.warmup_proportion),
         steps_per_epoch=steps_per_epoch,
@@ -504,12 +676,12 @@ def scale_learning_rate(flags_obj: flags.FlagValues, num_workers: int) -> float:
 def make_watched(flags_obj: flags.FlagValues, inputs: Inputs) -> Watched:
     """Gives the metric that says what is best, after checking that evaluations will have it."""
     metric = flags_obj.best_metric
-    known = metric_names(len(inputs.labels), inputs.processor.task.metrics)
+    known = metric_names(len(inputs.labels), inputs.processor.task.metrics, inputs.problem_type)
     if metric not in known:
         raise BadInput("--best_metric=%s: an evaluation has %s" % (metric, ", ".join(known)))
     higher_is_better = flags_obj.best_metric_higher_is_better
     if higher_is_better is None:
-        higher_is_better = not metric.endswith("loss")
+        higher_is_better = not metric.endswith(("loss", "mse"))
     return Watched(metric, higher_is_better)
 
 
@@ -526,6 +698,7 @@ def make_identity(job: Job, schedule: Schedule) -> dict[str, Any]:
         "init_checkpoint": None,
         "labels": inputs.labels,
         "class_weights": inputs.class_weights,
+        "thresholds": inputs.thresholds,
         "best_metric": list(job.watched),
         "examples_per_step": schedule.examples_per_step,
         "learning_rate": schedule.learning_rate,
@@ -567,9 +740,13 @@ def open_folder(job: Job, until_closed: contextlib.ExitStack) -> None:
     if job.schedule:
         runs.check_identity(output_dir, make_identity(job, job.schedule))
     until_closed.enter_context(logs.also_to(os.path.join(output_dir, "run.log")))
-    serving.write_assets(
-        output_dir, job.inputs.labels, flags_obj.max_seq_length, flags_obj.do_lower_case
-    )
+    preprocessing = {
+        "max_seq_length": flags_obj.max_seq_length,
+        "do_lower_case": flags_obj.do_lower_case,
+        "truncation": flags_obj.truncation,
+        "problem_type": job.inputs.problem_type,
+    }
+    serving.write_assets(output_dir, job.inputs.labels, preprocessing)
 
 
 def convert(job: Job) -> dict[str, str]:
@@ -591,6 +768,8 @@ def convert(job: Job) -> dict[str, str]:
             flags_obj.max_seq_length,
             inputs.tokenizer,
             records[split],
+            show_bar=logs.is_terminal(),
+            **conversion_options(flags_obj, inputs.problem_type, split),
         )
     return records
 
@@ -599,9 +778,10 @@ def make_input_fn(
     job: Job, records: Mapping[str, str], split: str, batch_size: int, start_step: int = 0
 ) -> training.InputFn:
     """Builds the `input_fn` of a split: endless for `train`, one pass with all examples else."""
-    examples = job.inputs.examples[split]
+    inputs, examples = job.inputs, job.inputs.examples[split]
     is_training = split == "train"
     seq_length, seed = job.flags_obj.max_seq_length, job.flags_obj.seed
+    options = conversion_options(job.flags_obj, inputs.problem_type, split)
     if split in records:
         return file_based_input_fn_builder(
             records[split],
@@ -610,15 +790,18 @@ def make_input_fn(
             drop_remainder=is_training,
             batch_size=batch_size,
             num_examples=len(examples),
-            labelled=examples[0].label is not None,
+            labelled=examples.is_labelled,
             seed=seed,
             start_step=start_step,
+            problem_type=inputs.problem_type,
+            num_labels=len(inputs.labels),
+            has_windows=options["window_stride"] > 0,
         )
     return input_fn_builder(
-        examples,
-        job.inputs.labels,
+        list(examples),
+        inputs.labels,
         seq_length,
-        job.inputs.tokenizer,
+        inputs.tokenizer,
         is_training=is_training,
         drop_remainder=is_training,
         batch_size=batch_size,
@@ -626,6 +809,7 @@ def make_input_fn(
         start_step=start_step,
         num_shards=job.workers.size,
         shard_index=job.workers.index,
+        **options,
     )
 
 
@@ -650,6 +834,8 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         num_shards=workers.size,
         shard_index=workers.index,
         add_up=workers.add_up,
+        problem_type=inputs.problem_type,
+        thresholds=inputs.thresholds,
         optimizer=flags_obj.optimizer,
         weight_decay_rate=flags_obj.weight_decay_rate,
         clip_norm=flags_obj.clip_norm,
@@ -913,24 +1099,63 @@ def predict(
     checkpoint_path: str,
     records: Mapping[str, str],
 ) -> None:
-    """Writes test_results.tsv: label, probabilities and texts of each example, under a header."""
-    examples, labels = job.inputs.examples["test"], job.inputs.labels
-    path = os.path.join(job.flags_obj.output_dir, "test_results.tsv")
+    """Writes test_results.tsv, under a header, and the file that GLUE wants.
+
+    A row has the prediction and the probabilities of each label, if there are any, and the texts.
+    """
+    task, labels = job.inputs.processor.task, job.inputs.labels
+    examples = job.inputs.examples["test"]
+    output_dir = job.flags_obj.output_dir
+    path = os.path.join(output_dir, "test_results.tsv")
     _LOG.info("***** Predictions of %s *****", checkpoint_path)
     predictions = estimator.predict(
         make_input_fn(job, records, "test", job.flags_obj.predict_batch_size),
         checkpoint_path=checkpoint_path,
     )
-    header = ["index", "prediction"] + ["p(%s)" % label for label in labels]
+    has_probabilities = task.problem_type != "regression"
+    header = ["index", "prediction"]
+    header += ["p(%s)" % label for label in labels] if has_probabilities else []
     header += ["text_a", "text_b"]
-    with files.atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
-        stream.write("\t".join(header) + "\n")
+    with contextlib.ExitStack() as until_done:
+        write = write_rows(path, until_done)
+        submit = None
+        if task.submission:
+            submit = write_rows(os.path.join(output_dir, task.submission), until_done)
+            submit("index", "prediction")
+        write(*header)
         for index, (example, prediction) in enumerate(zip(examples, predictions)):
-            row = [str(index), labels[prediction["predictions"]]]
-            row += ["%.6f" % p for p in prediction["probabilities"]]
-            row += [example.text_a, example.text_b or ""]
-            stream.write("\t".join(row) + "\n")
+            answer = name_prediction(task, labels, prediction["predictions"])
+            numbers = prediction["probabilities"] if has_probabilities else []
+            texts = (_in_a_cell(text or "") for text in (example.text_a, example.text_b))
+            write(str(index), answer, *["%.6f" % p for p in numbers], *texts)
+            if submit:
+                submit(str(index), answer)
     _LOG.info("  %d predictions in %s", len(examples), path)
+
+
+def write_rows(path: str, until_done: contextlib.ExitStack) -> Callable[..., None]:
+    """Opens a TSV file that has its name when all is done; returns what writes a row to it."""
+    temporary = until_done.enter_context(files.atomic(path))
+    stream = until_done.enter_context(open(temporary, "w", encoding="utf-8"))
+
+    def write(*cells: str) -> None:
+        stream.write("\t".join(cells) + "\n")
+
+    return write
+
+
+def _in_a_cell(text: str) -> str:
+    # A cell of a CSV file may have what would end it here.
+    return " ".join(re.split(r"[\t\r\n]+", text))
+
+
+def name_prediction(task: Task, labels: Sequence[str], prediction: Any) -> str:
+    """Says a model's prediction in the words of the data files."""
+    if task.problem_type == "regression":
+        return "%.3f" % prediction
+    if task.problem_type == "multi_label":
+        return task.label_separator.join(itertools.compress(labels, prediction))
+    return labels[prediction]
 
 
 def export(job: Job, estimator: tf.estimator.Estimator, checkpoint_path: str) -> None:

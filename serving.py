@@ -34,13 +34,11 @@ def serving_input_fn_builder(
 
     def serving_input_fn() -> tf.estimator.export.ServingInputReceiver:
         serialized = tf.placeholder(tf.string, [None], name="examples")
-        parsed = tf.io.parse_example(
-            serialized, features.feature_spec(max_seq_length, labelled=False)
-        )
+        parsed = features.parse(serialized, features.feature_spec(labelled=False), max_seq_length)
         # The parsed columns are defaults of the placeholders: whichever signature feeds, one graph
         # serves.
         inputs = {
-            name: tf.placeholder_with_default(tf.cast(column, tf.int32), [None, None], name=name)
+            name: tf.placeholder_with_default(column, [None, None], name=name)
             for name, column in parsed.items()
         }
         label_ids = tf.placeholder(tf.int32, [None], name="label_ids")
@@ -56,13 +54,10 @@ def serving_input_fn_builder(
     return serving_input_fn
 
 
-def write_assets(
-    output_dir: str, labels: Sequence[str], max_seq_length: int, do_lower_case: bool
-) -> None:
+def write_assets(output_dir: str, labels: Sequence[str], preprocessing: Mapping[str, Any]) -> None:
     """Writes `labels.txt` and `preprocessing.json`, for exports, to `output_dir`."""
     text = "".join(label + "\n" for label in labels)
     files.write_text(os.path.join(output_dir, "labels.txt"), text)
-    preprocessing = {"max_seq_length": max_seq_length, "do_lower_case": do_lower_case}
     text = json.dumps(preprocessing) + "\n"
     files.write_text(os.path.join(output_dir, "preprocessing.json"), text)
 

@@ -1,9 +1,15 @@
-"""Precision, recall, F-beta and Matthews correlation of many classes, over a stream of batches.
+"""Metrics over a stream of batches: of classes, of several labels per example, and of numbers.
 
-The API is that of the tf_metrics package. The confusion matrix is added up over the batches, and
-every metric is a pure function of it (`precision_of`, ...): matrices of several workers can be
-summed before the metric is taken. 0 / 0 is 0, scikit-learn's `zero_division=0`. `pos_indices` is
-scikit-learn's `labels`; None stands for all `num_classes` classes, also those that never occur.
+- One class per example: precision, recall, F-beta and Matthews correlation. The API is that of the
+  tf_metrics package. The confusion matrix is added up over the batches, and every metric is a pure
+  function of it (`precision_of`, ...). `pos_indices` is scikit-learn's `labels`; None stands for
+  all `num_classes` classes, also those that never occur.
+- Any number of labels per example: `multi_label_precision`, ..., from the counts of each label.
+- Numbers: the Pearson and the Spearman correlation.
+
+Every metric variable is a sum over the examples, or, where its static shape is open, the list of
+them: several workers add theirs up, or concatenate them, before the metric is taken. 0 / 0 is 0,
+scikit-learn's `zero_division=0`, also for a correlation with a constant, which scipy calls NaN.
 
 Counts and arithmetic are float64. A streamed metric is a float32 scalar, as in `tf.metrics`: this
 is what an event file holds, so a metric that is read back equals the one that was returned.
@@ -11,7 +17,7 @@ is what an event file holds, so a metric that is read back equals the one that w
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import tensorflow.compat.v1 as tf
 
@@ -140,12 +146,7 @@ def streaming_confusion_matrix(
         `(value, update_op)`, both float64 `[num_classes, num_classes]`; `update_op` is the matrix
         with this batch in it. Running it raises InvalidArgumentError if a class is out of range.
     """
-    total = tf.Variable(
-        tf.zeros([num_classes, num_classes], tf.float64),
-        trainable=False,
-        collections=[tf.GraphKeys.LOCAL_VARIABLES, tf.GraphKeys.METRIC_VARIABLES],
-        name="confusion_matrix",
-    )
+    total = _metric_variable([num_classes, num_classes], "confusion_matrix")
     labels = tf.convert_to_tensor(labels)
     batch = tf.math.confusion_matrix(
         labels=tf.reshape(labels, [-1]),
@@ -174,8 +175,7 @@ def precision_of(
     Raises:
         ValueError: as for `precision`.
     """
-    counts = class_counts(confusion_matrix, pos_indices)
-    return _average_ratio(counts.true_positives, counts.predicted, counts.actual, average)
+    return _precision(class_counts(confusion_matrix, pos_indices), average)
 
 
 def recall_of(
@@ -187,8 +187,7 @@ def recall_of(
 
     Arguments and errors are those of `precision_of`.
     """
-    counts = class_counts(confusion_matrix, pos_indices)
-    return _average_ratio(counts.true_positives, counts.actual, counts.actual, average)
+    return _recall(class_counts(confusion_matrix, pos_indices), average)
 
 
 def fbeta_of(
@@ -206,15 +205,7 @@ def fbeta_of(
     Arguments and errors are those of `precision_of`; a `beta` that is negative or not finite is a
     ValueError too.
     """
-    if not 0 <= beta < float("inf"):
-        raise ValueError("beta must be a finite number >= 0, not %r" % (beta,))
-    counts = class_counts(confusion_matrix, pos_indices)
-    return _average_ratio(
-        (1 + beta**2) * counts.true_positives,
-        beta**2 * counts.actual + counts.predicted,
-        counts.actual,
-        average,
-    )
+    return _fbeta(class_counts(confusion_matrix, pos_indices), average, beta)
 
 
 def matthews_correlation_of(confusion_matrix: tf.Tensor) -> tf.Tensor:
@@ -266,10 +257,169 @@ def class_counts(
     )
 
 
-def _streamed(
-    score: Callable[[tf.Tensor], tf.Tensor], matrix_ops: tuple[tf.Tensor, tf.Tensor]
+def multi_label_precision(
+    labels: tf.Tensor,
+    predictions: tf.Tensor,
+    num_classes: int,
+    weights: tf.Tensor | None = None,
+    average: str = "micro",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    value, update_op = matrix_ops
+    """Streams the precision of examples that have any number of labels each.
+
+    Args:
+        labels: integers `[batch_size, num_classes]`, 1 for the labels of an example and else 0.
+        predictions: integers like `labels`.
+        num_classes: how many different labels there are.
+        weights: how much each example counts, `[batch_size]`, by default 1; 0 leaves it out.
+        average: how classes become one number, as for `precision_of`.
+
+    Returns:
+        `(value, update_op)`, as for `precision`.
+
+    Raises:
+        ValueError: `average` is unknown.
+    """
+    return _streamed(
+        lambda counts: _precision(counts, average),
+        streaming_class_counts(labels, predictions, num_classes, weights),
+    )
+
+
+def multi_label_recall(
+    labels: tf.Tensor,
+    predictions: tf.Tensor,
+    num_classes: int,
+    weights: tf.Tensor | None = None,
+    average: str = "micro",
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Streams the recall of examples that have any number of labels each.
+
+    Arguments, result and errors are those of `multi_label_precision`.
+    """
+    return _streamed(
+        lambda counts: _recall(counts, average),
+        streaming_class_counts(labels, predictions, num_classes, weights),
+    )
+
+
+def multi_label_fbeta(
+    labels: tf.Tensor,
+    predictions: tf.Tensor,
+    num_classes: int,
+    weights: tf.Tensor | None = None,
+    average: str = "micro",
+    beta: float = 1,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Streams F-beta, by default F1, of examples that have any number of labels each.
+
+    The other arguments, the result and the errors are those of `multi_label_precision`; a `beta`
+    that is negative or not finite is a ValueError too.
+    """
+    return _streamed(
+        lambda counts: _fbeta(counts, average, beta),
+        streaming_class_counts(labels, predictions, num_classes, weights),
+    )
+
+
+def streaming_class_counts(
+    labels: tf.Tensor,
+    predictions: tf.Tensor,
+    num_classes: int,
+    weights: tf.Tensor | None = None,
+) -> tuple[ClassCounts, ClassCounts]:
+    """Adds up how often each label is given, predicted, and both, over batches.
+
+    Arguments are those of `multi_label_precision`.
+
+    Returns:
+        `(value, update_op)`; `update_op` are the counts with this batch in them.
+    """
+    total = _metric_variable([len(ClassCounts._fields), num_classes], "class_counts")
+    actual, predicted = tf.cast(labels, tf.float64), tf.cast(predictions, tf.float64)
+    counts = ClassCounts(true_positives=actual * predicted, predicted=predicted, actual=actual)
+    counted = tf.stack(counts)
+    if weights is not None:
+        counted *= tf.expand_dims(tf.cast(weights, tf.float64), axis=1)
+    update_op = tf.assign_add(total, tf.reduce_sum(counted, axis=1))
+    return ClassCounts(*tf.unstack(total.read_value())), ClassCounts(*tf.unstack(update_op))
+
+
+def pearson_correlation(
+    labels: tf.Tensor, predictions: tf.Tensor, weights: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Streams the Pearson correlation coefficient of labels x and predictions y.
+
+    With sums over the examples:
+
+        (n sum xy - sum x sum y) / sqrt((n sum x^2 - (sum x)^2) (n sum y^2 - (sum y)^2))
+
+    In float64 this is exact to 1e-5 for numbers whose standard deviation is at least 1e-5 of their
+    mean, as it is for scores from 0 to 5. Below 1e-6, a few steps of float32, they count as
+    constant, and the correlation is 0.
+
+    Args:
+        labels: numbers `[batch_size]`.
+        predictions: numbers `[batch_size]`.
+        weights: how much each example counts, `[batch_size]`, by default 1; 0 leaves it out.
+
+    Returns:
+        `(value, update_op)`, as for `precision`.
+    """
+    labels, predictions = tf.cast(labels, tf.float64), tf.cast(predictions, tf.float64)
+    weights = tf.ones_like(labels) if weights is None else tf.cast(weights, tf.float64)
+    batch = _moments(labels, predictions, weights)
+    total = _metric_variable(batch.shape.as_list(), "moments")
+    return _streamed(_correlation, (total.read_value(), tf.assign_add(total, batch)))
+
+
+def spearman_correlation(
+    labels: tf.Tensor, predictions: tf.Tensor, weights: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Streams the Spearman correlation coefficient: the Pearson correlation of the ranks.
+
+    Equal numbers share the mean of their ranks. The rank of a number depends on all others, so each
+    pair is kept, in 16 bytes.
+
+    Args:
+        labels: numbers `[batch_size]`.
+        predictions: numbers `[batch_size]`.
+        weights: `[batch_size]`; 0 leaves an example out, all others count alike.
+
+    Returns:
+        `(value, update_op)`, float32 `[]` and int32 `[]`. `update_op` keeps a batch and gives the
+        number of pairs that are kept: to rank all of them after each batch would be slow.
+    """
+    # XLA refuses a variable that grows, and a GPU has nothing to gain here.
+    with tf.device("/cpu:0"), tf.xla.experimental.jit_scope(compile_ops=False):
+        pairs = tf.stack([tf.cast(labels, tf.float64), tf.cast(predictions, tf.float64)], axis=1)
+        if weights is not None:
+            pairs = tf.boolean_mask(pairs, tf.cast(weights, tf.bool))
+        kept = _metric_variable([None, 2], "pairs")
+        update_op = kept.assign(tf.concat([kept.read_value(), pairs], axis=0))
+        x, y = (_ranks(numbers) for numbers in tf.unstack(kept.read_value(), axis=1))
+        value = _correlation(_moments(x, y, tf.ones_like(x)))
+        return tf.cast(value, tf.float32), tf.shape(update_op)[0]
+
+
+def _metric_variable(shape: Sequence[int | None], name: str) -> tf.Variable:
+    """Makes a local variable of zeros; an open dimension begins with a length of 0."""
+    is_fixed = None not in shape
+    return tf.Variable(
+        tf.zeros([length or 0 for length in shape], tf.float64),
+        trainable=False,
+        collections=[tf.GraphKeys.LOCAL_VARIABLES, tf.GraphKeys.METRIC_VARIABLES],
+        validate_shape=is_fixed,
+        name=name,
+        # Only a resource can have a shape that is partly open.
+        use_resource=None if is_fixed else True,
+        shape=tf.TensorShape(shape),
+    )
+
+
+def _streamed(
+    score: Callable[[Any], tf.Tensor], totals: tuple[Any, Any]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    value, update_op = totals
     return tf.cast(score(value), tf.float32), tf.cast(score(update_op), tf.float32)
 
 
@@ -278,6 +428,25 @@ def _weight_of_each(labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     if weights.shape.ndims == 1 and labels.shape.ndims == 2:
         weights = tf.expand_dims(weights, axis=1)
     return tf.reshape(tf.broadcast_to(weights, tf.shape(labels)), [-1])
+
+
+def _precision(counts: ClassCounts, average: str) -> tf.Tensor:
+    return _average_ratio(counts.true_positives, counts.predicted, counts.actual, average)
+
+
+def _recall(counts: ClassCounts, average: str) -> tf.Tensor:
+    return _average_ratio(counts.true_positives, counts.actual, counts.actual, average)
+
+
+def _fbeta(counts: ClassCounts, average: str, beta: float) -> tf.Tensor:
+    if not 0 <= beta < float("inf"):
+        raise ValueError("beta must be a finite number >= 0, not %r" % (beta,))
+    return _average_ratio(
+        (1 + beta**2) * counts.true_positives,
+        beta**2 * counts.actual + counts.predicted,
+        counts.actual,
+        average,
+    )
 
 
 def _average_ratio(
@@ -298,3 +467,32 @@ def _spread(counts: tf.Tensor) -> tf.Tensor:
     # so one class gives exactly 0: the sum over the other axis of the matrix may round differently,
     # and its noise would pass for a correlation, or become NaN under the root.
     return tf.reduce_sum(counts * (tf.reduce_sum(counts) - counts))
+
+
+def _moments(x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Sums 1, x, y, x^2, y^2 and xy over the examples, float64 `[6]`."""
+    return tf.reduce_sum(weights * tf.stack([tf.ones_like(x), x, y, x * x, y * y, x * y]), axis=1)
+
+
+def _correlation(moments: tf.Tensor) -> tf.Tensor:
+    n, x, y, xx, yy, xy = tf.unstack(moments)
+    return tf.math.divide_no_nan(
+        n * xy - x * y, tf.sqrt(_variation(n, x, xx) * _variation(n, y, yy))
+    )
+
+
+def _variation(n: tf.Tensor, total: tf.Tensor, total_of_squares: tf.Tensor) -> tf.Tensor:
+    # n sum x^2 - (sum x)^2. For equal numbers the two round differently, and their difference would
+    # pass for a variation, or become NaN under the root.
+    variation = n * total_of_squares - total * total
+    is_noise = variation <= 1e-12 * n * total_of_squares
+    return tf.where(is_noise, tf.zeros_like(variation), variation)
+
+
+def _ranks(numbers: tf.Tensor) -> tf.Tensor:
+    """Ranks numbers from 1; equal ones share the mean of their ranks, and NaN stays NaN."""
+    ascending = tf.sort(numbers)
+    num_smaller = tf.searchsorted(ascending, numbers, side="left")
+    num_not_larger = tf.searchsorted(ascending, numbers, side="right")
+    ranks = tf.cast(num_smaller + 1 + num_not_larger, tf.float64) / 2
+    return tf.where(tf.math.is_nan(numbers), numbers, ranks)

@@ -41,6 +41,8 @@ _CHINESE_BLOCKS = (
 
 # Enough for the frequent words of any corpus; the rare ones that come later are split each time.
 _MAX_CACHED_WORDS = 100000
+# What is longer is hardly a word that comes again, but a whole text in a script without spaces.
+_MAX_CACHED_LENGTH = 20
 
 
 def validate_case_matches_checkpoint(do_lower_case: bool, init_checkpoint: str | None) -> None:
@@ -173,11 +175,23 @@ class FullTokenizer:
         self.inv_vocab = {index: token for token, index in self.vocab.items()}
         self.basic_tokenizer = BasicTokenizer(do_lower_case=do_lower_case)
         self.wordpiece_tokenizer = WordpieceTokenizer(vocab=self.vocab)
+        self._cache: dict[str, list[str]] = {}
 
     def tokenize(self, text: str | bytes) -> list[str]:
         """Returns the word pieces of `text`."""
-        words = self.basic_tokenizer.tokenize(text)
-        return [piece for word in words for piece in self.wordpiece_tokenizer.tokenize(word)]
+        pieces: list[str] = []
+        # A space parts words whatever stands beside it, so what is between two of them can be
+        # split by itself, and remembered.
+        for part in convert_to_unicode(text).split(" "):
+            known = self._cache.get(part)
+            pieces.extend(self._split_and_remember(part) if known is None else known)
+        return pieces
+
+    def _split_and_remember(self, part: str) -> list[str]:
+        pieces = self.wordpiece_tokenizer.tokenize(" ".join(self.basic_tokenizer.tokenize(part)))
+        if len(part) <= _MAX_CACHED_LENGTH and len(self._cache) < _MAX_CACHED_WORDS:
+            self._cache[part] = pieces
+        return pieces
 
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
         """Returns the id of every token."""

@@ -74,8 +74,8 @@ def train_and_evaluate(
     interrupted = StopWhenInterrupted(interruption, workers.add_up)
 
     def hooks(at_checkpoints: tf.train.SessionRunHook) -> list[tf.train.SessionRunHook]:
-        # A signal is noticed before a checkpoint is evaluated, the end of progress after it.
-        return [*workers.first_hooks(), progress, interrupted, at_checkpoints, early_stopping]
+        # After an evaluation it is asked whether progress has ended, and whether a signal has come.
+        return [*workers.first_hooks(), progress, at_checkpoints, early_stopping, interrupted]
 
     with interruption.deferred():
         if workers.is_chief:

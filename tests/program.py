@@ -56,7 +56,15 @@ class Forks:
             env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"),
         )
 
-    def run(self, arguments, stderr, function="hooks.ProgressHook.begin", number=0, action=""):
+    def run(
+        self,
+        arguments,
+        stderr,
+        function="hooks.ProgressHook.begin",
+        number=0,
+        action="",
+        folder=ROOT,
+    ):
         """Runs the program to its end.
 
         Args:
@@ -65,11 +73,12 @@ class Forks:
             function: what is to be disturbed, e.g. `tf.train.Saver.save`.
             number: which of the calls of it, from 1; 0 for none.
             action: what to do before that call, in Python.
+            folder: where it runs.
 
         Returns:
             The exit status.
         """
-        job = [arguments, str(stderr), function, number, action]
+        job = [str(folder), arguments, str(stderr), function, number, action]
         self._parent.stdin.write(json.dumps(job) + "\n")
         self._parent.stdin.flush()
         return int(self._parent.stdout.readline())
@@ -81,10 +90,11 @@ class Forks:
 
 FORKS = """
 import json, os, signal, sys
-sys.path.insert(1, "tests")
+sys.path[:1] = [os.getcwd(), os.path.join(os.getcwd(), "tests")]
 from disturbance import disturb, program
 
-def main(arguments, stderr, *disturbance):
+def main(folder, arguments, stderr, *disturbance):
+    os.chdir(folder)
     signal.alarm(300)
     with open(stderr, "w") as stream:
         os.dup2(stream.fileno(), 1)

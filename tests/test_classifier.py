@@ -4,6 +4,8 @@ import logging
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import sklearn.metrics
 import tensorflow.compat.v1 as tf
 from conftest import CONFIG
@@ -11,6 +13,7 @@ from conftest import CONFIG
 import classifier
 import modeling
 from errors import BadInput
+from hooks import AddUpMetricsHook
 
 TRAIN, EVAL, PREDICT = (
     tf.estimator.ModeKeys.TRAIN,
@@ -296,3 +299,367 @@ def test_dropout_depends_on_the_seed_and_the_step_only():
     first, other_step, again = losses(1, [3, 4, 3])
     assert first == again != other_step
     assert losses(2, [3]) != [first]
+
+
+NUM_LABELS = {"classification": 3, "regression": 1, "multi_label": 4}
+
+
+def task_batch(problem_type, size=6, seed=0, num_windows=None, labelled=True):
+    """A batch of a problem type; with windows, of which the examples have different numbers."""
+    num_labels = NUM_LABELS[problem_type]
+    columns = batch(num_labels, size, labelled, seed)
+    random = np.random.RandomState(seed)
+    if num_windows:
+        windows = batch(size=size * num_windows, labelled=False, seed=seed)
+        exists = np.arange(num_windows) <= (np.arange(size) % num_windows)[:, None]
+        for name, column in windows.items():
+            columns[name] = column.reshape([size, num_windows, -1]) * exists[:, :, None]
+            columns[name] = columns[name].astype(np.int32)
+    if labelled and problem_type == "regression":
+        columns["label_ids"] = (random.randint(0, 11, size) / 2).astype(np.float32)
+    if labelled and problem_type == "multi_label":
+        columns["label_ids"] = random.randint(0, 2, [size, num_labels]).astype(np.int32)
+    return columns
+
+
+def build(columns, problem_type, **options):
+    """The outputs of a model of one layer, the same at each call, together with its logits."""
+    features = constants(columns)
+    with tf.variable_scope("model", reuse=tf.AUTO_REUSE):
+        outputs = classifier.create_model(
+            bert_config(num_hidden_layers=1),
+            False,
+            features["input_ids"],
+            features["input_mask"],
+            features["segment_ids"],
+            features.get("label_ids"),
+            NUM_LABELS[problem_type],
+            problem_type=problem_type,
+            **options,
+        )
+    logits = [op for op in tf.get_default_graph().get_operations() if op.type == "BiasAdd"][-1]
+    fetched = {name: tensor for name, tensor in outputs._asdict().items() if tensor is not None}
+    return dict(fetched, logits=logits.outputs[0])
+
+
+def run(fetched, scale=1.0):
+    """Runs the model with an output layer whose logits spread as far as `scale` says."""
+    random = np.random.RandomState(0)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for variable in tf.trainable_variables():
+            if variable.op.name.endswith(("output_weights", "output_bias")):
+                value = random.normal(scale=scale, size=variable.shape.as_list())
+                variable.load(value, session)
+        return session.run(fetched)
+
+
+def test_a_regression_is_a_number_with_a_squared_error():
+    columns = task_batch("regression")
+    result = run(build(columns, "regression"))
+    assert sorted(result) == ["logits", "per_example_loss", "predictions", "total_loss"]
+    assert result["predictions"].dtype == np.float32
+    np.testing.assert_array_equal(result["predictions"], result["logits"][:, 0])
+    losses = (columns["label_ids"] - result["predictions"]) ** 2
+    np.testing.assert_allclose(result["per_example_loss"], losses, rtol=1e-6)
+    assert result["total_loss"] == pytest.approx(losses.mean())
+
+
+@pytest.mark.parametrize("class_weights", [None, [0.5, 2.0, 0.0, 1.0]])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_the_loss_of_multi_label_equals_numpy(class_weights, label_smoothing):
+    columns = task_batch("multi_label", size=8)
+    result = run(
+        build(
+            columns,
+            "multi_label",
+            class_weights=class_weights,
+            label_smoothing=label_smoothing,
+        )
+    )
+    probabilities = scipy.special.expit(result["logits"])
+    np.testing.assert_allclose(result["probabilities"], probabilities, atol=1e-6)
+    # A label has 1 - s of its weight, and the rest is shared by yes and no.
+    targets = columns["label_ids"] * (1 - label_smoothing) + label_smoothing * 0.5
+    losses = -targets * np.log(probabilities) - (1 - targets) * np.log(1 - probabilities)
+    losses = (losses * (class_weights or 1)).mean(axis=1)
+    np.testing.assert_allclose(result["per_example_loss"], losses, atol=1e-5)
+    assert result["total_loss"] == pytest.approx(losses.mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("thresholds", [None, [0.5, 0.2, 0.0, 1.0], [0.7, 0.3, 0.6, 0.4]])
+def test_a_label_is_predicted_above_its_threshold(thresholds):
+    result = run(build(task_batch("multi_label", size=20), "multi_label", thresholds=thresholds))
+    expected = result["probabilities"] > (thresholds or 0.5)
+    assert result["predictions"].dtype == np.int32
+    assert 0 < expected.sum() < expected.size
+    np.testing.assert_array_equal(result["predictions"], expected)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"problem_type": "ranking"}, "problem_type must be one of .* not 'ranking'"),
+        ({"problem_type": "regression"}, "num_labels is 1, not 2"),
+        ({"problem_type": "regression", "num_labels": 1, "class_weights": [2.0]}, "no classes"),
+        ({"problem_type": "regression", "num_labels": 1, "label_smoothing": 0.1}, "no classes"),
+        ({"problem_type": "regression", "num_labels": 1, "thresholds": [0.5]}, "for multi_label"),
+        ({"thresholds": [0.5, 0.5]}, "for multi_label, not for classification"),
+        ({"problem_type": "multi_label", "thresholds": [0.5]}, "1 thresholds for 2 labels"),
+    ],
+)
+def test_options_of_another_problem_type_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        model_fn(**options)(constants(batch()), None, TRAIN)
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label"])
+def test_extra_metrics_of_a_classification_are_refused(problem_type):
+    with pytest.raises(ValueError, match="for a classification, not for " + problem_type):
+        classifier.metric_names(1, ["matthews_correlation"], problem_type)
+
+
+def test_predict_gives_the_number_of_a_regression_only():
+    features = constants(task_batch("regression", labelled=False))
+    spec = model_fn(1, problem_type="regression")(features, None, PREDICT)
+    assert {name: (t.dtype, t.shape.as_list()) for name, t in spec.predictions.items()} == {
+        "predictions": (tf.float32, [6])
+    }
+
+
+def test_predict_gives_all_labels_of_an_example_and_the_top_three():
+    features = constants(task_batch("multi_label", labelled=False))
+    spec = model_fn(4, problem_type="multi_label", thresholds=[0.6, 0.4, 0.5, 0.5])(
+        features, None, PREDICT
+    )
+    result = run(spec.predictions)
+    above = result["probabilities"] > [0.6, 0.4, 0.5, 0.5]
+    np.testing.assert_array_equal(result["predictions"], above)
+    best_first = np.argsort(-result["probabilities"], axis=1)[:, :3]
+    np.testing.assert_array_equal(result["top_3"], best_first)
+
+
+class Evaluation:
+    """The graph of an evaluation, with open sizes of the batch and of the number of windows."""
+
+    def __init__(self, problem_type, columns, **options):
+        self.placeholders = {
+            name: tf.placeholder(column.dtype, [None] * (column.ndim - 1) + [column.shape[-1]])
+            if column.ndim > 1
+            else tf.placeholder(column.dtype, [None])
+            for name, column in columns.items()
+        }
+        spec = model_fn(
+            NUM_LABELS[problem_type],
+            config=bert_config(num_hidden_layers=1),
+            problem_type=problem_type,
+            **options,
+        )(self.placeholders, None, EVAL)
+        self.values = {name: value for name, (value, _) in spec.eval_metric_ops.items()}
+        self.updates = [update for _, update in spec.eval_metric_ops.values()]
+        graph = tf.get_default_graph()
+        output = "predictions" if problem_type == "regression" else "probabilities"
+        self.output = graph.get_tensor_by_name("loss/%s:0" % output)
+        self.metric_variables = graph.get_collection(tf.GraphKeys.METRIC_VARIABLES)
+        self.start = tf.local_variables_initializer()
+
+    def update(self, session, batches):
+        """Counts the batches from zero; gives the model's output for each of them."""
+        session.run(self.start)
+        outputs = []
+        for columns in batches:
+            feed = {self.placeholders[name]: column for name, column in columns.items()}
+            outputs.append(session.run([self.output, self.updates], feed)[0])
+        return outputs
+
+
+def expected_metrics(problem_type, labels, outputs, thresholds=None):
+    """What scikit-learn and scipy say."""
+    if problem_type == "regression":
+        mse = sklearn.metrics.mean_squared_error(labels, outputs)
+        return {
+            "eval_pearson": scipy.stats.pearsonr(labels, outputs)[0],
+            "eval_spearman": scipy.stats.spearmanr(labels, outputs)[0],
+            "eval_mse": mse,
+            "eval_loss": mse,
+        }
+    if problem_type == "classification":
+        predictions = outputs.argmax(axis=1)
+        scores = {"eval_%s": "macro"}
+        loss = sklearn.metrics.log_loss(labels, outputs.astype(np.float64), labels=range(3))
+    else:
+        predictions = outputs > (thresholds or 0.5)
+        scores = {"eval_%s_micro": "micro", "eval_%s_macro": "macro"}
+        # The loss of a label is that of a binary classification.
+        binary = np.stack([1 - outputs, outputs], axis=-1).reshape([-1, 2]).astype(np.float64)
+        loss = sklearn.metrics.log_loss(labels.ravel(), binary)
+    expected = {
+        "eval_accuracy": sklearn.metrics.accuracy_score(labels, predictions),
+        "eval_loss": loss,
+    }
+    for name, average in scores.items():
+        numbers = sklearn.metrics.precision_recall_fscore_support(
+            labels,
+            predictions,
+            labels=range(NUM_LABELS[problem_type]),
+            average=average,
+            zero_division=0,
+        )
+        expected.update(zip([name % score for score in ("precision", "recall", "f1")], numbers))
+    return expected
+
+
+def joined(batches, name):
+    return np.concatenate([columns[name] for columns in batches])
+
+
+@pytest.mark.parametrize(
+    "problem_type, options",
+    [
+        ("regression", {}),
+        ("multi_label", {}),
+        ("multi_label", {"thresholds": [0.48, 0.52, 0.5, 0.45]}),
+    ],
+)
+@pytest.mark.parametrize("padded", [False, True], ids=["all real", "some padding"])
+def test_evaluation_of_other_problem_types_equals_the_oracles(problem_type, options, padded):
+    """Over several batches; the examples of weight 0 are as if they were not there."""
+    batches = [task_batch(problem_type, size, seed=size) for size in (6, 5, 1, 9)]
+    for columns in batches if padded else []:
+        columns["is_real_example"] = np.int32(np.arange(len(columns["label_ids"])) % 3 != 1)
+    evaluation = Evaluation(problem_type, batches[0], **options)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        outputs = np.concatenate(evaluation.update(session, batches))
+        result = session.run(evaluation.values)
+    real = joined(batches, "is_real_example") > 0 if padded else slice(None)
+    expected = expected_metrics(
+        problem_type, joined(batches, "label_ids")[real], outputs[real], **options
+    )
+    assert result == pytest.approx(expected, abs=1e-5)
+    names = classifier.metric_names(NUM_LABELS[problem_type], problem_type=problem_type)
+    assert sorted(result) == sorted(names)
+
+
+@pytest.mark.parametrize("problem_type", classifier.PROBLEM_TYPES)
+@pytest.mark.parametrize("sizes_elsewhere", [[7, 2], []], ids=["uneven", "nothing elsewhere"])
+def test_an_evaluation_by_two_workers_equals_that_by_one(problem_type, sizes_elsewhere):
+    here = [task_batch(problem_type, size, seed=size) for size in (6, 5)]
+    elsewhere = [task_batch(problem_type, size, seed=size) for size in sizes_elsewhere]
+    evaluation = Evaluation(problem_type, here[0])
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        outputs_elsewhere = evaluation.update(session, elsewhere)
+        theirs = {
+            "metric_%d" % number: session.run(variable)
+            for number, variable in enumerate(evaluation.metric_variables)
+        }
+        hook = AddUpMetricsHook(
+            add_up=lambda tensor, name: tensor + theirs[name],
+            gather=lambda tensor, name: tf.concat([tensor, theirs[name]], axis=0),
+        )
+        with tf.xla.experimental.jit_scope():
+            hook.begin()
+        outputs = evaluation.update(session, here) + outputs_elsewhere
+        hook.end(session)
+        result = session.run(evaluation.values)
+    labels = joined(here + elsewhere, "label_ids")
+    expected = expected_metrics(problem_type, labels, np.concatenate(outputs))
+    assert result == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label"])
+def test_training_fits_a_batch(problem_type):
+    columns = task_batch(problem_type, size=8)
+    spec = classifier.model_fn_builder(
+        bert_config(num_hidden_layers=1, hidden_dropout_prob=0, attention_probs_dropout_prob=0),
+        NUM_LABELS[problem_type],
+        None,
+        learning_rate=2e-3,
+        num_train_steps=150,
+        num_warmup_steps=10,
+        problem_type=problem_type,
+    )(constants(columns), None, TRAIN)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        first = session.run(spec.loss)
+        for _ in range(150):
+            session.run(spec.train_op)
+        # Far below the best that does not depend on the text: the mean of the labels.
+        assert session.run(spec.loss) < 0.05 * first
+
+
+@pytest.mark.parametrize("problem_type", classifier.PROBLEM_TYPES)
+@pytest.mark.parametrize("scale", [1.0, 300.0], ids=["usual", "very sure"])
+def test_the_windows_of_a_text_are_averaged(problem_type, scale):
+    num_windows = 3
+    columns = task_batch(problem_type, num_windows=num_windows)
+    single = {
+        name: column.reshape([-1, 8]) for name, column in columns.items() if name != "label_ids"
+    }
+    result, each_window = run([build(columns, problem_type), build(single, problem_type)], scale)
+
+    exists = columns["input_mask"].max(axis=2)[:, :, None]
+    assert set(exists.sum(axis=1).ravel()) == {1, 2, 3}
+    logits = each_window["logits"].astype(np.float64).reshape([6, num_windows, -1])
+    labels = columns["label_ids"]
+
+    def mean(values):
+        return (values * exists).sum(axis=1) / exists.sum(axis=1)
+
+    if problem_type == "regression":
+        numbers = mean(logits)[:, 0]
+        np.testing.assert_allclose(result["predictions"], numbers, rtol=1e-5)
+        np.testing.assert_allclose(
+            result["per_example_loss"], (numbers - labels) ** 2, rtol=1e-4, atol=1e-5
+        )
+        return
+
+    if problem_type == "multi_label":
+        # Each label is a choice of two, the logit of one of which is 0.
+        logits = np.stack([np.zeros_like(logits), logits], axis=-1)
+        exists = exists[:, :, :, None]
+    probabilities = mean(scipy.special.softmax(logits, axis=-1))
+    # The logarithm of what may be too small for a number.
+    log_probabilities = scipy.special.logsumexp(
+        scipy.special.log_softmax(logits, axis=-1), axis=1, b=np.broadcast_to(exists, logits.shape)
+    ) - np.log(exists.sum(axis=1))
+    losses = -np.take_along_axis(log_probabilities, labels[..., None], axis=-1)[..., 0]
+    if problem_type == "multi_label":
+        probabilities, losses = probabilities[..., 1], losses.mean(axis=1)
+        np.testing.assert_array_equal(result["predictions"], probabilities > 0.5)
+    else:
+        np.testing.assert_array_equal(result["predictions"], probabilities.argmax(axis=1))
+    np.testing.assert_allclose(result["probabilities"], probabilities, atol=1e-5)
+    np.testing.assert_allclose(result["per_example_loss"], losses, rtol=1e-4, atol=1e-5)
+    assert scale == 1 or losses.max() > 100
+
+
+@pytest.mark.parametrize("problem_type", classifier.PROBLEM_TYPES)
+def test_an_example_without_windows_spoils_nothing(problem_type):
+    """It may be padding of a batch, whose loss has a weight of 0, which NaN would survive."""
+    columns = task_batch(problem_type, num_windows=2)
+    columns["input_mask"][2] = 0
+    for name, value in run(build(columns, problem_type), scale=100.0).items():
+        assert np.isfinite(value).all(), name
+
+
+def test_windows_are_not_for_training():
+    features = constants(task_batch("classification", num_windows=2))
+    with pytest.raises(ValueError, match="not for training"):
+        model_fn(3)(features, None, TRAIN)
+
+
+@pytest.mark.parametrize("problem_type", classifier.PROBLEM_TYPES)
+def test_an_evaluation_takes_windows_of_any_number(problem_type):
+    batches = [
+        task_batch(problem_type, size, seed=size, num_windows=num_windows)
+        for size, num_windows in [(4, 3), (5, 1), (3, 2)]
+    ]
+    evaluation = Evaluation(problem_type, batches[0])
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        outputs = np.concatenate(evaluation.update(session, batches))
+        result = session.run(evaluation.values)
+    expected = expected_metrics(problem_type, joined(batches, "label_ids"), outputs)
+    assert result == pytest.approx(expected, abs=1e-5)

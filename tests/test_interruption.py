@@ -118,7 +118,7 @@ EVALUATE = "tf.estimator.Estimator.evaluate"
 EXPORT = "tf.saved_model.builder.SavedModelBuilder.save"
 # Those of a run of its own. Checkpoints are due, and evaluated, every 5 steps.
 MOMENTS = [
-    Moment("converting", "features.convert_example", 20),
+    Moment("converting", "features.Converter.convert", 20),
     Moment("first step", STEP, 1, (), 1),
     Moment("step", STEP, 3, (), 3),
     Moment("last step before a save", STEP, 5, (), 5),
@@ -187,7 +187,7 @@ def assert_ended_like(small_run, output_dir):
 def test_a_run_that_is_interrupted_in_everything_it_does(interrupting, small_run):
     """One after the other, in the same run: what one has left, the next must cope with."""
     run = interrupting
-    run.interrupt(SIGTERM, Moment("converting", "features.convert_example", 20))
+    run.interrupt(SIGTERM, Moment("converting", "features.Converter.convert", 20))
     assert not list(run.output_dir.glob("*.tf_record*"))
     run.interrupt(SIGINT, Moment("step", STEP, 3, (), 3))
     assert run.status() == ("interrupted", "SIGINT")
@@ -255,9 +255,9 @@ def test_to_go_on_is_not_to_begin_anew(forks, small_run, tmp_path):
     command = small_run.command(tmp_path / "output", "--overwrite_output_dir")
     log = tmp_path / "log"
     strike = "os.kill(os.getpid(), signal.SIGTERM)"
-    assert forks.run(command, log, "features.convert_example", 1, strike) == 143
+    assert forks.run(command, log, "features.Converter.convert", 1, strike) == 143
     again = shlex.split(log.read_text().splitlines()[-1].split(": go on with: ")[1])
     assert again[:2] == ["python", "run_classifier_gpu.py"]
     assert not parsed(*again[2:]).overwrite_output_dir
     # To overwrite what has not come to training yet is nothing to refuse, though.
-    assert forks.run(command, log, "features.convert_example", 1, strike) == 143
+    assert forks.run(command, log, "features.Converter.convert", 1, strike) == 143

@@ -23,6 +23,8 @@ XNLI_DEV = (
     "sentence1_tokenized sentence2_tokenized match"
 ).split()
 
+STS_B = "index genre filename year old_index source1 source2 sentence1 sentence2 score".split()
+
 # task, split, file, header, column of text_a, of text_b, of the label, two labels
 LAYOUTS = [
     ("cola", "train", "train.tsv", None, 3, None, 1, ["1", "0"]),
@@ -49,6 +51,9 @@ LAYOUTS = [
     ("sst-2", "train", "train.tsv", ["sentence", "label"], 0, None, 1, ["0", "1"]),
     ("sst-2", "dev", "dev.tsv", ["sentence", "label"], 0, None, 1, ["0", "1"]),
     ("sst-2", "test", "test.tsv", ["index", "sentence"], 1, None, None, None),
+    ("sts-b", "train", "train.tsv", STS_B, 7, 8, 9, [5.0, 0.0]),
+    ("sts-b", "dev", "dev.tsv", STS_B, 7, 8, 9, [2.75, 1.0]),
+    ("sts-b", "test", "test.tsv", STS_B[:-1], 7, 8, None, None),
     ("wnli", "train", "train.tsv", [*PAIR, "label"], 1, 2, 3, ["0", "1"]),
     ("wnli", "dev", "dev.tsv", [*PAIR, "label"], 1, 2, 3, ["0", "1"]),
     ("wnli", "test", "test.tsv", PAIR, 1, 2, None, None),
@@ -72,7 +77,8 @@ def write_rows(path, *rows):
 
 
 def read(task, split, data_dir, own_file=None, labels=None):
-    return getattr(get_processor(task, labels), f"get_{split}_examples")(data_dir, own_file)
+    processor = get_processor(task, labels)
+    return list(getattr(processor, f"get_{split}_examples")(data_dir, own_file))
 
 
 @pytest.mark.parametrize("task, split, file_name, header, text_a, text_b, label, labels", LAYOUTS)
@@ -82,14 +88,14 @@ def test_layout(tmp_path, task, split, file_name, header, text_a, text_b, label,
     for number in range(2):
         row = [f"row {number} column {column}" for column in range(len(header or "1234"))]
         if label is not None:
-            row[label] = labels[number]
+            row[label] = str(labels[number])
         rows.append(row)
         expected.append(
             InputExample(
                 guid=f"{split}-{number + (header is not None)}",
                 text_a=row[text_a],
                 text_b=None if text_b is None else row[text_b],
-                label=None if label is None else row[label],
+                label=None if label is None else labels[number],
             )
         )
     write_rows(tmp_path / file_name, *([header] if header else []), *rows)
@@ -316,10 +322,10 @@ def test_text_stays_as_it_is(tmp_path, task, text):
 def test_byte_order_mark_before_a_file_without_header(tmp_path):
     (tmp_path / "train.tsv").write_bytes(b"\xef\xbb\xbf1\t1\t\ta\n")
     mark_in_label = processors.Task(
-        ("0", "1"), *[processors.Split("train.tsv", text_a=3, label=0)] * 3
+        ("0", "1"), *[processors.Split("train.tsv", text_a=3, label=0, has_header=False)] * 3
     )
     examples = processors.DataProcessor(mark_in_label).get_train_examples(str(tmp_path))
-    assert examples == [InputExample("train-0", "a", None, "1")]
+    assert list(examples) == [InputExample("train-0", "a", None, "1")]
 
 
 HEADER = b"sentence\tlabel\n"
@@ -336,13 +342,21 @@ HEADER = b"sentence\tlabel\n"
             b"text,label\na,1\n",
             ":1: no column 'sentence'; the columns, separated by tabs, ",
         ),
-        ("sst-2", b"sentence\tlabels\na\t1\n", ":1: no column 'label'; the columns, separated by "),
+        (
+            "sst-2",
+            b"sentence\tlabels\na\t1\n",
+            ":1: no column 'label'; did you mean 'labels'? the ",
+        ),
         (
             "cola",
             b"a\t1\tb\n",
             ":1: no column 3; the columns, separated by tabs, are ['a', '1', 'b']",
         ),
-        ("mrpc", b"Quality\t#1 String\n", ":1: no column '#2 String'; the columns, separated by "),
+        (
+            "mrpc",
+            b"Quality\t#1 String\n",
+            ":1: no column '#2 String'; did you mean '#1 String'? the ",
+        ),
         ("sst-2", HEADER + b"a\t1\nb\n", ":3: columns: 1, but 2 in line 1"),
         ("sst-2", HEADER + b"a\t1\n\nb\t1\n", ":3: columns: 1, but 2 in line 1"),
         ("sst-2", HEADER + b"a\tb\t1\n", ":2: columns: 3, but 2 in line 1"),
@@ -405,7 +419,7 @@ def test_unknown_task(name, hint):
         get_processor(name)
     assert str(error.value) == (
         f"--task_name={name}: {hint}known tasks are cola, mnli, mnli-mm, mrpc, qnli, qqp, rte, "
-        "sst-2, wnli, xnli, phone_reviews_zh, file"
+        "sst-2, sts-b, wnli, xnli, phone_reviews_zh, file"
     )
 
 
@@ -451,13 +465,13 @@ class TestClassWeights:
         [
             ("a\t1\nd\t2\n", ":2: 'd' is no label or there twice; write one line for each of a, b"),
             ("a\t1\na\t2\n", ":2: 'a' is no label or there twice"),
-            ("a\t1\n\nb\t1\nc\t1\n", ":2: '' is no label"),
+            ("a\t1\n\nb\t1\nc\t1\n", ":2: columns: 1, but 2 in line 1"),
             ("a\t1\nb\t-0.5\nc\t1\n", ":2: weight '-0.5'; write a number of 0 or more"),
             ("a\tmuch\n", ":1: weight 'much'"),
             ("a\n", ":1: weight ''"),
             ("a\tnan\n", ":1: weight 'nan'"),
             ("a\tinf\n", ":1: weight 'inf'"),
-            ("a\t1\t2\n", ":1: weight '1\\t2'"),
+            ("a\t1\t2\n", ":1: weight '1 2'"),
             ("a\t1\n", ": no weight for b, c; add a line for each"),
             ("", ": is empty; check --class_weights"),
         ],

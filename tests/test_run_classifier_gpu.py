@@ -17,7 +17,6 @@ import features
 import run_classifier_gpu
 import serving
 import tokenization
-from distributed import Workers
 from errors import BadInput
 from predictor import Predictor
 from processors import InputExample
@@ -365,12 +364,7 @@ def parsed(*arguments):
     ],
 )
 def test_the_schedule(arguments, num_workers, num_examples, expected):
-    inputs = run_classifier_gpu.Inputs(
-        None, None, None, {"train": [None] * num_examples}, {}, [], None
-    )
-    workers = Workers()
-    workers.size = num_workers
-    schedule = run_classifier_gpu.make_schedule(parsed(*arguments), inputs, workers)
+    schedule = run_classifier_gpu.make_schedule(parsed(*arguments), num_examples, num_workers)
     assert (
         schedule.num_train_steps,
         schedule.num_warmup_steps,

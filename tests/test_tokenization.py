@@ -136,6 +136,20 @@ class TestSameTokensAsGoogle:
             text = " ".join(f"A{chr(code)}b" for code in codepoints[first : first + 1000])
             assert ours.tokenize(text) == theirs.tokenize(text), hex(codepoints[first])
 
+    @pytest.mark.parametrize("do_lower_case", [True, False])
+    def test_words_in_other_company(
+        self, google_with_the_last_control_rule, vocab_file, do_lower_case
+    ):
+        """A word is remembered with what it became between other ones."""
+        rng = random.Random(5)
+        texts = [text for text in NASTY_TEXTS if isinstance(text, str)]
+        parts = [part for text in texts for part in text.split(" ")]
+        theirs = google_with_the_last_control_rule.FullTokenizer(vocab_file, do_lower_case)
+        ours = tokenization.FullTokenizer(vocab_file, do_lower_case)
+        for _ in range(500):
+            text = " ".join(rng.choices(parts, k=8))
+            assert ours.tokenize(text) == theirs.tokenize(text), repr(text)
+
     def test_word_that_is_seen_again(self, vocab_file):
         tokenizer = tokenization.FullTokenizer(vocab_file)
         first = tokenizer.tokenize("running unwanted")
@@ -149,7 +163,12 @@ class TestSameTokensAsGoogle:
         monkeypatch.setattr(tokenization, "_MAX_CACHED_WORDS", 5)
         tokenizer = tokenization.FullTokenizer(vocab_file)
         assert [tokenizer.tokenize(text) for text in texts + texts] == expected + expected
-        assert len(tokenizer.wordpiece_tokenizer._cache) == 5
+        assert len(tokenizer._cache) == len(tokenizer.wordpiece_tokenizer._cache) == 5
+
+    def test_whole_texts_are_not_remembered(self, vocab_file):
+        tokenizer = tokenization.FullTokenizer(vocab_file)
+        tokenizer.tokenize("\u4e2d" * 20 + " " + "\u4e2d" * 21)
+        assert list(tokenizer._cache) == ["\u4e2d" * 20]
 
     def test_pickled_for_another_process(self, vocab_file):
         tokenizer = tokenization.FullTokenizer(vocab_file)
