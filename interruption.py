@@ -12,6 +12,8 @@ import tensorflow.compat.v1 as tf
 
 # A scheduler sends SIGTERM to every process of a job, and a launcher passes on what comes to it.
 _ECHO_SECONDS = 10
+# Python drops what is raised in a destructor, and TensorFlow has one for each record it writes.
+_REMIND_SECONDS = 3
 
 
 class Interrupted(BaseException):
@@ -44,16 +46,25 @@ class Interruption:
         """Takes over the signals. Only the main thread may."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
+        signal.signal(signal.SIGALRM, self._remind)
 
     def _note(self, number: int, frame: Any) -> None:
         del frame
         if self._signal is None:
             self.request(number)
-            if not self._is_deferred:
-                self.check()
+            self._remind()
         elif number != signal.SIGTERM or time.time() - self._requested_at > _ECHO_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+    def _remind(self, *_: Any) -> None:
+        if self.requested and not self._is_deferred:
+            signal.alarm(_REMIND_SECONDS)
+            self.check()
+
+    def acknowledge(self) -> None:
+        """Says that Interrupted has come to where the program ends."""
+        signal.alarm(0)
 
     @property
     def requested(self) -> bool:

@@ -819,6 +819,7 @@ def make_input_fn(
 def make_estimator(job: Job) -> tf.estimator.Estimator:
     """Wraps the model function in a plain Estimator."""
     flags_obj, inputs, schedule, workers = job.flags_obj, job.inputs, job.schedule, job.workers
+    amp = use_amp(flags_obj)
     model_fn = model_fn_builder(
         bert_config=inputs.bert_config,
         num_labels=len(inputs.labels),
@@ -842,7 +843,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         num_accumulation_steps=flags_obj.num_accumulation_steps,
         layerwise_lr_decay=flags_obj.layerwise_lr_decay,
         num_hidden_layers=inputs.bert_config.num_hidden_layers,
-        amp=use_amp(flags_obj),
+        amp=amp,
         average_gradients=workers.average_gradients,
     )
     run_config = make_run_config(
@@ -851,7 +852,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         keep_checkpoint_max=flags_obj.keep_checkpoint_max,
         seed=flags_obj.seed,
         use_xla=flags_obj.use_xla,
-        amp=use_amp(flags_obj),
+        amp=amp,
         workers=workers,
     )
     warm_start = job.warm_start if workers.is_chief else None
@@ -862,7 +863,7 @@ def use_amp(flags_obj: flags.FlagValues) -> bool:
     """Tells whether to compute in mixed precision, for which TensorFlow 1.15 needs a GPU."""
     # Unlike tf.test.is_gpu_available() this leaves the GPUs alone, those of other workers too.
     if flags_obj.amp and not tf.config.experimental.list_physical_devices("GPU"):
-        _LOG.warning("--amp has no effect: there is no GPU that TensorFlow can use")
+        _LOG.info("--amp has no effect: there is no GPU that TensorFlow can use")
         return False
     return flags_obj.amp
 
@@ -1274,7 +1275,11 @@ def main(argv: Sequence[str]) -> int:
             raise
         return 2
     except Interrupted as signal:
-        words = ["python", *sys.argv]
+        interruption.acknowledge()
+        if not workers.is_chief:
+            return signal.exit_status
+        launcher = ["horovodrun", "-np", str(workers.size)] if workers.size > 1 else []
+        words = [*launcher, "python", *sys.argv]
         if flags_obj.overwrite_output_dir:
             words.append("--nooverwrite_output_dir")
         command = " ".join(shlex.quote(word) for word in words)

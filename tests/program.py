@@ -89,13 +89,13 @@ class Forks:
 
 
 FORKS = """
-import json, os, signal, sys
+import faulthandler, json, os, sys
 sys.path[:1] = [os.getcwd(), os.path.join(os.getcwd(), "tests")]
 from disturbance import disturb, program
 
 def main(folder, arguments, stderr, *disturbance):
     os.chdir(folder)
-    signal.alarm(300)
+    faulthandler.dump_traceback_later(300, exit=True)
     with open(stderr, "w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)

@@ -583,13 +583,15 @@ class Endless:
                 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
             yield InputExample(str(number), "the film was good .", None, "positive")
 
-interruption.Interruption().watch()
+watcher = interruption.Interruption()
+watcher.watch()
 tokenizer = tokenization.FullTokenizer(sys.argv[1])
 try:
     features.file_based_convert_examples_to_features(
         Endless(), ["positive"], 128, tokenizer, sys.argv[2], num_processes=3
     )
 except interruption.Interrupted as interrupted:
+    watcher.acknowledge()
     sys.exit(interrupted.exit_status)
 """
 
@@ -623,7 +625,10 @@ def test_a_signal_ends_all_processes(tiny_bert, tmp_path, number, to_all, status
         children = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(children) == 3
         (os.killpg if to_all else os.kill)(parent.pid, number)
-        stderr = parent.communicate(timeout=60)[1]
+        try:
+            stderr = parent.communicate(timeout=60)[1]
+        finally:
+            parent.kill()
     assert parent.returncode == status
     assert "Traceback" not in stderr
     deadline = time.monotonic() + 60

@@ -28,10 +28,11 @@ SIGTERM, SIGINT = signal.SIGTERM, signal.SIGINT
 @pytest.fixture
 def watched():
     """Watches in this very process, for the time of a test."""
-    handlers = {number: signal.getsignal(number) for number in (SIGTERM, SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (SIGTERM, SIGINT, signal.SIGALRM)}
     watched = Interruption()
     watched.watch()
     yield watched
+    watched.acknowledge()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -80,6 +81,20 @@ class TestInterruption:
         log.addHandler(Struck(sys.stdout))
         with pytest.raises(Interrupted):
             log.info("line")
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    def test_what_a_destructor_swallows_comes_again(self, watched, monkeypatch):
+        """TensorFlow runs one for each record that it writes."""
+        monkeypatch.setattr(interruption, "_REMIND_SECONDS", 1)
+
+        class Destroyed:
+            def __del__(self):
+                send(SIGTERM)
+
+        Destroyed()
+        assert watched.requested
+        with pytest.raises(Interrupted):
+            signal.pause()
 
     def test_the_second_one_ends_the_process(self):
         child = os.fork()
