@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from typing import NamedTuple
 
+import bert.tokenization as google_tokenization
 import pytest
 import tensorflow.compat.v1 as tf
 from program import Forks, SmallRun
@@ -72,3 +74,15 @@ def forks():
     forks = Forks()
     yield forks
     forks.close()
+
+
+@pytest.fixture(scope="module")
+def google_with_the_last_control_rule():
+    """google's module with `_is_control` as in its last version: only categories Cc and Cf."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            google_tokenization,
+            "_is_control",
+            lambda char: char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Cf"),
+        )
+        yield google_tokenization

@@ -6,9 +6,7 @@ import csv
 import gzip
 import json
 import os
-import unicodedata
 
-import bert.tokenization as google_tokenization
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -119,25 +117,13 @@ def test_examples_are_read_as_often_as_asked_for(tmp_path):
     assert next(iter(examples)) in examples
 
 
-@pytest.fixture(scope="module")
-def google():
-    """google's tokenizer, with the control characters of its last version."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            google_tokenization,
-            "_is_control",
-            lambda char: char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Cf"),
-        )
-        yield google_tokenization
-
-
 CELLS = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=40)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=4), do_lower_case=st.booleans())
 def test_any_text_is_read_and_split_as_google_does(
-    tmp_path_factory, tiny_bert, google, rows, do_lower_case
+    tmp_path_factory, tiny_bert, google_with_the_last_control_rule, rows, do_lower_case
 ):
     path = str(tmp_path_factory.mktemp("rows") / "x.jsonl")
     with open(path, "w", encoding="utf-8") as stream:
@@ -153,7 +139,7 @@ def test_any_text_is_read_and_split_as_google_does(
     assert [(example.text_a, example.text_b) for example in examples] == rows
     ours, theirs = (
         module.FullTokenizer(tiny_bert.vocab_file, do_lower_case)
-        for module in (tokenization, google)
+        for module in (tokenization, google_with_the_last_control_rule)
     )
     converter = Converter(["a", "b"], 16, ours)
     for example in examples:

@@ -1,6 +1,5 @@
 import pickle
 import random
-import unicodedata
 
 import bert.tokenization as google
 import bert.tokenization_test as google_test
@@ -59,18 +58,6 @@ def random_texts(count, seed):
         return rng.choice(rng.choice(alphabets))
 
     return ["".join(character() for _ in range(rng.randrange(60))) for _ in range(count)]
-
-
-@pytest.fixture(scope="module")
-def google_with_the_last_control_rule():
-    """google's module with `_is_control` as in its last version: only categories Cc and Cf."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            google,
-            "_is_control",
-            lambda char: char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Cf"),
-        )
-        yield google
 
 
 @pytest.fixture(scope="module")
