@@ -141,9 +141,9 @@ def main() -> None:
         "--data_dir=" + DATA_DIR,
         "--max_seq_length=48",
         "--train_batch_size=16",
-        # Stops when two epochs have brought nothing.
+        # Stops when an epoch has brought nothing.
         "--best_metric=eval_accuracy",
-        "--max_steps_without_improvement=70",
+        "--max_steps_without_improvement=35",
         "--output_dir=" + OUTPUT_DIR,
         *model,
     )
