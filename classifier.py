@@ -16,11 +16,9 @@ import modeling
 import optimization
 import tf_metrics
 from errors import BadInput
+from processors import PROBLEM_TYPES
 
 _LOG = logging.getLogger(__name__)
-
-# One class per example, one number per example, any number of labels per example.
-PROBLEM_TYPES = ("classification", "regression", "multi_label")
 
 _RECALL_AT = (3, 5)
 

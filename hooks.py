@@ -151,7 +151,7 @@ def _clock(seconds: float) -> str:
 
 
 class CheckpointHook(tf.train.CheckpointSaverHook):
-    """Saves at multiples of `save_steps`, and at the end; then also when `is_in_a_hurry()`.
+    """Saves at multiples of `save_steps` and at the end, there unevaluated if `is_in_a_hurry()`.
 
     In the hooks of a TrainSpec it takes the place of Estimator's own, which counts from where a run
     was resumed: then checkpoints, evaluations and the early stop would depend on the interruption.
