@@ -63,9 +63,13 @@ class Workers:
         """Does something on each worker; when any of them raises BadInput, all do."""
         return action()
 
+    def from_all(self, value: _Result) -> list[_Result]:
+        """Gives the values that all workers have come here with, in the order of the workers."""
+        return [value]
+
     def any(self, is_so: bool) -> bool:
         """Tells, when all workers have come here, whether it is so on any of them."""
-        return is_so
+        return any(self.from_all(is_so))
 
     def wait_for_all(self) -> None:
         """Returns when all workers have come here."""
@@ -156,13 +160,13 @@ class _HorovodWorkers(Workers):
         result, failure = _attempt(action)
         if failure and not self.is_chief:
             failure = "worker %d on %s: %s" % (self.index, platform.node(), failure)
-        failures = self._exchange(self._horovod.allgather_object, failure)
+        failures = self.from_all(failure)
         if any(failures):
             raise SharedFailure(next(filter(None, failures)))
         return result
 
-    def any(self, is_so: bool) -> bool:
-        return any(self._exchange(self._horovod.allgather_object, is_so))
+    def from_all(self, value: _Result) -> list[_Result]:
+        return self._exchange(self._horovod.allgather_object, value)
 
     def _exchange(self, collective: Callable[..., Any], value: Any) -> Any:
         # A session of its own that leaves the GPU alone: there may be no other yet.
