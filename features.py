@@ -1,4 +1,4 @@
-"""InputExample -> InputFeatures -> TFRecord -> tf.data.
+"""InputExample -> InputFeatures -> TFRecord, and back to tensors.
 
 What a feature is called and how it is stored stands once, in `feature_spec`: the writer, the parser
 and the serving signature all take it from there.
@@ -6,36 +6,21 @@ and the serving signature all take it from there.
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import functools
 import hashlib
 import itertools
-import json
 import logging
 import math
-import multiprocessing
 import os
-import signal
-import traceback
-from typing import (
-    Any,
-    Callable,
-    Collection,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    NamedTuple,
-    Sequence,
-)
+from typing import Any, Collection, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
 
-import files
+import records
 from errors import BadInput
+from processes import map_in_processes
 from processors import InputExample
 from tokenization import FullTokenizer, printable_text
 
@@ -92,20 +77,6 @@ class InputFeatures(NamedTuple):
     segment_ids: list[int]
     label_id: int | float | list[int] | None = None
     num_tokens: int = 0
-
-
-class Lengths(NamedTuple):
-    """How long the examples of a file are, in tokens, [CLS] and [SEP] included.
-
-    Attributes:
-        num_examples: how many there are.
-        num_longer: how many have more than `max_seq_length` tokens.
-        longest: the most tokens that one has.
-    """
-
-    num_examples: int
-    num_longer: int
-    longest: int
 
 
 def feature_spec(
@@ -235,23 +206,32 @@ class Converter:
         converted = map(self.convert, examples)
         return [(_serialize(features), features.num_tokens) for features in converted]
 
-    def describe(self, lengths: Lengths) -> str:
-        """Says what was done to the examples that are too long."""
-        if not lengths.num_longer:
+    def count_tokens(self, examples: Iterable[InputExample]) -> np.ndarray:
+        """Counts the tokens of whole examples, as `records` does: int64 `[num_examples]`."""
+        return np.array([self.convert(example).num_tokens for example in examples], np.int64)
+
+    def describe(self, num_tokens: np.ndarray) -> str:
+        """Says what was done to the examples that are too long.
+
+        Args:
+            num_tokens: of each example, int `[num_examples]`.
+        """
+        num_longer, longest = (num_tokens > self._max_seq_length).sum(), num_tokens.max()
+        if not num_longer:
             return "All %d examples fit into %d tokens; the longest has %d" % (
-                lengths.num_examples,
+                len(num_tokens),
                 self._max_seq_length,
-                lengths.longest,
+                longest,
             )
         return (
             "%d of %d examples (%.1f %%) are longer than %d tokens and %s; the longest has %d"
             % (
-                lengths.num_longer,
-                lengths.num_examples,
-                100.0 * lengths.num_longer / lengths.num_examples,
+                num_longer,
+                len(num_tokens),
+                100.0 * num_longer / len(num_tokens),
                 self._max_seq_length,
                 "are read in windows" if self.has_windows else TRUNCATIONS[self._truncation].done,
-                lengths.longest,
+                longest,
             )
         )
 
@@ -369,11 +349,11 @@ def file_based_convert_examples_to_features(
     num_processes: int | None = None,
     show_bar: bool = False,
     **options: Any,
-) -> Lengths:
+) -> None:
     """Converts examples to a TFRecord file, which has its name only when it is complete.
 
-    The file is the same, byte for byte, however many processes make it. Only a few examples per
-    process are in memory at any time.
+    Beside it is its index, see `records`. The file is the same, byte for byte, however many
+    processes make it. Only a few examples per process are in memory at any time.
 
     Args:
         examples: read from the beginning twice; may be any collection that reads as it goes.
@@ -395,122 +375,24 @@ def file_based_convert_examples_to_features(
         several = len(examples) >= _EXAMPLES_WORTH_PROCESSES
         num_processes = len(os.sched_getaffinity(0)) if several else 1
     converter = Converter(label_list, max_seq_length, tokenizer, **options)
-    num_written = num_longer = longest = 0
     with contextlib.ExitStack() as until_done:
-        temporary = until_done.enter_context(files.atomic(output_file))
-        writer = until_done.enter_context(tf.python_io.TFRecordWriter(temporary))
-        chunks = _map_in_processes(converter.records, _chunks(examples), num_processes)
+        write = until_done.enter_context(records.writer(output_file))
+        chunks = map_in_processes(converter.records, _chunks(examples), num_processes)
         until_done.enter_context(contextlib.closing(chunks))
-        records = itertools.chain.from_iterable(chunks)
+        converted = itertools.chain.from_iterable(chunks)
         bar = tqdm.tqdm(
-            records, total=len(examples), unit="example", disable=not show_bar, dynamic_ncols=True
+            converted, total=len(examples), unit="example", disable=not show_bar, dynamic_ncols=True
         )
         until_done.enter_context(bar)
-        for record, num_tokens in bar:
-            writer.write(record)
-            num_written += 1
-            num_longer += num_tokens > max_seq_length
-            longest = max(longest, num_tokens)
-            if num_written % _EXAMPLES_PER_LOG_LINE == 0 and not show_bar:
-                _LOG.info("  converted %d of %d examples", num_written, len(examples))
-    return Lengths(num_written, num_longer, longest)
+        for number, (record, num_tokens) in enumerate(bar, start=1):
+            write(record, num_tokens)
+            if number % _EXAMPLES_PER_LOG_LINE == 0 and not show_bar:
+                _LOG.info("  converted %d of %d examples", number, len(examples))
 
 
 def _chunks(examples: Iterable[InputExample]) -> Iterator[list[InputExample]]:
     iterator = iter(examples)
     return iter(lambda: list(itertools.islice(iterator, _EXAMPLES_PER_CHUNK)), [])
-
-
-def _map_in_processes(
-    function: Callable[[Any], Any], chunks: Iterator[Any], num_processes: int
-) -> Generator[Any, None, None]:
-    """Gives `function(chunk)` for each chunk, in their order.
-
-    Chunks are read as they are needed: a process has one, and gets the next when its result is
-    taken. (The pools of the standard library read all of them at once, or wait for ever for a
-    process that was killed.)
-    """
-    if num_processes == 1:
-        yield from map(function, chunks)
-        return
-    workers: list[_WorkerProcess] = []
-    try:
-        for _ in range(num_processes):
-            workers.append(_WorkerProcess(function))
-        at_work: collections.deque[_WorkerProcess] = collections.deque()
-        for worker, chunk in zip(workers, chunks):
-            worker.send(chunk)
-            at_work.append(worker)
-        for chunk in chunks:
-            worker = at_work.popleft()
-            result = worker.receive()
-            worker.send(chunk)
-            at_work.append(worker)
-            yield result
-        for worker in at_work:
-            yield worker.receive()
-    finally:
-        for worker in workers:
-            worker.kill()
-
-
-class _WorkerProcess:
-    """A process that applies a function to what it is sent. It ends when its parent does."""
-
-    def __init__(self, function: Callable[[Any], Any]):
-        context = multiprocessing.get_context("fork")
-        self._connection, end_of_process = context.Pipe()
-        self._process = context.Process(
-            target=_work, args=(function, end_of_process, self._connection), daemon=True
-        )
-        self._process.start()
-        end_of_process.close()
-
-    def send(self, chunk: Any) -> None:
-        """Sends what the function is applied to. What came before must have been received."""
-        with self._must_be_alive():
-            self._connection.send(chunk)
-
-    def receive(self) -> Any:
-        """Waits for the result; raises what the function has raised."""
-        with self._must_be_alive():
-            result, error, stack = self._connection.recv()
-        if error:
-            raise error from RuntimeError("in another process:\n" + stack)
-        return result
-
-    def kill(self) -> None:
-        """Ends the process at once."""
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
-
-    @contextlib.contextmanager
-    def _must_be_alive(self) -> Iterator[None]:
-        try:
-            yield
-        except (EOFError, OSError) as error:
-            self._process.join()
-            raise RuntimeError(
-                "A process that converts examples has died with exit code %s; if it was killed "
-                "(-9), memory may have run out" % self._process.exitcode
-            ) from error
-
-
-def _work(function: Callable[[Any], Any], connection: Any, end_of_parent: Any) -> None:
-    # What to do about a signal is the parent's business: here it just ends the process.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    # While a copy of the parent's end is open, the end of the parent would go unnoticed.
-    end_of_parent.close()
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            chunk = connection.recv()
-            try:
-                answer: tuple[Any, Exception | None, str] = (function(chunk), None, "")
-            except Exception as error:
-                answer = (None, error, traceback.format_exc())
-            connection.send(answer)
 
 
 def fingerprint(
@@ -539,12 +421,11 @@ def write_records_once(
     output_file: str,
     show_bar: bool = False,
     **options: Any,
-) -> Lengths:
+) -> None:
     """Converts examples to a TFRecord file, unless it is there, and logs how long they are.
 
     With the `fingerprint` in its name the file of other data, another vocabulary, other labels or
-    another length is another file, so stale records are never read. The lengths are kept beside it,
-    in `<output_file>.json`.
+    another length is another file, so stale records are never read.
 
     Args:
         examples: this and the others as for `file_based_convert_examples_to_features`.
@@ -555,14 +436,11 @@ def write_records_once(
         show_bar: show a progress bar.
         **options: further arguments of `Converter`.
     """
-    lengths_file = output_file + ".json"
-    if os.path.exists(output_file) and os.path.exists(lengths_file):
-        with open(lengths_file, encoding="utf-8") as stream:
-            lengths = Lengths(**json.load(stream))
-        _LOG.info("Using the %d converted examples of %s", lengths.num_examples, output_file)
+    if records.is_complete(output_file):
+        _LOG.info("Using the %d converted examples of %s", len(examples), output_file)
     else:
         _LOG.info("Converting %d examples to %s", len(examples), output_file)
-        lengths = file_based_convert_examples_to_features(
+        file_based_convert_examples_to_features(
             examples,
             label_list,
             max_seq_length,
@@ -571,153 +449,45 @@ def write_records_once(
             show_bar=show_bar,
             **options,
         )
-        files.write_text(lengths_file, json.dumps(lengths._asdict()) + "\n")
-    _LOG.info("  %s", Converter(label_list, max_seq_length, tokenizer, **options).describe(lengths))
-    return lengths
-
-
-def file_based_input_fn_builder(
-    input_file: str,
-    seq_length: int,
-    is_training: bool,
-    drop_remainder: bool,
-    batch_size: int,
-    num_examples: int = 0,
-    labelled: bool = True,
-    seed: int = 0,
-    start_step: int = 0,
-    problem_type: str = "classification",
-    num_labels: int = 0,
-    has_windows: bool = False,
-) -> Callable[[], tf.data.Dataset]:
-    """Builds the `input_fn` of an Estimator over a TFRecord file.
-
-    In training the records repeat for ever. Each epoch is shuffled as a whole (a small buffer
-    learns badly from a file that is sorted by label) in an order that depends on `seed` and the
-    epoch's number only, so a run that is resumed at `start_step` goes on with the batch that comes
-    next.
-
-    Args:
-        input_file: the TFRecord file.
-        seq_length: length of the sequences; shorter ones are padded.
-        is_training: shuffle and repeat; otherwise one pass in file order.
-        drop_remainder: leave out a last batch that is not full.
-        batch_size: examples per batch.
-        num_examples: how many records the file holds; needed in training.
-        labelled: whether the records have `label_ids`.
-        seed: of the shuffle.
-        start_step: the step at which training starts, in batches.
-        problem_type: as for `Converter`.
-        num_labels: number of labels; needed for `multi_label`.
-        has_windows: whether the examples are read in windows.
-
-    Returns:
-        `input_fn()` -> Dataset of dicts: `input_ids`, `input_mask`, `segment_ids` int32
-        `[batch_size, seq_length]`, or, with windows, `[batch_size, num_windows, seq_length]`, all 0
-        where an example has fewer windows than another one of its batch; and, when `labelled`,
-        `label_ids`: int32 `[batch_size]`, for `regression` float32 `[batch_size]`, for
-        `multi_label` int32 `[batch_size, num_labels]`.
-    """
-    spec = feature_spec(labelled, problem_type, num_labels)
-
-    def input_fn() -> tf.data.Dataset:
-        records = tf.data.TFRecordDataset(input_file)
-        if is_training:
-            records = _shuffled_epochs(records, num_examples, seed, start_step * batch_size)
-        batches = records.batch(batch_size, drop_remainder=drop_remainder)
-        return _parsed(batches, spec, seq_length, has_windows)
-
-    return input_fn
-
-
-def input_fn_builder(
-    examples: Sequence[InputExample],
-    label_list: Sequence[str],
-    seq_length: int,
-    tokenizer: FullTokenizer,
-    is_training: bool,
-    drop_remainder: bool,
-    batch_size: int,
-    seed: int = 0,
-    start_step: int = 0,
-    num_shards: int = 1,
-    shard_index: int = 0,
-    problem_type: str = "classification",
-    **options: Any,
-) -> Callable[[], tf.data.Dataset]:
-    """Builds the `input_fn` of one of several workers, straight from the examples.
-
-    The batches are those of `file_based_input_fn_builder`, dealt out in turn: of each `num_shards`
-    batches this worker has number `shard_index`. Together the workers so do what one would do with
-    batches `num_shards` times as large, and no example is lost. An example is converted when its
-    batch comes for the first time, and kept in memory: a worker converts what it reads, waits for
-    no other and writes nothing.
-
-    Args:
-        examples: all examples of the split.
-        label_list: labels in the order of their indices.
-        seq_length: length of the sequences.
-        tokenizer: splits the texts.
-        is_training: shuffle and repeat; otherwise one pass in order.
-        drop_remainder: leave out a last batch that is not full.
-        batch_size: examples per batch of one worker.
-        seed: of the shuffle.
-        start_step: the step at which training starts, in batches of one worker.
-        num_shards: number of workers.
-        shard_index: number of this worker, from 0.
-        problem_type: as for `Converter`.
-        **options: further arguments of `Converter`.
-
-    Returns:
-        As that of `file_based_input_fn_builder`.
-    """
-    converter = Converter(label_list, seq_length, tokenizer, problem_type, **options)
-    spec = feature_spec(examples[0].label is not None, problem_type, len(label_list))
-
-    @functools.lru_cache(maxsize=None)
-    def record(index: int) -> bytes:
-        return _serialize(converter.convert(examples[index]))
-
-    def records(indices: np.ndarray) -> np.ndarray:
-        return np.array([record(index) for index in indices], dtype=object)
-
-    def input_fn() -> tf.data.Dataset:
-        indices = tf.data.Dataset.range(len(examples))
-        if is_training:
-            first = start_step * batch_size * num_shards
-            indices = _shuffled_epochs(indices, len(examples), seed, first)
-        indices = indices.batch(batch_size, drop_remainder=drop_remainder)
-        batches = indices.shard(num_shards, shard_index).map(
-            lambda batch: tf.ensure_shape(tf.py_func(records, [batch], tf.string), batch.shape)
-        )
-        return _parsed(batches, spec, seq_length, converter.has_windows)
-
-    return input_fn
+    converter = Converter(label_list, max_seq_length, tokenizer, **options)
+    _LOG.info("  %s", converter.describe(records.RecordFile(output_file).num_tokens))
 
 
 def parse(
-    records: tf.Tensor, spec: Mapping[str, Any], seq_length: int, has_windows: bool = False
+    serialized: tf.Tensor,
+    spec: Mapping[str, Any],
+    max_seq_length: int,
+    has_windows: bool = False,
+    pad_to_multiple_of: int = 8,
 ) -> dict[str, tf.Tensor]:
-    """Parses a batch of records, padded or not.
+    """Parses a batch of records, padded or not, and pads them to the longest one.
 
     Args:
-        records: serialized `tf.Example`, string `[batch_size]`.
+        serialized: `tf.Example`, string `[batch_size]`.
         spec: of `feature_spec`.
-        seq_length: length to pad to; a longer record is an error in the graph.
+        max_seq_length: number of tokens that the model reads at once; a longer record is an error
+            in the graph.
         has_windows: whether records hold windows.
+        pad_to_multiple_of: `seq_length` is a multiple of it, or `max_seq_length`. 8 suits the
+            matrix units of GPUs; a larger one gives fewer shapes, each of which XLA compiles anew.
 
     Returns:
-        As a batch of `file_based_input_fn_builder`.
+        `input_ids`, `input_mask`, `segment_ids` int32 `[batch_size, seq_length]`, or, with windows,
+        `[batch_size, num_windows, seq_length]`, all 0 where an example has fewer windows than
+        another one of its batch; and, if the spec has them, `label_ids`: int32 `[batch_size]`, for
+        `regression` float32 `[batch_size]`, for `multi_label` int32 `[batch_size, num_labels]`.
     """
-    columns = tf.io.parse_example(records, spec)
+    columns = tf.io.parse_example(serialized, spec)
     # Each is as long as in the longest record; if one of them is in no record at all, it is shorter
     # than the others, and this fails.
     tokens = tf.stack([columns[name] for name in _TOKEN_FEATURES])
-    tokens = tf.pad(tokens, [[0, 0], [0, 0], [0, -tf.shape(tokens)[2] % seq_length]])
+    longest = tf.shape(tokens)[2]
+    seq_length = tf.minimum(_round_up(longest, pad_to_multiple_of), max_seq_length)
+    length = _round_up(longest, seq_length) if has_windows else seq_length
+    # Fails if the longest one is longer than that.
+    tokens = tf.pad(tokens, [[0, 0], [0, 0], [0, length - longest]])
     if has_windows:
         tokens = tf.reshape(tokens, [3, tf.shape(tokens)[1], -1, seq_length])
-    else:
-        tokens = tf.ensure_shape(tokens, [3, None, seq_length])
     columns.update(zip(_TOKEN_FEATURES, tf.unstack(tokens)))
     # Records have no int32, which is what the model and the serving signatures use.
     return {
@@ -726,23 +496,5 @@ def parse(
     }
 
 
-def _parsed(
-    batches: tf.data.Dataset, spec: Mapping[str, Any], seq_length: int, has_windows: bool
-) -> tf.data.Dataset:
-    def parse_batch(batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        return parse(batch, spec, seq_length, has_windows)
-
-    return batches.map(parse_batch, num_parallel_calls=2).prefetch(2)
-
-
-def _shuffled_epochs(
-    elements: tf.data.Dataset, num_elements: int, seed: int, first: int
-) -> tf.data.Dataset:
-    """Repeats `elements` for ever, each epoch in its own order, from element number `first` on."""
-
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        return elements.shuffle(num_elements, seed=seed + number, reshuffle_each_iteration=False)
-
-    first_epoch, already_seen = divmod(first, num_elements)
-    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    return epochs.flat_map(epoch).skip(already_seen)
+def _round_up(number: tf.Tensor, multiple: int | tf.Tensor) -> tf.Tensor:
+    return -(-number // multiple) * multiple

@@ -46,17 +46,17 @@ import serving
 import tables
 import tokenization
 import training
+from batches import evaluation_order, file_based_input_fn_builder, input_fn_builder, restore_order
 from classifier import create_model, metric_fn, metric_names, model_fn_builder  # noqa: F401
 from distributed import SharedFailure, Workers
 from errors import BadInput
 from features import (  # noqa: F401
     TRUNCATIONS,
+    Converter,
     InputFeatures,
     convert_single_example,
     file_based_convert_examples_to_features,
-    file_based_input_fn_builder,
     fingerprint,
-    input_fn_builder,
     write_records_once,
 )
 from history import EvalHistory, Watched
@@ -81,6 +81,7 @@ from processors import (
     load_labels,
     load_thresholds,
 )
+from records import RecordFile
 from training import Schedule
 
 _LOG = logging.getLogger("run_classifier_gpu")
@@ -181,6 +182,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     whole("train_batch_size", 32, "Batch size of training.", lower_bound=1)
     whole("eval_batch_size", 8, "Batch size of evaluation.", lower_bound=1)
     whole("predict_batch_size", 8, "Batch size of prediction.", lower_bound=1)
+    switch("group_by_length", True, "Make batches of examples of similar length.")
     number("num_train_epochs", 3.0, "Epochs of training.", lower_bound=0.0)
     whole("seed", 12345, "Of the data's order, dropout and new weights.")
     whole("num_trials", 1, "Trainings, with the seeds --seed, --seed + 1, ...", lower_bound=1)
@@ -721,6 +723,7 @@ def make_identity(job: Job, schedule: Schedule) -> dict[str, Any]:
         "clip_norm",
         "layerwise_lr_decay",
         "label_smoothing",
+        "group_by_length",
         "amp",
     ):
         identity[name] = flags_obj[name].value
@@ -777,40 +780,57 @@ def convert(job: Job) -> dict[str, str]:
 def make_input_fn(
     job: Job, records: Mapping[str, str], split: str, batch_size: int, start_step: int = 0
 ) -> training.InputFn:
-    """Builds the `input_fn` of a split: endless for `train`, one pass with all examples else."""
-    inputs, examples = job.inputs, job.inputs.examples[split]
-    is_training = split == "train"
-    seq_length, seed = job.flags_obj.max_seq_length, job.flags_obj.seed
-    options = conversion_options(job.flags_obj, inputs.problem_type, split)
+    """Builds the `input_fn` of a split: endless for `train`, one pass with all examples else.
+
+    All workers that read the split call it.
+    """
+    flags_obj, inputs, examples = job.flags_obj, job.inputs, job.inputs.examples[split]
+    is_training, seq_length = split == "train", flags_obj.max_seq_length
+    options = conversion_options(flags_obj, inputs.problem_type, split)
+    arguments: dict[str, Any] = {
+        "is_training": is_training,
+        "drop_remainder": is_training,
+        "batch_size": batch_size,
+        "seed": flags_obj.seed,
+        "start_step": start_step,
+        "examples_per_step": job.schedule.examples_per_step if job.schedule else None,
+        # XLA compiles each length anew: there are to be four at most.
+        "pad_to_multiple_of": 8 * (math.ceil(seq_length / 32) if flags_obj.use_xla else 1),
+    }
     if split in records:
         return file_based_input_fn_builder(
             records[split],
             seq_length,
-            is_training=is_training,
-            drop_remainder=is_training,
-            batch_size=batch_size,
-            num_examples=len(examples),
             labelled=examples.is_labelled,
-            seed=seed,
-            start_step=start_step,
             problem_type=inputs.problem_type,
             num_labels=len(inputs.labels),
             has_windows=options["window_stride"] > 0,
+            group_by_length=flags_obj.group_by_length,
+            **arguments,
         )
     return input_fn_builder(
         list(examples),
         inputs.labels,
         seq_length,
         inputs.tokenizer,
-        is_training=is_training,
-        drop_remainder=is_training,
-        batch_size=batch_size,
-        seed=seed,
-        start_step=start_step,
         num_shards=job.workers.size,
         shard_index=job.workers.index,
+        num_tokens=count_tokens(job, split) if flags_obj.group_by_length else None,
+        **arguments,
         **options,
     )
+
+
+def count_tokens(job: Job, split: str) -> np.ndarray:
+    """Counts the tokens of each example of a split, each worker those of a part: all call it."""
+    inputs, workers = job.inputs, job.workers
+    options = conversion_options(job.flags_obj, inputs.problem_type, split)
+    converter = Converter(inputs.labels, job.flags_obj.max_seq_length, inputs.tokenizer, **options)
+    mine = itertools.islice(inputs.examples[split], workers.index, None, workers.size)
+    num_tokens = np.empty(len(inputs.examples[split]), np.int64)
+    for index, part in enumerate(workers.from_all(converter.count_tokens(mine))):
+        num_tokens[index :: workers.size] = part
+    return num_tokens
 
 
 # The Estimator
@@ -1109,10 +1129,13 @@ def predict(
     output_dir = job.flags_obj.output_dir
     path = os.path.join(output_dir, "test_results.tsv")
     _LOG.info("***** Predictions of %s *****", checkpoint_path)
+    batch_size = job.flags_obj.predict_batch_size
     predictions = estimator.predict(
-        make_input_fn(job, records, "test", job.flags_obj.predict_batch_size),
-        checkpoint_path=checkpoint_path,
+        make_input_fn(job, records, "test", batch_size), checkpoint_path=checkpoint_path
     )
+    if job.flags_obj.group_by_length:
+        num_tokens = RecordFile(records["test"]).num_tokens
+        predictions = restore_order(predictions, evaluation_order(num_tokens, batch_size))
     has_probabilities = task.problem_type != "regression"
     header = ["index", "prediction"]
     header += ["p(%s)" % label for label in labels] if has_probabilities else []

@@ -22,7 +22,7 @@ from errors import BadInput
 # What a run writes into its output_dir, and nothing else is ever removed from there.
 _OWN_FILES = re.compile(
     r"checkpoint|graph\.pbtxt|model\.ckpt-\d+\..*|events\.out\.tfevents\..*"
-    r"|(train|dev|test)\.[0-9a-f]{12}\.tf_record(\.json)?|labels\.txt|preprocessing\.json"
+    r"|(train|dev|test)\.[0-9a-f]{12}\.tf_record(\.index)?|labels\.txt|preprocessing\.json"
     r"|evaluation\.json|eval_history\.jsonl|eval_results\.(txt|json)|test_results\.tsv"
     r"|(CoLA|MNLI-m|MNLI-mm|MRPC|QNLI|QQP|RTE|SST-2|STS-B|WNLI)\.tsv|run\.(json|log)"
 )

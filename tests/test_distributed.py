@@ -379,7 +379,9 @@ def names_below(folder):
 def test_only_the_chief_writes(alone, launches):
     of_one = names_below(alone.early)
     only_of_one = {
-        name for name in of_one if re.fullmatch(r"(train|dev)\.[0-9a-f]+\.tf_record(\.json)?", name)
+        name
+        for name in of_one
+        if re.fullmatch(r"(train|dev)\.[0-9a-f]+\.tf_record(\.index)?", name)
     }
     assert len(only_of_one) == 4
     assert names_below(alone.folder / "two_early") == of_one - only_of_one

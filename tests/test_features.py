@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import multiprocessing
 import os
@@ -17,7 +16,10 @@ import tensorflow.compat.v1 as tf
 from bert import run_classifier as google
 
 import features
+import processes
+import records
 import tokenization
+from batches import file_based_input_fn_builder, input_fn_builder
 from errors import BadInput
 from processors import InputExample
 
@@ -208,7 +210,7 @@ def test_windows_that_leave_out_tokens_are_refused(alphabet):
 def test_records_come_back_as_they_were_converted(tokenizer, tmp_path):
     examples = examples_of(TEXTS)
     path = write_records(tmp_path, "dev", examples, LABELS, 16, tokenizer)
-    input_fn = features.file_based_input_fn_builder(
+    input_fn = file_based_input_fn_builder(
         path, 16, is_training=False, drop_remainder=False, batch_size=3
     )
     batches = read_all(input_fn())
@@ -216,13 +218,15 @@ def test_records_come_back_as_they_were_converted(tokenizer, tmp_path):
     assert all(column.dtype == np.int32 for column in batches[0].values())
     expected = [features.convert_example(e, LABELS, 16, tokenizer) for e in examples]
     for name in ("input_ids", "input_mask", "segment_ids"):
-        rows = np.concatenate([batch[name] for batch in batches]).tolist()
-        assert rows == [getattr(row, name) for row in expected]
+        rows = [row.tolist() for batch in batches for row in batch[name]]
+        assert [row + [0] * (16 - len(row)) for row in rows] == [
+            getattr(row, name) for row in expected
+        ]
 
 
 def test_records_that_google_wrote_are_read_as_well(tokenizer, tmp_path):
     def read(path):
-        input_fn = features.file_based_input_fn_builder(
+        input_fn = file_based_input_fn_builder(
             path, 16, is_training=False, drop_remainder=False, batch_size=len(TEXTS)
         )
         return read_all(input_fn())[0]
@@ -236,14 +240,40 @@ def test_records_that_google_wrote_are_read_as_well(tokenizer, tmp_path):
     assert os.path.getsize(ours) < os.path.getsize(theirs)
 
 
-def test_shapes_are_static_in_training(tokenizer, tmp_path):
+def test_the_size_of_a_batch_is_static_in_training(tokenizer, tmp_path):
     path = write_records(tmp_path, "train", examples_of(TEXTS), LABELS, 16, tokenizer)
-    input_fn = features.file_based_input_fn_builder(
-        path, 16, is_training=True, drop_remainder=True, batch_size=4, num_examples=len(TEXTS)
+    input_fn = file_based_input_fn_builder(
+        path, 16, is_training=True, drop_remainder=True, batch_size=4
     )
     shapes = {k: v.as_list() for k, v in tf.data.get_output_shapes(input_fn()).items()}
-    tokens = dict.fromkeys(["input_ids", "input_mask", "segment_ids"], [4, 16])
+    tokens = dict.fromkeys(["input_ids", "input_mask", "segment_ids"], [4, None])
     assert shapes == dict(tokens, label_ids=[4])
+
+
+@pytest.mark.parametrize(
+    "max_seq_length,multiple,lengths",
+    [
+        (16, 8, {1: 8, 7: 8, 8: 8, 9: 16, 16: 16}),
+        (20, 8, {8: 8, 15: 16, 17: 20, 20: 20}),
+        (20, 16, {1: 16, 16: 16, 17: 20}),
+        (5, 8, {1: 5, 5: 5}),
+    ],
+)
+def test_a_batch_is_padded_to_its_longest(max_seq_length, multiple, lengths):
+    def record(length):
+        row = features.InputFeatures([3] * length, [1] * length, [0] * length)
+        return features._serialize(row)
+
+    serialized = tf.placeholder(tf.string, [None])
+    parsed = features.parse(
+        serialized, features.feature_spec(False), max_seq_length, pad_to_multiple_of=multiple
+    )
+    with tf.Session() as session:
+        for longest, padded in lengths.items():
+            batch = session.run(parsed, {serialized: [record(1), record(longest)]})
+            for name, number in (("input_ids", 3), ("input_mask", 1), ("segment_ids", 0)):
+                rows = [[number] * length + [0] * (padded - length) for length in (1, longest)]
+                assert batch[name].tolist() == rows
 
 
 @pytest.mark.parametrize(
@@ -252,7 +282,7 @@ def test_shapes_are_static_in_training(tokenizer, tmp_path):
         ("input_ids", 4, "[Ss]hapes"),
         ("input_mask", 4, "[Ss]hapes"),
         ("segment_ids", 4, "[Ss]hapes"),
-        (None, 9, "shape"),
+        (None, 9, "Paddings must be non-negative"),
     ],
 )
 def test_a_record_that_does_not_fit_is_an_error(missing, length, error):
@@ -260,16 +290,17 @@ def test_a_record_that_does_not_fit_is_an_error(missing, length, error):
     for name in ("input_ids", "input_mask", "segment_ids"):
         if name != missing:
             record.features.feature[name].int64_list.value.extend([1] * length)
-    parsed = features.parse([record.SerializeToString()], features.feature_spec(False), 8)
+    serialized = tf.placeholder(tf.string, [None])
+    parsed = features.parse(serialized, features.feature_spec(False), 8)
     with tf.Session() as session, pytest.raises(tf.errors.InvalidArgumentError, match=error):
-        session.run(parsed)
+        session.run(parsed, {serialized: [record.SerializeToString()]})
 
 
 def both_inputs(tokenizer, tmp_path, examples, labels, length, **options):
     """The only batch of the records, and that of the examples themselves."""
     problem_type = options.get("problem_type", "classification")
     path = write_records(tmp_path, "dev", examples, labels, length, tokenizer, **options)
-    from_file = features.file_based_input_fn_builder(
+    from_file = file_based_input_fn_builder(
         path,
         length,
         is_training=False,
@@ -279,7 +310,7 @@ def both_inputs(tokenizer, tmp_path, examples, labels, length, **options):
         num_labels=len(labels),
         has_windows="window_stride" in options,
     )
-    from_memory = features.input_fn_builder(
+    from_memory = input_fn_builder(
         examples,
         labels,
         length,
@@ -350,10 +381,16 @@ def test_windows_of_short_texts_are_one(alphabet, tmp_path):
     assert batch["input_ids"].tolist() == [[[2, 4, 5, 3, 0, 0, 0, 0]]]
 
 
+def test_windows_of_short_texts_are_no_longer_than_these(alphabet, tmp_path):
+    texts = [("a b", None), ("a b c d e f g h i", None)]
+    batch = both_inputs(alphabet, tmp_path, examples_of(texts), LABELS, 28, window_stride=3)
+    assert batch["input_ids"].shape == (2, 1, 16)
+
+
 def test_unlabelled_examples_have_no_label_in_their_records(tokenizer, tmp_path):
     examples = examples_of(TEXTS[:2], label=None)
     path = write_records(tmp_path, "test", examples, LABELS, 16, tokenizer)
-    input_fn = features.file_based_input_fn_builder(
+    input_fn = file_based_input_fn_builder(
         path, 16, is_training=False, drop_remainder=False, batch_size=2, labelled=False
     )
     assert sorted(read_all(input_fn())[0]) == ["input_ids", "input_mask", "segment_ids"]
@@ -387,6 +424,17 @@ def test_the_file_name_changes_with_everything_that_matters(tokenizer, tiny_bert
     assert len(set(names)) == len(names)
     assert features.fingerprint(*variants[0]) == names[0]
     assert features.fingerprint(*variants[0], truncation="head", window_stride=0) == names[0]
+
+
+def test_the_index_tells_the_tokens_of_whole_examples(tokenizer, tmp_path):
+    examples = examples_of(TEXTS)
+    path = write_records(tmp_path, "train", examples, LABELS, 8, tokenizer)
+    expected = [features.convert_example(e, LABELS, 64, tokenizer).input_ids for e in examples]
+    expected = [np.count_nonzero(input_ids) for input_ids in expected]
+    assert min(expected) < 8 < max(expected)
+    assert records.RecordFile(path).num_tokens.tolist() == expected
+    converter = features.Converter(LABELS, 8, tokenizer)
+    assert converter.count_tokens(examples).tolist() == expected
 
 
 def test_converted_examples_are_not_converted_again(tokenizer, tmp_path):
@@ -438,16 +486,21 @@ def test_the_log_says_how_many_are_too_long(tokenizer, tmp_path, caplog, length,
     assert caplog.messages[0].startswith("Using the 7 converted examples of ")
 
 
-def test_records_without_their_lengths_are_made_again(tokenizer, tmp_path):
+@pytest.mark.parametrize("damage", ["no index", "empty index", "short file"])
+def test_records_that_are_not_complete_are_made_again(tokenizer, tmp_path, damage):
     arguments = (tmp_path, "train", examples_of(TEXTS), LABELS, 16, tokenizer)
     path = write_records(*arguments)
-    with open(path + ".json") as stream:
-        expected = json.load(stream)
-    assert expected == {"num_examples": 7, "num_longer": 3, "longest": 20}
-    os.remove(path + ".json")
+    expected = {name: (tmp_path / name).read_bytes() for name in os.listdir(str(tmp_path))}
+    assert sorted(expected) == [os.path.basename(path), os.path.basename(path) + ".index"]
+    if damage == "no index":
+        os.remove(path + ".index")
+    else:
+        name, size = (path, 100) if damage == "short file" else (path + ".index", 0)
+        with open(name, "r+b") as stream:
+            stream.truncate(size)
     write_records(*arguments)
-    with open(path + ".json") as stream:
-        assert json.load(stream) == expected
+    for name, content in expected.items():
+        assert (tmp_path / name).read_bytes() == content
 
 
 def test_a_conversion_that_fails_leaves_nothing(tokenizer, tmp_path):
@@ -475,28 +528,27 @@ def convert_in_processes(examples, tokenizer, path, num_processes, **options):
 def test_the_file_is_the_same_however_many_processes_make_it(
     tokenizer, tmp_path, small_chunks, count
 ):
-    expected = convert_in_processes(LazyExamples(count), tokenizer, tmp_path / "1", 1)
-    assert expected.num_examples == count
+    def content(name, examples, num_processes):
+        convert_in_processes(examples, tokenizer, tmp_path / name, num_processes)
+        return [(tmp_path / (name + ending)).read_bytes() for ending in ("", ".index")]
+
+    expected = content("1", LazyExamples(count), 1)
+    assert len(list(tf.python_io.tf_record_iterator(str(tmp_path / "1")))) == count
     for num_processes in (2, 3):
-        path = tmp_path / str(num_processes)
-        found = convert_in_processes(LazyExamples(count), tokenizer, path, num_processes)
-        assert found == expected
-        assert path.read_bytes() == (tmp_path / "1").read_bytes()
-    of_list = convert_in_processes(list(LazyExamples(count)), tokenizer, tmp_path / "list", 2)
-    assert of_list == expected
-    assert (tmp_path / "list").read_bytes() == (tmp_path / "1").read_bytes()
+        assert content(str(num_processes), LazyExamples(count), num_processes) == expected
+    assert content("list", list(LazyExamples(count)), 2) == expected
     assert multiprocessing.active_children() == []
 
 
 def test_few_examples_start_no_process(tokenizer, tmp_path, monkeypatch):
     started = []
 
-    class Recorded(features._WorkerProcess):
+    class Recorded(processes.WorkerProcess):
         def __init__(self, function):
             started.append(self)
             super().__init__(function)
 
-    monkeypatch.setattr(features, "_WorkerProcess", Recorded)
+    monkeypatch.setattr(processes, "WorkerProcess", Recorded)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 5})
     monkeypatch.setattr(features, "_EXAMPLES_WORTH_PROCESSES", 20)
     convert_in_processes(LazyExamples(19), tokenizer, tmp_path / "few", None)
@@ -508,7 +560,7 @@ def test_few_examples_start_no_process(tokenizer, tmp_path, monkeypatch):
 def test_examples_are_read_as_they_are_needed(tokenizer, small_chunks):
     examples = LazyExamples(1000)
     converter = features.Converter(LABELS, 10, tokenizer)
-    results = features._map_in_processes(converter.records, features._chunks(examples), 2)
+    results = processes.map_in_processes(converter.records, features._chunks(examples), 2)
     for number in range(1, 6):
         next(results)
         assert examples.num_read == 3 * (number + 2)
@@ -563,7 +615,7 @@ def test_two_conversions_at_once_make_the_one_file(tokenizer, tmp_path):
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    assert os.listdir(str(tmp_path)) == ["a"]
+    assert sorted(os.listdir(str(tmp_path))) == ["a", "a.index"]
     assert (tmp_path / "a").read_bytes() == expected
 
 
@@ -635,8 +687,9 @@ def test_a_signal_ends_all_processes(tiny_bert, tmp_path, number, to_all, status
     while any(map(is_running, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(is_running, children))
-    left = os.listdir(str(tmp_path))
-    assert left == (["a.tf_record.tmp-%d" % parent.pid] if number == signal.SIGKILL else [])
+    left = sorted(os.listdir(str(tmp_path)))
+    endings = [".index", ""] if number == signal.SIGKILL else []
+    assert left == ["a.tf_record%s.tmp-%d" % (ending, parent.pid) for ending in endings]
 
 
 def test_memory_does_not_grow_with_the_examples(tokenizer, tmp_path):
@@ -668,118 +721,3 @@ def test_progress_is_shown_in_a_bar_or_in_the_log(
     else:
         assert lines == ["converted %d of 50 examples" % number for number in (20, 40)]
         assert bar == ""
-
-
-# The order in which examples are read
-
-
-def training_order(path, count, batch_size, seed, start_step, num_steps):
-    input_fn = features.file_based_input_fn_builder(
-        path,
-        8,
-        is_training=True,
-        drop_remainder=True,
-        batch_size=batch_size,
-        num_examples=count,
-        seed=seed,
-        start_step=start_step,
-    )
-    tf.reset_default_graph()
-    batches = read_all(input_fn().take(num_steps))
-    return [batch["label_ids"].tolist() for batch in batches]
-
-
-@pytest.fixture
-def numbered_records(tokenizer, tmp_path):
-    """Ten records whose label tells which one it is."""
-    labels = [str(number) for number in range(10)]
-    examples = [InputExample(label, "good", None, label) for label in labels]
-    return write_records(tmp_path, "train", examples, labels, 8, tokenizer)
-
-
-def test_each_epoch_has_every_example_once_in_another_order(numbered_records):
-    batches = training_order(numbered_records, 10, 5, seed=1, start_step=0, num_steps=8)
-    epochs = [batches[i] + batches[i + 1] for i in range(0, 8, 2)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert list(range(10)) not in epochs
-
-
-def test_a_batch_size_that_does_not_divide_the_examples_loses_none(numbered_records):
-    batches = training_order(numbered_records, 10, 4, seed=1, start_step=0, num_steps=5)
-    seen = sum(batches, [])
-    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
-
-
-@pytest.mark.parametrize("start_step", [1, 2, 3, 7])
-def test_a_resumed_run_goes_on_with_the_next_batch(numbered_records, start_step):
-    whole = training_order(numbered_records, 10, 4, seed=3, start_step=0, num_steps=10)
-    rest = training_order(numbered_records, 10, 4, seed=3, start_step=start_step, num_steps=3)
-    assert rest == whole[start_step : start_step + 3]
-
-
-def test_the_seed_decides_the_order(numbered_records):
-    first, second, other = (
-        training_order(numbered_records, 10, 5, seed=seed, start_step=0, num_steps=4)
-        for seed in (1, 1, 2)
-    )
-    assert first == second
-    assert first != other
-
-
-def dealt_batches(tokenizer, is_training, num_shards, num_steps=-1, start_step=0):
-    """The batches of each of several workers, three of ten numbered examples in each."""
-    labels = [str(number) for number in range(10)]
-    examples = [InputExample(label, "good", None, label) for label in labels]
-    workers = []
-    for shard_index in range(num_shards):
-        input_fn = features.input_fn_builder(
-            examples,
-            labels,
-            8,
-            tokenizer,
-            is_training=is_training,
-            drop_remainder=is_training,
-            batch_size=3,
-            seed=1,
-            start_step=start_step,
-            num_shards=num_shards,
-            shard_index=shard_index,
-        )
-        tf.reset_default_graph()
-        batches = read_all(input_fn().take(num_steps))
-        workers.append([batch["label_ids"].tolist() for batch in batches])
-    return workers
-
-
-@pytest.mark.parametrize("num_shards,start_step", [(1, 0), (2, 0), (2, 3), (3, 1)])
-def test_workers_together_read_what_one_reads(numbered_records, tokenizer, num_shards, start_step):
-    """Uneven slices give all of them the same number of steps, and lose no example."""
-    workers = dealt_batches(tokenizer, True, num_shards, num_steps=20, start_step=start_step)
-    together = [sum(batches, []) for batches in zip(*workers)]
-    whole = training_order(
-        numbered_records, 10, 3 * num_shards, seed=1, start_step=start_step, num_steps=20
-    )
-    assert together == whole
-    epoch_pair = sum(training_order(numbered_records, 10, 3 * num_shards, 1, 0, 20), [])[:20]
-    assert sorted(epoch_pair) == sorted(2 * list(range(10)))
-
-
-@pytest.mark.parametrize("num_shards", [1, 2, 3, 5])
-def test_an_evaluation_is_dealt_out(tokenizer, num_shards):
-    workers = dealt_batches(tokenizer, False, num_shards)
-    batches = [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
-    assert workers == [batches[shard_index::num_shards] for shard_index in range(num_shards)]
-
-
-def test_a_worker_converts_what_it_reads_and_no_more(tokenizer, monkeypatch):
-    converted = []
-
-    def convert(converter, example):
-        converted.append(example.guid)
-        return original(converter, example)
-
-    original = features.Converter.convert
-    monkeypatch.setattr(features.Converter, "convert", convert)
-    workers = dealt_batches(tokenizer, False, 2)
-    assert converted == [str(number) for number in sum(sum(workers, []), [])]

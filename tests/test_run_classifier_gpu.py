@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import numpy as np
@@ -231,6 +232,39 @@ def test_unlabelled_and_labelled_test_files_predict_alike(trained, tmp_path):
     before = [row[1] for row in predictions_of(trained)]
     succeed(*trained.common, "--do_predict", "--test_file=" + str(labelled))
     assert [row[1] for row in predictions_of(trained)] == before
+
+
+def test_grouping_by_length_changes_no_number_and_no_row(trained, tmp_path):
+    texts = ["the film was " + "really " * (number * 7 % 11) + "good" for number in range(40)]
+    path = tmp_path / "texts.tsv"
+    path.write_text("text\tlabel\n" + "".join(text + "\tpositive\n" for text in texts))
+    output_dir = tmp_path / "output"
+    shutil.copytree(trained.output_dir, str(output_dir))
+    metrics, rows = [], []
+    for switch in ("--group_by_length", "--nogroup_by_length"):
+        succeed(
+            *trained.common,
+            "--output_dir=%s" % output_dir,
+            "--do_eval",
+            "--do_predict",
+            "--dev_file=%s" % path,
+            "--test_file=%s" % path,
+            "--eval_batch_size=3",
+            "--predict_batch_size=3",
+            switch,
+        )
+        metrics.append(json.loads((output_dir / "eval_results.json").read_text()))
+        lines = (output_dir / "test_results.tsv").read_text().splitlines()[1:]
+        rows.append([line.split("\t") for line in lines])
+    # Estimator's own `loss` is the mean over batches.
+    del metrics[0]["loss"], metrics[1]["loss"]
+    assert metrics[0] == pytest.approx(metrics[1], abs=1e-5)
+    for grouped, plain, text in zip(rows[0], rows[1], texts):
+        assert grouped[4] == plain[4] == text
+        assert grouped[:2] == plain[:2]
+        np.testing.assert_allclose(
+            [float(p) for p in grouped[2:4]], [float(p) for p in plain[2:4]], atol=2e-6
+        )
 
 
 @pytest.fixture

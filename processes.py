@@ -1,0 +1,102 @@
+"""A function, mapped over chunks of work in several processes."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import multiprocessing
+import signal
+import traceback
+from typing import Any, Callable, Generator, Iterator
+
+
+def map_in_processes(
+    function: Callable[[Any], Any], chunks: Iterator[Any], num_processes: int
+) -> Generator[Any, None, None]:
+    """Gives `function(chunk)` for each chunk, in their order.
+
+    Chunks are read as they are needed: a process has one, and gets the next when its result is
+    taken. (The pools of the standard library read all of them at once, or wait for ever for a
+    process that was killed.)
+    """
+    if num_processes == 1:
+        yield from map(function, chunks)
+        return
+    workers: list[WorkerProcess] = []
+    try:
+        for _ in range(num_processes):
+            workers.append(WorkerProcess(function))
+        at_work: collections.deque[WorkerProcess] = collections.deque()
+        for worker, chunk in zip(workers, chunks):
+            worker.send(chunk)
+            at_work.append(worker)
+        for chunk in chunks:
+            worker = at_work.popleft()
+            result = worker.receive()
+            worker.send(chunk)
+            at_work.append(worker)
+            yield result
+        for worker in at_work:
+            yield worker.receive()
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+class WorkerProcess:
+    """A process that applies a function to what it is sent. It ends when its parent does."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        context = multiprocessing.get_context("fork")
+        self._connection, end_of_process = context.Pipe()
+        self._process = context.Process(
+            target=_work, args=(function, end_of_process, self._connection), daemon=True
+        )
+        self._process.start()
+        end_of_process.close()
+
+    def send(self, chunk: Any) -> None:
+        """Sends what the function is applied to. What came before must have been received."""
+        with self._must_be_alive():
+            self._connection.send(chunk)
+
+    def receive(self) -> Any:
+        """Waits for the result; raises what the function has raised."""
+        with self._must_be_alive():
+            result, error, stack = self._connection.recv()
+        if error:
+            raise error from RuntimeError("in another process:\n" + stack)
+        return result
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    @contextlib.contextmanager
+    def _must_be_alive(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            self._process.join()
+            raise RuntimeError(
+                "A helper process has died with exit code %s; if it was killed (-9), memory may "
+                "have run out" % self._process.exitcode
+            ) from error
+
+
+def _work(function: Callable[[Any], Any], connection: Any, end_of_parent: Any) -> None:
+    # What to do about a signal is the parent's business: here it just ends the process.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    # While a copy of the parent's end is open, the end of the parent would go unnoticed.
+    end_of_parent.close()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            chunk = connection.recv()
+            try:
+                answer: tuple[Any, Exception | None, str] = (function(chunk), None, "")
+            except Exception as error:
+                answer = (None, error, traceback.format_exc())
+            connection.send(answer)
