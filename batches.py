@@ -210,11 +210,13 @@ def file_based_input_fn_builder(
         plan = training_plan(num_tokens, batch_size, step, seed, start_step)
     else:
         plan = evaluation_plan(num_tokens, batch_size, drop_remainder)
-    spec = features.feature_spec(labelled, problem_type, num_labels)
-
-    def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        return features.parse(serialized, spec, seq_length, has_windows, pad_to_multiple_of)
-
+    parse = functools.partial(
+        features.parse,
+        spec=features.feature_spec(labelled, problem_type, num_labels),
+        max_seq_length=seq_length,
+        has_windows=has_windows,
+        pad_to_multiple_of=pad_to_multiple_of,
+    )
     return lambda: _dataset(plan, record_file.read, parse)
 
 
@@ -257,8 +259,8 @@ def input_fn_builder(
         num_shards: number of workers.
         shard_index: number of this worker, from 0.
         problem_type: as for `features.Converter`.
-        num_tokens: of all examples, int `[num_examples]`, see `features.count_tokens`; if not None,
-            batches are of examples of similar length.
+        num_tokens: of all examples, int `[num_examples]`, see `Converter.count_tokens`; if not
+            None, batches are of examples of similar length.
         examples_per_step: as for `epoch_order`; by default those of a batch of each worker.
         pad_to_multiple_of: as for `features.parse`.
         **options: further arguments of `features.Converter`.
@@ -279,12 +281,13 @@ def input_fn_builder(
     else:
         plan = evaluation_plan(num_tokens, batch_size, drop_remainder)
     plan = plan._replace(numbers=plan.numbers[shard_index::num_shards])
-    spec = features.feature_spec(examples[0].label is not None, problem_type, len(label_list))
-
-    def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        has_windows = converter.has_windows
-        return features.parse(serialized, spec, seq_length, has_windows, pad_to_multiple_of)
-
+    parse = functools.partial(
+        features.parse,
+        spec=features.feature_spec(examples[0].label is not None, problem_type, len(label_list)),
+        max_seq_length=seq_length,
+        has_windows=converter.has_windows,
+        pad_to_multiple_of=pad_to_multiple_of,
+    )
     return lambda: _dataset(plan, read, parse)
 
 
