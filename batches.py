@@ -301,8 +301,10 @@ def _dataset(
     def read_batch(number: np.ndarray) -> np.ndarray:
         return np.array(read(plan.examples(int(number))), dtype=object)
 
+    # Autograph would read this source anew at each evaluation, and it may have been edited since.
+    @tf.autograph.experimental.do_not_convert
     def batch(number: tf.Tensor) -> dict[str, tf.Tensor]:
-        serialized = tf.py_func(read_batch, [number], tf.string)
+        serialized = tf.numpy_function(read_batch, [number], tf.string)
         return parse(tf.ensure_shape(serialized, [plan.batch_size]))
 
     numbers = tf.data.Dataset.range(plan.numbers.start, plan.numbers.stop, plan.numbers.step)
