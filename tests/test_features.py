@@ -557,17 +557,6 @@ def test_few_examples_start_no_process(tokenizer, tmp_path, monkeypatch):
     assert len(started) == 3
 
 
-def test_examples_are_read_as_they_are_needed(tokenizer, small_chunks):
-    examples = LazyExamples(1000)
-    converter = features.Converter(LABELS, 10, tokenizer)
-    results = processes.map_in_processes(converter.records, features._chunks(examples), 2)
-    for number in range(1, 6):
-        next(results)
-        assert examples.num_read == 3 * (number + 2)
-    results.close()
-    assert multiprocessing.active_children() == []
-
-
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_bad_input_amid_the_examples_comes_out_as_it_is(
     tokenizer, tmp_path, small_chunks, num_processes
