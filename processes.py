@@ -87,9 +87,10 @@ class WorkerProcess:
 
 
 def _work(function: Callable[[Any], Any], connection: Any, end_of_parent: Any) -> None:
-    # What to do about a signal is the parent's business: here it just ends the process.
+    # A signal that comes to all is the parent's business: it would take the end of a process that
+    # it has not ended itself for a failure.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN)
     # While a copy of the parent's end is open, the end of the parent would go unnoticed.
     end_of_parent.close()
     with contextlib.suppress(EOFError, OSError):

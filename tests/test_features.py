@@ -670,7 +670,7 @@ def test_a_signal_ends_all_processes(tiny_bert, tmp_path, number, to_all, status
             stderr = parent.communicate(timeout=60)[1]
         finally:
             parent.kill()
-    assert parent.returncode == status
+    assert parent.returncode == status, stderr
     assert "Traceback" not in stderr
     deadline = time.monotonic() + 60
     while any(map(is_running, children)) and time.monotonic() < deadline:
