@@ -21,8 +21,9 @@ horovod: venv ## Add Horovod for training on several GPUs, built from source
 demo: venv ## Fine-tune, evaluate and export on bundled data
 	$(python) examples/demo.py
 
+# Two processes: most of the time goes into building graphs, which one core does.
 test: dev horovod ## Run the fast tests
-	$(python) -m pytest
+	$(python) -m pytest --numprocesses=2 --dist=worksteal
 
 test-all: dev horovod ## Run the slow tests too
 	$(python) -m pytest -m ''

@@ -197,7 +197,7 @@ class Converter:
             input_ids,
             input_mask,
             segment_ids,
-            self._label_id(example.label),
+            self.label_id(example.label),
             len(tokens_a) + len(tokens_b) + num_special,
         )
 
@@ -261,7 +261,8 @@ class Converter:
         starts = range(0, len(tokens) - length + stride, stride)
         return [tokens[start : start + length] for start in starts]
 
-    def _label_id(self, label: Any) -> int | float | list[int] | None:
+    def label_id(self, label: Any) -> int | float | list[int] | None:
+        """Gives the number or numbers of a label, see `InputFeatures`."""
         if label is None:
             return None
         if self._problem_type == "regression":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from typing import Iterator
 
@@ -28,3 +29,17 @@ def write_text(path: str, text: str) -> None:
     """Writes `text` to `path` as UTF-8, atomically."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
         stream.write(text)
+
+
+def digest(content: bytes) -> str:
+    """Gives 64 hex digits that no other content has: SHA-256."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_of_file(path: str) -> str:
+    """Gives the `digest` of a file, however large it is."""
+    sum_so_far = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            sum_so_far.update(chunk)
+    return sum_so_far.hexdigest()

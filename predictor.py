@@ -1,62 +1,128 @@
-"""What comes back: loads an export once and answers texts with it. The export is all it needs."""
+"""What comes back: loads a bundle once and answers texts.
+
+    python predictor.py EXPORT "It came broken."              one text; of pairs: TEXT TEXT_B
+    python predictor.py EXPORT --input_file=reviews.csv       a table, as in training
+    zcat reviews.gz | python predictor.py EXPORT              a text per line; of pairs, with a tab
+    python predictor.py EXPORT                                asks for texts, on a terminal
+
+EXPORT is the folder of a SavedModel, or a frozen graph. The answers have the columns `label`,
+`confidence`, a `p(<label>)` per label, `text` and, for pairs, `text_b`; `--output_format=jsonl`
+gives an object per line. Where the model is not sure enough to answer, the label is empty, or null.
+"""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import functools
+import io
+import itertools
 import json
+import math
 import os
-from typing import NamedTuple, Sequence
+import re
+import sys
+import tempfile
+from typing import (
+    Any,
+    BinaryIO,
+    Callable,
+    Iterable,
+    Iterator,
+    NamedTuple,
+    Sequence,
+    TextIO,
+    Tuple,
+    Union,
+)
+
+if __name__ == "__main__":
+    # Read by TensorFlow's C++ side when it is imported. It would log an error for want of a GPU;
+    # what really is one comes as an exception as well.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import bundle
 import features
+import files
+from calibration import apply_temperature
 from errors import BadInput
 from processors import InputExample
+from tables import FORMATS, Table
 from tokenization import FullTokenizer
 
-_BATCH_SIZE = 32
+Text = Union[str, Tuple[str, str]]
+
+# Of a stream: enough to make good batches of texts of one length, and never much to hold in memory.
+_TEXTS_PER_CHUNK = 1024
+_CHARACTERS_PER_CHUNK = 1 << 20
+_BYTES_PER_READ = 1 << 16
+
+_INTERRUPTED = 130  # What a shell says of a program that Ctrl-C has ended.
+
+# What would end a cell or a line in some program that reads it, or move a terminal's cursor.
+_CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Prediction(NamedTuple):
     """The answer to one text.
 
     Attributes:
-        label: its label; for regression a number, for multi_label a tuple of labels.
-        confidence: the probability of the label, where there is one.
+        label: its label, None where the model is not sure enough; for regression a number, for
+            multi_label a tuple of labels.
+        confidence: for classification, the probability of the best label.
         probabilities: label -> probability; empty for regression.
+        top_k: the most probable labels with their probabilities, best first; empty for regression.
     """
 
-    label: str | float | tuple[str, ...]
+    label: str | float | tuple[str, ...] | None
     confidence: float | None
     probabilities: dict[str, float]
+    top_k: tuple[tuple[str, float], ...]
 
 
 class Predictor:
-    """A loaded export. Use it as a context manager, or call `close()` when done."""
+    """A loaded bundle. Use it as a context manager, or call `close()` when done.
 
-    def __init__(self, export_dir: str):
-        """Loads the SavedModel in `export_dir` and the files in its `assets.extra`.
+    Threads may share it.
 
-        Raises:
-            BadInput: the folder is no export, or lacks one of its parts.
-        """
-        if not os.path.exists(os.path.join(export_dir, "saved_model.pb")):
-            raise BadInput("%s: no saved_model.pb; give the folder of one export" % export_dir)
-        self.labels = _read_asset(export_dir, "labels.txt").splitlines()
-        preprocessing = json.loads(_read_asset(export_dir, "preprocessing.json"))
-        self._max_seq_length = preprocessing["max_seq_length"]
-        self._truncation = preprocessing["truncation"]
-        self._problem_type = preprocessing["problem_type"]
-        self._tokenizer = FullTokenizer(
-            _asset_path(export_dir, "vocab.txt"), preprocessing["do_lower_case"]
+    Args:
+        export: folder of a SavedModel, or file of a frozen graph.
+        temperature: what the logits are divided by; by default what the bundle says, and 1 gives
+            the probabilities of the model itself.
+        min_confidence: where the best label has a lower probability there is no answer; by default
+            what the bundle says. For classification only.
+        batch_size: texts, or windows of texts, that go through the model at once.
+
+    Attributes:
+        settings: those of the bundle, with the temperature and the confidence that are in use.
+
+    Raises:
+        BadInput: the bundle cannot be used, or an argument does not fit it.
+    """
+
+    def __init__(
+        self,
+        export: str,
+        temperature: float | None = None,
+        min_confidence: float | None = None,
+        batch_size: int = 32,
+    ):
+        if batch_size < 1:
+            raise BadInput("batch_size=%d: give 1 or more" % batch_size)
+        self._batch_size = batch_size
+        self._model, settings, parts = bundle.open_bundle(export)
+        self.settings = _adjusted(settings, temperature, min_confidence)
+        self._converter = features.Converter(
+            settings.labels,
+            settings.max_seq_length,
+            _read_tokenizer(parts[bundle.VOCAB], settings.do_lower_case),
+            settings.problem_type,
+            settings.truncation,
+            settings.window_stride,
         )
-        self._session = tf.Session(graph=tf.Graph())
-        model = tf.saved_model.load(
-            self._session, [tf.saved_model.tag_constants.SERVING], export_dir
-        )
-        signature = model.signature_def["serving_default"]
-        self._inputs = {name: info.name for name, info in signature.inputs.items()}
-        self._outputs = {name: info.name for name, info in signature.outputs.items()}
 
     def __enter__(self) -> Predictor:
         return self
@@ -65,62 +131,410 @@ class Predictor:
         self.close()
 
     def close(self) -> None:
-        """Frees the session."""
-        self._session.close()
+        """Frees the model."""
+        self._model.close()
 
-    def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
-        """Classifies texts, or pairs of texts, in their order."""
+    def predict(self, texts: Iterable[Text], top_k: int = 3) -> list[Prediction]:
+        """Answers texts, in their order.
+
+        Args:
+            texts: each a str, whatever is in it, or, if the model is one of pairs, two of them.
+            top_k: how many of the labels `Prediction.top_k` should have, if there are so many.
+
+        Raises:
+            TypeError: this is not a list of texts.
+            BadInput: these are pairs and the model reads single texts, or the reverse.
+        """
+        return self._answer(list(self._checked(texts)), top_k)
+
+    def predict_stream(self, texts: Iterable[Text], top_k: int = 3) -> Iterator[Prediction]:
+        """Answers any number of texts, in their order, with a bounded part of them in memory.
+
+        The arguments and errors are those of `predict`. What comes before an error is answered.
+        """
+        answer = functools.partial(self._answer, top_k=top_k)
+        return itertools.chain.from_iterable(map(answer, _chunks(self._checked(texts))))
+
+    def _checked(self, texts: Iterable[Text]) -> Iterator[Text]:
+        if isinstance(texts, (str, bytes)):
+            raise TypeError("texts is one %s; give a list of texts" % type(texts).__name__)
+        return (self._check(number, text) for number, text in enumerate(texts))
+
+    def _check(self, number: int, text: Any) -> Text:
+        is_pair = isinstance(text, (tuple, list))
+        strings = text if is_pair else [text]
+        if is_pair and len(text) != 2 or not all(isinstance(string, str) for string in strings):
+            raise TypeError(
+                "texts[%d] is %.100r; give a str, or a pair of str for a model of pairs"
+                % (number, text)
+            )
+        if len(strings) != self.settings.texts_per_example:
+            raise BadInput(
+                "texts[%d] is a pair, and the model reads single texts; give a str" % number
+                if is_pair
+                else "texts[%d] is one text, and the model reads pairs; give (text, text_b)"
+                % number
+            )
+        return text
+
+    def _answer(self, texts: Sequence[Text], top_k: int) -> list[Prediction]:
+        if top_k < 0:
+            raise BadInput("top_k=%d: give 0 or more" % top_k)
+        if not texts:
+            return []
+        windows = [self._windows(text) for text in texts]
+        outputs = self._run(list(itertools.chain.from_iterable(windows)))
+        counts = np.array([len(of_text) for of_text in windows])
+        sums = np.add.reduceat(outputs, np.cumsum(counts) - counts)
+        return self._name((sums.T / counts.astype(np.float32)).T, top_k)
+
+    def _windows(self, text: Text) -> list[np.ndarray]:
+        """Gives what is read of a text at once, int32 `[3, length]` in the order of the inputs."""
+        text_a, text_b = (text, None) if isinstance(text, str) else text
+        converted = self._converter.convert(InputExample("", text_a, text_b))
+        tokens = np.array([getattr(converted, name) for name in bundle.INPUTS], np.int32)
+        length = self.settings.max_seq_length
+        return [tokens[:, start : start + length] for start in range(0, tokens.shape[1], length)]
+
+    def _run(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        """Gives the probabilities, or numbers, of windows: float32 `[num_windows, ...]`.
+
+        Those of similar length share a batch, which is as long as its longest, so little of the
+        time goes into padding.
+        """
+        is_regression = self.settings.problem_type == "regression"
+        output = "predictions" if is_regression else "probabilities"
+        order = sorted(range(len(windows)), key=lambda number: windows[number].shape[1])
+        results = []
+        for start in range(0, len(order), self._batch_size):
+            batch = [windows[number] for number in order[start : start + self._batch_size]]
+            tokens = np.zeros([len(bundle.INPUTS), len(batch), batch[-1].shape[1]], np.int32)
+            for row, window in enumerate(batch):
+                tokens[:, row, : window.shape[1]] = window
+            results.append(self._model.run(dict(zip(bundle.INPUTS, tokens)))[output])
+        return np.concatenate(results)[np.argsort(order)]
+
+    def _name(self, outputs: np.ndarray, top_k: int) -> list[Prediction]:
+        """Names the outputs of the model, one row for each text."""
+        if self.settings.problem_type == "regression":
+            return [Prediction(number, None, {}, ()) for number in outputs.tolist()]
+        probabilities = apply_temperature(
+            outputs, self.settings.temperature, self.settings.problem_type
+        )
+        # A stable sort gives equal ones in the order of the labels, as the model does.
+        rankings = np.argsort(-probabilities, axis=1, kind="stable")
         return [
-            prediction
-            for start in range(0, len(texts), _BATCH_SIZE)
-            for prediction in self._predict_batch(texts[start : start + _BATCH_SIZE])
+            self._name_one(row, ranking, top_k) for row, ranking in zip(probabilities, rankings)
         ]
 
-    def _predict_batch(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
-        rows = [self._convert(text) for text in texts]
-        feed = {
-            tensor: np.array([getattr(row, name) for row in rows], np.int32)
-            for name, tensor in self._inputs.items()
-        }
-        outputs = self._session.run(self._outputs, feed)
-        return [self._prediction(**dict(zip(outputs, values))) for values in zip(*outputs.values())]
+    def _name_one(self, probabilities: np.ndarray, ranking: np.ndarray, top_k: int) -> Prediction:
+        labels, values = self.settings.labels, probabilities.tolist()
+        by_label = dict(zip(labels, values))
+        ranked = tuple((labels[index], values[index]) for index in ranking[:top_k])
+        if self.settings.problem_type == "multi_label":
+            thresholds = self.settings.thresholds
+            # In float32, in which the model compares them too.
+            above = probabilities > np.float32(0.5 if thresholds is None else thresholds)
+            return Prediction(tuple(itertools.compress(labels, above)), None, by_label, ranked)
+        best = ranking[0]
+        is_sure = values[best] >= self.settings.min_confidence
+        return Prediction(labels[best] if is_sure else None, values[best], by_label, ranked)
 
-    def _convert(self, text: str | tuple[str, str]) -> features.InputFeatures:
-        text_a, text_b = (text, None) if isinstance(text, str) else text
-        example = InputExample(guid="", text_a=text_a, text_b=text_b)
-        return features.convert_example(
-            example,
-            self.labels,
-            self._max_seq_length,
-            self._tokenizer,
-            truncation=self._truncation,
+
+def _adjusted(
+    settings: bundle.Settings, temperature: float | None, min_confidence: float | None
+) -> bundle.Settings:
+    """Replaces what the user wants to be different; see `Predictor`."""
+    if temperature is not None:
+        if not 0 < temperature < math.inf:
+            raise BadInput("temperature=%s: give a number above 0" % temperature)
+        if settings.problem_type == "regression":
+            raise BadInput("temperature: a regression has no probabilities; leave it out")
+        settings = settings._replace(temperature=temperature)
+    if min_confidence is not None:
+        if not 0 <= min_confidence <= 1:
+            raise BadInput("min_confidence=%s: give a number from 0 to 1" % min_confidence)
+        if settings.problem_type != "classification":
+            raise BadInput(
+                "min_confidence: is for classification, and this is %s; leave it out"
+                % settings.problem_type
+            )
+        settings = settings._replace(min_confidence=min_confidence)
+    return settings
+
+
+def _read_tokenizer(vocab: bytes, do_lower_case: bool) -> FullTokenizer:
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, bundle.VOCAB)
+        with open(path, "wb") as stream:
+            stream.write(vocab)
+        return FullTokenizer(path, do_lower_case)
+
+
+def _chunks(texts: Iterable[Text]) -> Iterator[list[Text]]:
+    """Gives texts in lists of bounded size; before an error, those that came before it."""
+    chunk: list[Text] = []
+    num_characters = 0
+    try:
+        for text in texts:
+            chunk.append(text)
+            num_characters += len(text) if isinstance(text, str) else sum(map(len, text))
+            if len(chunk) == _TEXTS_PER_CHUNK or num_characters >= _CHARACTERS_PER_CHUNK:
+                yield chunk
+                chunk, num_characters = [], 0
+    except Exception:
+        yield chunk
+        raise
+    yield chunk
+
+
+# The command line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answers as the command line says; returns the exit status, 2 for bad input."""
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    parser = _argument_parser()
+    # Otherwise a text would have to stand directly behind EXPORT.
+    options = parser.parse_intermixed_args(arguments)
+    if options.texts and options.input_file:
+        parser.error("give a TEXT or an --input_file, not both")
+    # What is no character, such as half of one, must not stop the program, here or there.
+    _reconfigure(sys.stdin, errors="surrogateescape")
+    _reconfigure(sys.stdout, encoding="utf-8", errors="backslashreplace")
+    is_asked = bool(options.texts or options.input_file or options.output_file)
+    try:
+        _check_output(options.output_file)
+        with Predictor(
+            options.export, options.temperature, options.min_confidence, options.batch_size
+        ) as predictor:
+            if sys.stdin.isatty() and not is_asked:
+                _converse(predictor, options.top_k)
+            else:
+                _write_answers(predictor, options)
+    except BrokenPipeError:
+        # Who reads the answers, such as `head`, has enough. Python would complain when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BadInput, OSError) as error:
+        print("predictor.py: %s" % error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return 0
+
+
+def _argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="predictor.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("export", metavar="EXPORT", help="a SavedModel's folder or a frozen graph")
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="the text, or both of a pair")
+    parser.add_argument("--input_file", help="a table of texts, plain or gzipped")
+    parser.add_argument(
+        "--text_column", help="its name or its number, from 1; default: text, or the first column"
+    )
+    parser.add_argument("--text_b_column", help="of pairs; default: text_b, or the second column")
+    parser.add_argument("--file_format", choices=FORMATS, help="default: as the file's name says")
+    header = parser.add_mutually_exclusive_group()
+    header.add_argument(
+        "--has_header",
+        action="store_const",
+        const=True,
+        help="the first row names the columns; by default it does if it has their names",
+    )
+    header.add_argument(
+        "--nohas_header", dest="has_header", action="store_const", const=False, help="it does not"
+    )
+    parser.add_argument("--output_file", help="appears when it is complete; default: stdout")
+    parser.add_argument("--output_format", choices=("tsv", "jsonl"), default="tsv")
+    parser.add_argument("--top_k", type=int, default=3, help="labels in top_k of jsonl; default: 3")
+    parser.add_argument(
+        "--min_confidence",
+        type=float,
+        help="answer only where the probability is not below; default: as exported",
+    )
+    parser.add_argument(
+        "--temperature", type=float, help="divides the logits; default: as exported"
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="default: 32")
+    return parser
+
+
+def _reconfigure(stream: TextIO, **settings: Any) -> None:
+    # What has taken the place of a real stream may be none that has settings.
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(**settings)
+
+
+def _check_output(path: str | None) -> None:
+    """Says before all the work, and not after it, that its result cannot be written."""
+    if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
+        raise BadInput("--output_file=%s: there is no such folder; make it first" % path)
+    if path is not None and os.path.isdir(path):
+        raise BadInput("--output_file=%s: is a folder; give the name of a file" % path)
+
+
+def _converse(predictor: Predictor, top_k: int) -> None:
+    """Asks a person for texts until there are no more."""
+    prompts = ("text: ", "text_b: ")[: predictor.settings.texts_per_example]
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            (prediction,) = predictor.predict([_text([input(p) for p in prompts])], top_k)
+            ranked = ", ".join("%s %.4f" % best for best in prediction.top_k)
+            answer = _label_cell(prediction) or "no answer"
+            print("%s   (%s)" % (answer, ranked) if ranked else answer)
+    print()
+
+
+def _text(texts: Sequence[str]) -> Text:
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
+
+
+def _write_answers(predictor: Predictor, options: argparse.Namespace) -> None:
+    texts_per_example = predictor.settings.texts_per_example
+    if options.texts:
+        if len(options.texts) != texts_per_example:
+            raise BadInput(
+                "TEXT: there are %d, and the model reads %d; quote a text that has spaces"
+                % (len(options.texts), texts_per_example)
+            )
+        chunks = iter([[_text(options.texts)]])
+    elif options.input_file:
+        chunks = _chunks(_read_table(options, texts_per_example))
+    else:
+        chunks = _read_lines(sys.stdin.buffer, texts_per_example)
+    to_row: Callable[[Text, Prediction], str] = {"tsv": _tsv_row, "jsonl": _json_row}[
+        options.output_format
+    ]
+    with _open_output(options.output_file) as output:
+        if options.output_format == "tsv":
+            output.write(_tsv_header(predictor.settings) + "\n")
+        for chunk in chunks:
+            for text, prediction in zip(chunk, predictor.predict(chunk, options.top_k)):
+                output.write(to_row(text, prediction) + "\n")
+            output.flush()
+
+
+def _read_table(options: argparse.Namespace, texts_per_example: int) -> Iterator[Text]:
+    given = (options.text_column, options.text_b_column)
+    if options.text_b_column and texts_per_example == 1:
+        raise BadInput("--text_b_column: the model reads single texts; leave it out")
+    names = [column or name for column, name in zip(given, ("text", "text_b"))]
+    names = names[:texts_per_example]
+    table = Table(
+        options.input_file,
+        options.file_format,
+        options.has_header,
+        names,
+        cure="check --input_file",
+    )
+    columns: Sequence[str | int] = names
+    if not table.has_header:
+        columns = [column or number for number, column in enumerate(given[:texts_per_example])]
+    positions = [table.position(column) for column in columns]
+    return (_text([row.cells[position] for position in positions]) for row in table)
+
+
+def _read_lines(stream: BinaryIO, texts_per_example: int) -> Iterator[list[Text]]:
+    """Gives the texts of a stream, a line each; who writes one and waits gets its answer.
+
+    Raises:
+        BadInput: a line is not UTF-8, or is no pair where it should be one.
+    """
+    first = 1
+    for lines in _available_lines(stream):
+        yield from _chunks(
+            _parse_line(number, line, texts_per_example)
+            for number, line in enumerate(lines, start=first)
+        )
+        first += len(lines)
+
+
+def _available_lines(stream: Any) -> Iterator[list[bytes]]:
+    """Gives as many lines as have come, and waits only if there is none."""
+    begun: list[bytes] = []
+    for data in iter(lambda: stream.read1(_BYTES_PER_READ), b""):
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*begun, lines[0]])
+            begun = []
+            yield lines
+        begun.append(rest)
+    last = b"".join(begun)
+    if last:
+        yield [last]
+
+
+def _parse_line(number: int, line: bytes, texts_per_example: int) -> Text:
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            "<stdin>:%d: is not UTF-8; convert it, for example with `iconv -f GB18030 -t UTF-8` "
+            "if it is Chinese" % number
+        ) from error
+    text = text[:-1] if text.endswith("\r") else text
+    if texts_per_example == 1:
+        return text
+    if text.count("\t") != 1:
+        raise BadInput(
+            "<stdin>:%d: tabs: %d; write the two texts of a pair with one tab between them"
+            % (number, text.count("\t"))
+        )
+    return _text(text.split("\t"))
+
+
+@contextlib.contextmanager
+def _open_output(path: str | None) -> Iterator[TextIO]:
+    if path is None:
+        yield sys.stdout
+        return
+    with contextlib.ExitStack() as until_done:
+        # A device or a pipe is written to: a file in its place would be the end of it.
+        if os.path.isfile(path) or not os.path.exists(path):
+            path = until_done.enter_context(files.atomic(path))
+        yield until_done.enter_context(
+            open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n")
         )
 
-    def _prediction(
-        self,
-        predictions: np.ndarray,
-        probabilities: Sequence[float] = (),
-        top_3: np.ndarray | None = None,
-    ) -> Prediction:
-        """Names the outputs of the model for one text."""
-        del top_3
-        if self._problem_type == "regression":
-            return Prediction(float(predictions), None, {})
-        by_label = {label: float(p) for label, p in zip(self.labels, probabilities)}
-        if self._problem_type == "multi_label":
-            given = tuple(label for label, chosen in zip(self.labels, predictions) if chosen)
-            return Prediction(given, None, by_label)
-        label = self.labels[predictions]
-        return Prediction(label, by_label[label], by_label)
+
+def _tsv_header(settings: bundle.Settings) -> str:
+    labels = [] if settings.problem_type == "regression" else settings.labels
+    names = ("text", "text_b")[: settings.texts_per_example]
+    return "\t".join(["label", "confidence", *["p(%s)" % label for label in labels], *names])
 
 
-def _asset_path(export_dir: str, name: str) -> str:
-    path = os.path.join(export_dir, "assets.extra", name)
-    if not os.path.exists(path):
-        raise BadInput("%s: missing; export the model again with --do_export" % path)
-    return path
+def _tsv_row(text: Text, prediction: Prediction) -> str:
+    confidence = "" if prediction.confidence is None else "%.6f" % prediction.confidence
+    probabilities = ["%.6f" % p for p in prediction.probabilities.values()]
+    texts = [_CONTROL_CHARACTERS.sub(" ", part) for part in _parts(text)]
+    return "\t".join([_label_cell(prediction), confidence, *probabilities, *texts])
 
 
-def _read_asset(export_dir: str, name: str) -> str:
-    with open(_asset_path(export_dir, name), encoding="utf-8") as stream:
-        return stream.read()
+def _json_row(text: Text, prediction: Prediction) -> str:
+    answer = dict(
+        prediction._asdict(),
+        top_k=[{"label": label, "probability": p} for label, p in prediction.top_k],
+        **dict(zip(("text", "text_b"), _parts(text))),
+    )
+    # What is half a character becomes an escape when it is written, which JSON has as well.
+    return json.dumps(answer, ensure_ascii=False)
+
+
+def _parts(text: Text) -> Sequence[str]:
+    return [text] if isinstance(text, str) else text
+
+
+def _label_cell(prediction: Prediction) -> str:
+    if isinstance(prediction.label, float):
+        return "%.6f" % prediction.label
+    return (
+        prediction.label if isinstance(prediction.label, str) else ",".join(prediction.label or ())
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

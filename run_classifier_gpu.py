@@ -26,7 +26,7 @@ import re
 import shlex
 import sys
 import time
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 # Read by TensorFlow's C++ side when it is imported; it would log every CPU feature that it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -35,6 +35,8 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import app, flags
 
+import bundle
+import calibration
 import checkpoints
 import distributed
 import files
@@ -86,6 +88,11 @@ from training import Schedule
 
 _LOG = logging.getLogger("run_classifier_gpu")
 
+# By these files in output_dir a later call knows how texts became inputs, and tests its exports.
+_PREPROCESSING, _DEV_SAMPLE = "preprocessing.json", "dev_sample.jsonl"
+_SAMPLE_SIZE = 8
+_PREPROCESSING_FLAGS = ("max_seq_length", "do_lower_case", "truncation", "window_stride")
+
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines every flag of the program, and the rules between them."""
@@ -109,6 +116,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     switch("do_eval", False, "Evaluate the best checkpoint on the dev set.")
     switch("do_predict", False, "Write predictions for the test set.")
     switch("do_export", False, "Export the best checkpoint as a SavedModel.")
+    switch("do_frozen", False, "Write the best checkpoint as one file, frozen_model.pb.")
 
     switch("dry_run", False, "Check the data and the plan of a training run, and do nothing else.")
 
@@ -264,18 +272,31 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "best",
         "Checkpoint to evaluate, predict with and export: best, last, or a path.",
     )
+    text("export_checkpoint", None, "Checkpoint to export, if not --eval_checkpoint.")
     text(
         "export_dir",
         None,
         "Folder of --do_export. Default: export/saved_model in --output_dir.",
     )
+    switch(
+        "calibrate",
+        False,
+        "Export with the temperature that makes the probabilities fit the dev set best.",
+    )
+    number(
+        "min_confidence",
+        0.0,
+        "Where the best label has a lower probability the exported model gives no answer.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
 
     for required in ("task_name", "bert_config_file", "vocab_file", "output_dir"):
         flags.mark_flag_as_required(required, flag_values)
     flags.register_multi_flags_validator(
-        ["do_train", "do_eval", "do_predict", "do_export"],
+        ["do_train", "do_eval", "do_predict", "do_export", "do_frozen"],
         lambda wanted: any(wanted.values()),
-        "nothing to do: give --do_train, --do_eval, --do_predict or --do_export",
+        "nothing to do: give --do_train, --do_eval, --do_predict, --do_export or --do_frozen",
         flag_values,
     )
     flags.register_multi_flags_validator(
@@ -288,6 +309,18 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         ["dry_run", "do_train"],
         lambda values: values["do_train"] or not values["dry_run"],
         "a dry run is one of a training run: give --do_train",
+        flag_values,
+    )
+    flags.register_multi_flags_validator(
+        ["calibrate", "do_export", "do_frozen"],
+        lambda values: values["do_export"] or values["do_frozen"] or not values["calibrate"],
+        "what is calibrated is an export: give --do_export or --do_frozen",
+        flag_values,
+    )
+    flags.register_multi_flags_validator(
+        ["calibrate", "horovod"],
+        lambda values: not (values["calibrate"] and values["horovod"]),
+        "a model is calibrated by one worker: export it in a call of its own",
         flag_values,
     )
     flags.register_multi_flags_validator(
@@ -359,8 +392,8 @@ def run_classifier(
         if job.workers.is_chief:
             if flags_obj.do_predict:
                 predict(job, estimator, checkpoint_path, records)
-            if flags_obj.do_export:
-                export(job, estimator, checkpoint_path)
+            if flags_obj.do_export or flags_obj.do_frozen:
+                export(job, estimator, records)
             if job.schedule:
                 log_summary(job)
         job.workers.wait_for_all()
@@ -400,6 +433,8 @@ def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers:
 def make_job(flags_obj: flags.FlagValues, workers: Workers, interruption: Interruption) -> Job:
     """Reads and plans everything; raises BadInput for what is wrong with it."""
     known_labels = workers.from_chief(lambda: check_checkpoints(flags_obj))
+    if not flags_obj.do_train:
+        flags_obj = workers.together(lambda: as_in_training(flags_obj))
     inputs = workers.together(lambda: load_inputs(flags_obj, known_labels))
     data_of_chief = workers.from_chief(lambda: inputs.fingerprints)
     workers.together(lambda: check_same_data(inputs.fingerprints, data_of_chief, workers))
@@ -421,8 +456,31 @@ def check_checkpoints(flags_obj: flags.FlagValues) -> list[str] | None:
         checkpoints.validate_init_checkpoint(flags_obj.init_checkpoint)
     if flags_obj.do_train:
         return None
-    checkpoints.find(flags_obj.output_dir, flags_obj.eval_checkpoint)
+    for which in {flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)}:
+        checkpoints.find(flags_obj.output_dir, which)
     return read_labels(flags_obj.output_dir)
+
+
+def checkpoint_to_export(flags_obj: flags.FlagValues) -> str:
+    """Gives `best`, `last` or a path."""
+    return flags_obj.export_checkpoint or flags_obj.eval_checkpoint
+
+
+def as_in_training(flags_obj: flags.FlagValues) -> flags.FlagValues:
+    """Gives flags in which texts become inputs as they did in training, unless they say how."""
+    path = os.path.join(flags_obj.output_dir, _PREPROCESSING)
+    if not os.path.exists(path):
+        return flags_obj
+    with open(path, encoding="utf-8") as stream:
+        recorded = json.load(stream)
+    flags_obj = copy.deepcopy(flags_obj)
+    for name, value in recorded.items():
+        given = flags_obj[name]
+        if not given.present:
+            given.value = value
+        elif given.value != value:
+            _LOG.warning("--%s=%s, but the model was trained with %s", name, given.value, value)
+    return flags_obj
 
 
 def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None) -> Inputs:
@@ -450,6 +508,13 @@ def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None)
         )
     if flags_obj.do_train and flags_obj.class_weights:
         class_weights = load_class_weights(flags_obj.class_weights, labels, examples["train"])
+    if problem_type != "classification" and flags_obj.min_confidence:
+        raise BadInput(
+            "--min_confidence=%s: is for one label of several, not for a %s; leave it out"
+            % (flags_obj.min_confidence, problem_type)
+        )
+    if problem_type == "regression" and flags_obj.calibrate:
+        raise BadInput("--calibrate: a regression has no probabilities; leave it out")
     if problem_type == "multi_label":
         thresholds = load_thresholds(flags_obj.thresholds, labels)
     fingerprints = {
@@ -573,7 +638,14 @@ def make_file_task(flags_obj: flags.FlagValues) -> Task:
 def read_examples(flags_obj: flags.FlagValues, processor: DataProcessor) -> dict[str, Examples]:
     """Reads the splits that the wanted actions need."""
     data_dir = flags_obj.data_dir
-    needs_dev = flags_obj.do_train or flags_obj.do_eval
+    exports = flags_obj.do_export or flags_obj.do_frozen
+    has_sample = os.path.exists(os.path.join(flags_obj.output_dir, _DEV_SAMPLE))
+    needs_dev = (
+        flags_obj.do_train
+        or flags_obj.do_eval
+        or flags_obj.calibrate
+        or (exports and not has_sample)
+    )
     divides = needs_dev and not processor.has_dev_file(data_dir, flags_obj.dev_file)
     examples = {}
     if flags_obj.do_train or divides:
@@ -743,13 +815,15 @@ def open_folder(job: Job, until_closed: contextlib.ExitStack) -> None:
     if job.schedule:
         runs.check_identity(output_dir, make_identity(job, job.schedule))
     until_closed.enter_context(logs.also_to(os.path.join(output_dir, "run.log")))
-    preprocessing = {
-        "max_seq_length": flags_obj.max_seq_length,
-        "do_lower_case": flags_obj.do_lower_case,
-        "truncation": flags_obj.truncation,
-        "problem_type": job.inputs.problem_type,
-    }
-    serving.write_assets(output_dir, job.inputs.labels, preprocessing)
+    text = "".join(label + "\n" for label in job.inputs.labels)
+    files.write_text(os.path.join(output_dir, "labels.txt"), text)
+    if job.schedule:
+        recorded = {name: flags_obj[name].value for name in _PREPROCESSING_FLAGS}
+        text = json.dumps(recorded, indent=2) + "\n"
+        files.write_text(os.path.join(output_dir, _PREPROCESSING), text)
+    if "dev" in job.inputs.examples:
+        sample = itertools.islice(job.inputs.examples["dev"], _SAMPLE_SIZE)
+        serving.write_sample(os.path.join(output_dir, _DEV_SAMPLE), sample)
 
 
 def convert(job: Job) -> dict[str, str]:
@@ -959,10 +1033,7 @@ def train(
     exporters = [
         EvaluationRecorder(history, schedule.max_steps_without_improvement),
         serving.BestExporter(
-            history,
-            serving.serving_input_fn_builder(flags_obj.max_seq_length),
-            assets(flags_obj),
-            flags_obj.exports_to_keep,
+            history, make_bundle_writer(job, estimator).export, flags_obj.exports_to_keep
         ),
     ]
 
@@ -1129,13 +1200,7 @@ def predict(
     output_dir = job.flags_obj.output_dir
     path = os.path.join(output_dir, "test_results.tsv")
     _LOG.info("***** Predictions of %s *****", checkpoint_path)
-    batch_size = job.flags_obj.predict_batch_size
-    predictions = estimator.predict(
-        make_input_fn(job, records, "test", batch_size), checkpoint_path=checkpoint_path
-    )
-    if job.flags_obj.group_by_length:
-        num_tokens = RecordFile(records["test"]).num_tokens
-        predictions = restore_order(predictions, evaluation_order(num_tokens, batch_size))
+    predictions = predict_in_order(job, estimator, checkpoint_path, records, "test")
     has_probabilities = task.problem_type != "regression"
     header = ["index", "prediction"]
     header += ["p(%s)" % label for label in labels] if has_probabilities else []
@@ -1155,6 +1220,23 @@ def predict(
             if submit:
                 submit(str(index), answer)
     _LOG.info("  %d predictions in %s", len(examples), path)
+
+
+def predict_in_order(
+    job: Job,
+    estimator: tf.estimator.Estimator,
+    checkpoint_path: str,
+    records: Mapping[str, str],
+    split: str,
+) -> Iterator[dict[str, Any]]:
+    """Gives what the model says about each example of a split, in the order of its file."""
+    batch_size = job.flags_obj.predict_batch_size
+    input_fn = make_input_fn(job, records, split, batch_size)
+    predictions = estimator.predict(input_fn, checkpoint_path=checkpoint_path)
+    if not job.flags_obj.group_by_length:
+        return predictions
+    num_tokens = RecordFile(records[split]).num_tokens
+    return restore_order(predictions, evaluation_order(num_tokens, batch_size))
 
 
 def write_rows(path: str, until_done: contextlib.ExitStack) -> Callable[..., None]:
@@ -1182,23 +1264,73 @@ def name_prediction(task: Task, labels: Sequence[str], prediction: Any) -> str:
     return labels[prediction]
 
 
-def export(job: Job, estimator: tf.estimator.Estimator, checkpoint_path: str) -> None:
-    """Exports a checkpoint as a SavedModel."""
-    flags_obj = job.flags_obj
-    serving.export_saved_model(
+def export(job: Job, estimator: tf.estimator.Estimator, records: Mapping[str, str]) -> None:
+    """Exports a checkpoint, as a SavedModel or as one file with a frozen graph, or both."""
+    flags_obj, output_dir = job.flags_obj, job.flags_obj.output_dir
+    checkpoint_path = checkpoints.find(output_dir, checkpoint_to_export(flags_obj))
+    writer = make_bundle_writer(job, estimator)
+    if flags_obj.calibrate:
+        temperature = calibrate(job, estimator, checkpoint_path, records)
+        writer = writer._replace(settings=writer.settings._replace(temperature=temperature))
+    step = checkpoints.step_of(checkpoint_path)
+    evaluation = EvalHistory(eval_history_path(output_dir), job.watched).at(step)
+    metrics = evaluation.to_json() if evaluation else {"step": step, "metrics": {}}
+    frozen_path = os.path.join(output_dir, "frozen_model.pb") if flags_obj.do_frozen else None
+    if flags_obj.do_export:
+        export_path = flags_obj.export_dir or os.path.join(output_dir, "export", "saved_model")
+        writer.export(checkpoint_path, export_path, metrics, frozen_path)
+    elif frozen_path:
+        writer.freeze(checkpoint_path, frozen_path, metrics)
+
+
+def make_bundle_writer(job: Job, estimator: tf.estimator.Estimator) -> serving.BundleWriter:
+    """Prepares what is exported with every checkpoint of this run."""
+    flags_obj, inputs = job.flags_obj, job.inputs
+    sample = serving.read_sample(os.path.join(flags_obj.output_dir, _DEV_SAMPLE))
+    settings = bundle.Settings(
+        labels=inputs.labels,
+        problem_type=inputs.problem_type,
+        max_seq_length=flags_obj.max_seq_length,
+        do_lower_case=flags_obj.do_lower_case,
+        truncation=flags_obj.truncation,
+        window_stride=flags_obj.window_stride,
+        texts_per_example=1 if sample[0].text_b is None else 2,
+        thresholds=inputs.thresholds,
+        min_confidence=flags_obj.min_confidence,
+    )
+    return serving.BundleWriter(
         estimator,
-        flags_obj.export_dir or os.path.join(flags_obj.output_dir, "export", "saved_model"),
-        serving.serving_input_fn_builder(flags_obj.max_seq_length),
-        assets(flags_obj),
-        checkpoint_path,
+        settings,
+        inputs.tokenizer,
+        flags_obj.vocab_file,
+        flags_obj.bert_config_file,
+        sample,
     )
 
 
-def assets(flags_obj: flags.FlagValues) -> dict[str, str]:
-    """Gives the files that travel with an export."""
-    return serving.list_assets(
-        flags_obj.output_dir, flags_obj.vocab_file, flags_obj.bert_config_file
+def calibrate(
+    job: Job,
+    estimator: tf.estimator.Estimator,
+    checkpoint_path: str,
+    records: Mapping[str, str],
+) -> float:
+    """Fits a temperature on the dev set, and logs what it is worth; returns it."""
+    inputs = job.inputs
+    converter = Converter(
+        inputs.labels, job.flags_obj.max_seq_length, inputs.tokenizer, inputs.problem_type
     )
+    predictions = predict_in_order(job, estimator, checkpoint_path, records, "dev")
+    found = calibration.calibrate(
+        np.array([prediction["probabilities"] for prediction in predictions]),
+        np.array([converter.label_id(example.label) for example in inputs.examples["dev"]]),
+        inputs.problem_type,
+    )
+    _LOG.info(
+        "Calibrated on %d dev examples: temperature %.3f, expected calibration error %.4f -> %.4f",
+        len(inputs.examples["dev"]),
+        *found,
+    )
+    return found.temperature
 
 
 # Telling
@@ -1297,6 +1429,8 @@ def main(argv: Sequence[str]) -> int:
         if flags_obj.debug:
             raise
         return 2
+    except serving.SelfTestFailed as error:
+        return fail(str(error), 1)
     except Interrupted as signal:
         interruption.acknowledge()
         if not workers.is_chief:

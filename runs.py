@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
-import hashlib
 import json
 import os
 import platform
@@ -23,7 +22,8 @@ from errors import BadInput
 _OWN_FILES = re.compile(
     r"checkpoint|graph\.pbtxt|model\.ckpt-\d+\..*|events\.out\.tfevents\..*"
     r"|(train|dev|test)\.[0-9a-f]{12}\.tf_record(\.index)?|labels\.txt|preprocessing\.json"
-    r"|evaluation\.json|eval_history\.jsonl|eval_results\.(txt|json)|test_results\.tsv"
+    r"|dev_sample\.jsonl|eval_history\.jsonl|eval_results\.(txt|json)|test_results\.tsv"
+    r"|frozen_model\.pb"
     r"|(CoLA|MNLI-m|MNLI-mm|MRPC|QNLI|QQP|RTE|SST-2|STS-B|WNLI)\.tsv|run\.(json|log)"
 )
 _OWN_FOLDERS = re.compile(r"eval|eval_best|best|slim|export|best_exporter|saved_model")
@@ -120,8 +120,7 @@ def check_identity(output_dir: str, identity: Mapping[str, Any]) -> None:
 
 def content_hash(path: str) -> str:
     """Gives 12 hex digits of a file's content."""
-    with open(path, "rb") as stream:
-        return hashlib.sha256(stream.read()).hexdigest()[:12]
+    return files.digest_of_file(path)[:12]
 
 
 def clear(output_dir: str) -> None:

@@ -1,23 +1,44 @@
-"""What leaves the house: the serving signatures, the export bundle and the best exporter."""
+"""What leaves the house: signatures, bundles, frozen graphs, and the best exporter.
+
+What is written is loaded again and has to answer like the checkpoint before it gets its name.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
-from typing import Any, Callable, Mapping, Sequence
+import time
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
+# Not public, and the only way to what every session does to a graph when it first runs it.
+from tensorflow.python.grappler import tf_optimizer
+
+import bundle
 import features
 import files
+from bundle import SERVING_DEFAULT, Settings
+from errors import BadInput
 from history import EvalHistory
+from processors import InputExample
+from tokenization import FullTokenizer
 
 _LOG = logging.getLogger(__name__)
 
-# In the assets of a best export: the step and the metrics by which it is the best.
-_EVALUATION = "evaluation.json"
+# How far the probabilities of what was written may be from those of the checkpoint.
+_TOLERANCE = 1e-5
+
+# The rewritings that suit any machine; what suits this one, a session adds when it loads the graph.
+_OPTIMIZERS = ("pruning", "function", "constfold", "arithmetic", "dependency", "pruning")
+
+
+class SelfTestFailed(Exception):
+    """What was written does not answer like the checkpoint."""
 
 
 def serving_input_fn_builder(
@@ -54,26 +75,237 @@ def serving_input_fn_builder(
     return serving_input_fn
 
 
-def write_assets(output_dir: str, labels: Sequence[str], preprocessing: Mapping[str, Any]) -> None:
-    """Writes `labels.txt` and `preprocessing.json`, for exports, to `output_dir`."""
-    text = "".join(label + "\n" for label in labels)
-    files.write_text(os.path.join(output_dir, "labels.txt"), text)
-    text = json.dumps(preprocessing) + "\n"
-    files.write_text(os.path.join(output_dir, "preprocessing.json"), text)
+class BundleWriter(NamedTuple):
+    """Writes checkpoints of a run as bundles.
 
-
-def list_assets(output_dir: str, vocab_file: str, bert_config_file: str) -> dict[str, str]:
-    """Lists what an export needs beside its graph to be usable alone.
-
-    Returns:
-        file name inside the export's `assets.extra` -> path of the file to copy.
+    Attributes:
+        estimator: of the run.
+        settings: that the bundles are to have.
+        tokenizer: splits the texts of `sample`.
+        vocab_file: this and the next: to be copied.
+        bert_config_file: of the encoder.
+        sample: some examples of the dev set, for the self-test; the first one is what the sample
+            request asks about.
     """
-    return {
-        "vocab.txt": vocab_file,
-        "bert_config.json": bert_config_file,
-        "labels.txt": os.path.join(output_dir, "labels.txt"),
-        "preprocessing.json": os.path.join(output_dir, "preprocessing.json"),
-    }
+
+    estimator: tf.estimator.Estimator
+    settings: Settings
+    tokenizer: FullTokenizer
+    vocab_file: str
+    bert_config_file: str
+    sample: Sequence[InputExample]
+
+    def export(
+        self,
+        checkpoint_path: str,
+        export_path: str,
+        metrics: Mapping[str, Any],
+        frozen_path: str | None = None,
+    ) -> str:
+        """Exports a checkpoint to `<export_path>/<timestamp>/`; returns that folder.
+
+        Args:
+            checkpoint_path: prefix of the checkpoint.
+            export_path: folder of exports.
+            metrics: what is known about the checkpoint, for `metrics.json`.
+            frozen_path: also write the model as one file, with this name.
+
+        Raises:
+            SelfTestFailed: the export does not answer like the checkpoint, and is not there.
+        """
+        with self._written(checkpoint_path, export_path, metrics, frozen_path) as (folder, name):
+            final = os.path.join(export_path, name)
+            os.rename(folder, final)
+        _LOG.info("Exported %s to %s", checkpoint_path, final)
+        return final
+
+    def freeze(self, checkpoint_path: str, path: str, metrics: Mapping[str, Any]) -> None:
+        """Writes a checkpoint as one file with a frozen graph; see `export`."""
+        with self._written(checkpoint_path, os.path.dirname(path), metrics, path):
+            pass
+
+    @contextlib.contextmanager
+    def _written(
+        self,
+        checkpoint_path: str,
+        parent: str,
+        metrics: Mapping[str, Any],
+        frozen_path: str | None,
+    ) -> Iterator[tuple[str, str]]:
+        """Gives a tested bundle in a temporary folder, and the name that it should have."""
+        test = _SelfTest(self, checkpoint_path)
+        with _new_folder(parent) as (temporary, name):
+            receiver_fn = serving_input_fn_builder(self.settings.max_seq_length)
+            folder = tf.compat.as_str(
+                self.estimator.export_saved_model(
+                    temporary, receiver_fn, checkpoint_path=checkpoint_path
+                )
+            )
+            parts = self._parts(metrics, test.request)
+            assets = os.path.join(folder, bundle.ASSETS)
+            os.makedirs(assets)
+            digests = _digests_of_files(folder)
+            for part, content in bundle.seal(self.settings, parts, digests).items():
+                with open(os.path.join(assets, part), "wb") as stream:
+                    stream.write(content)
+            opened = bundle.open_bundle(folder, self.estimator.config.session_config)
+            try:
+                test.check(opened.model, "the export")
+                if frozen_path:
+                    graph_def = freeze(opened.model)
+            finally:
+                opened.model.close()
+            if frozen_path:
+                self._write_frozen(graph_def, parts, frozen_path, test)
+                _LOG.info("Wrote %s as %s", checkpoint_path, frozen_path)
+            yield folder, name
+
+    def _parts(self, metrics: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, bytes]:
+        labels = "".join(label + "\n" for label in self.settings.labels)
+        parts = {
+            bundle.LABELS: labels.encode("utf-8"),
+            bundle.METRICS: _json(metrics),
+            bundle.SAMPLE_REQUEST: _json(request),
+        }
+        for part, path in ((bundle.VOCAB, self.vocab_file), (bundle.CONFIG, self.bert_config_file)):
+            with open(path, "rb") as stream:
+                parts[part] = stream.read()
+        return parts
+
+    def _write_frozen(
+        self, graph_def: tf.GraphDef, parts: Mapping[str, bytes], path: str, test: _SelfTest
+    ) -> None:
+        digests = {"graph": bundle.digest_of_graph(graph_def)}
+        bundle.put_parts(graph_def, bundle.seal(self.settings, parts, digests))
+        with files.atomic(path) as temporary:
+            with open(temporary, "wb") as stream:
+                stream.write(graph_def.SerializeToString(deterministic=True))
+            frozen = bundle.open_bundle(temporary, self.estimator.config.session_config)
+            try:
+                test.check(frozen.model, "the frozen graph")
+            finally:
+                frozen.model.close()
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode("utf-8")
+
+
+def _digests_of_files(folder: str) -> dict[str, str]:
+    paths = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    return {os.path.relpath(path, folder): files.digest_of_file(path) for path in sorted(paths)}
+
+
+@contextlib.contextmanager
+def _new_folder(parent: str) -> Iterator[tuple[str, str]]:
+    """Gives a temporary folder, and the timestamp that what is made there may have for a name.
+
+    No other name in `parent` is the same or newer: programs that serve take the newest.
+    """
+    exports = list_exports(parent)
+    newest = int(os.path.basename(exports[-1])) if exports else 0
+    timestamp = max(int(time.time()), newest + 1)
+    # Another process may export to the same place.
+    while os.path.exists(os.path.join(parent, "temp-%d" % timestamp)):
+        timestamp += 1
+    temporary = os.path.join(parent, "temp-%d" % timestamp)
+    os.makedirs(temporary)
+    try:
+        yield temporary, str(timestamp)
+    finally:
+        shutil.rmtree(temporary)
+
+
+class _SelfTest:
+    """Some examples of the dev set, and what the checkpoint says about them.
+
+    Attributes:
+        request: what a client of TensorFlow Serving would ask about the first of them.
+    """
+
+    def __init__(self, writer: BundleWriter, checkpoint_path: str):
+        settings = writer.settings
+        converter = features.Converter(
+            settings.labels,
+            settings.max_seq_length,
+            writer.tokenizer,
+            truncation=settings.truncation,
+        )
+        unlabelled = [example._replace(label=None) for example in writer.sample]
+        self._serialized = [record for record, _ in converter.records(unlabelled)]
+        rows = [converter.convert(example) for example in unlabelled]
+        length = max(len(row.input_ids) for row in rows)
+        self._columns = {
+            name: np.array(
+                [getattr(row, name) + [0] * (length - len(row.input_ids)) for row in rows],
+                np.int32,
+            )
+            for name in bundle.INPUTS
+        }
+        self._expected = next(
+            writer.estimator.predict(
+                lambda: tf.data.Dataset.from_tensors(self._columns),
+                checkpoint_path=checkpoint_path,
+                yield_single_examples=False,
+            )
+        )
+        instance = {name: getattr(rows[0], name) for name in bundle.INPUTS}
+        self.request = {"signature_name": SERVING_DEFAULT, "instances": [instance]}
+
+    def check(self, model: bundle.Model, what: str) -> None:
+        """Compares all signatures of a model with the checkpoint, and logs the difference.
+
+        Raises:
+            SelfTestFailed: they differ.
+        """
+        compared = "probabilities" if "probabilities" in self._expected else "predictions"
+        expected = self._expected[compared]
+        feeds = dict(
+            self._columns,
+            examples=self._serialized,
+            label_ids=np.zeros(len(self._serialized), np.int32),
+        )
+        difference = max(
+            float(np.max(np.abs(model.run(feeds, signature)[compared] - expected)))
+            for signature in model.signatures
+        )
+        text = "self-test of %s with %d dev examples: %s of all signatures differ by up to %.1e" % (
+            what,
+            len(self._serialized),
+            compared,
+            difference,
+        )
+        # Numbers of a regression may be large, and are then as many times less exact.
+        if not difference <= _TOLERANCE * max(1.0, float(np.max(np.abs(expected)))):
+            raise SelfTestFailed("%s from those of the checkpoint, more than 1e-5" % text)
+        _LOG.info("  %s", text)
+
+
+def freeze(model: bundle.Model) -> tf.GraphDef:
+    """Makes of a model one graph, with its weights as constants and simplified for inference.
+
+    Its tensors are `input_ids:0`, `input_mask:0`, `segment_ids:0`, all int32 `[batch_size,
+    seq_length]`, and `probabilities:0`, `predictions:0`, `top_3:0`, as those of the signature
+    `serving_default`.
+    """
+    inputs, outputs = model.signatures[SERVING_DEFAULT]
+    with tf.Graph().as_default() as graph:
+        placeholders = {name: tf.placeholder(tf.int32, [None, None], name) for name in inputs}
+        results = tf.import_graph_def(
+            model.graph_def(),
+            {tensor: placeholders[name] for name, tensor in inputs.items()},
+            list(outputs.values()),
+            name="model",
+        )
+        for name, result in zip(outputs, results):
+            tf.add_to_collection(tf.GraphKeys.TRAIN_OP, tf.identity(result, name))
+        # Grappler keeps what the collection of training operations needs.
+        meta_graph = tf.train.export_meta_graph(
+            graph_def=tf.graph_util.extract_sub_graph(graph.as_graph_def(), list(outputs))
+        )
+    config = tf.ConfigProto()
+    config.graph_options.rewrite_options.optimizers.extend(_OPTIMIZERS)
+    return tf_optimizer.OptimizeGraph(config, meta_graph)
 
 
 class BestExporter(tf.estimator.Exporter):
@@ -87,15 +319,20 @@ class BestExporter(tf.estimator.Exporter):
     def __init__(
         self,
         history: EvalHistory,
-        serving_input_receiver_fn: Callable[[], tf.estimator.export.ServingInputReceiver],
-        assets_extra: Mapping[str, str] | None = None,
+        write: Callable[[str, str, Mapping[str, Any]], str],
         exports_to_keep: int = 2,
         name: str = "best_exporter",
     ):
-        """Takes the history that says what is best, and how many exports to keep."""
+        """Takes the history that says what is best.
+
+        Args:
+            history: of the run.
+            write: takes checkpoint, folder of exports and metrics; see `BundleWriter.export`.
+            exports_to_keep: how many of the latest exports.
+            name: of the folder below `export/`.
+        """
         self._history = history
-        self._serving_input_receiver_fn = serving_input_receiver_fn
-        self._assets_extra = assets_extra
+        self._write = write
         self._exports_to_keep = exports_to_keep
         self._name = name
 
@@ -113,22 +350,19 @@ class BestExporter(tf.estimator.Exporter):
         is_the_final_export: bool,
     ) -> str | None:
         """Exports when `eval_result` is the best; returns the export's folder then."""
-        del is_the_final_export
+        del estimator, is_the_final_export
         best = self._history.best()
         if best is None or best.step != int(eval_result["global_step"]):
             return None
         exports = list_exports(export_path)
         # A killed run may have exported, and not yet removed what the export supersedes.
         if not exports or exported_step(exports[-1]) != best.step:
-            evaluation_file = os.path.join(estimator.model_dir, _EVALUATION)
-            files.write_text(evaluation_file, json.dumps(best.to_json(), indent=2) + "\n")
-            export_saved_model(
-                estimator,
-                export_path,
-                self._serving_input_receiver_fn,
-                dict(self._assets_extra or {}, **{_EVALUATION: evaluation_file}),
-                checkpoint_path,
-            )
+            try:
+                self._write(checkpoint_path, export_path, best.to_json())
+            except SelfTestFailed as error:
+                # The checkpoint is kept, and a long training goes on.
+                _LOG.error("Not exported: %s", error)
+                return None
             exports = list_exports(export_path)
         for superseded in exports[: -self._exports_to_keep]:
             shutil.rmtree(superseded)
@@ -145,27 +379,29 @@ def list_exports(export_path: str) -> Sequence[str]:
 
 def exported_step(export_dir: str) -> int | None:
     """Gives the global step of an export of BestExporter."""
-    path = os.path.join(export_dir, "assets.extra", _EVALUATION)
+    path = os.path.join(export_dir, bundle.ASSETS, bundle.METRICS)
     if not os.path.exists(path):
         return None
     with open(path, encoding="utf-8") as stream:
         return json.load(stream)["step"]
 
 
-def export_saved_model(
-    estimator: tf.estimator.Estimator,
-    export_path: str,
-    serving_input_receiver_fn: Callable[[], tf.estimator.export.ServingInputReceiver],
-    assets_extra: Mapping[str, str] | None,
-    checkpoint_path: str,
-) -> str:
-    """Exports a checkpoint to `<export_path>/<timestamp>/`; returns that folder."""
-    folder = estimator.export_saved_model(
-        export_path,
-        serving_input_receiver_fn,
-        assets_extra=assets_extra,
-        checkpoint_path=checkpoint_path,
-    )
-    path = tf.compat.as_str(folder)
-    _LOG.info("Exported %s to %s", checkpoint_path, path)
-    return path
+def write_sample(path: str, examples: Iterator[InputExample]) -> None:
+    """Keeps examples for the self-tests of later exports."""
+    lines = (json.dumps({"text_a": e.text_a, "text_b": e.text_b}) + "\n" for e in examples)
+    files.write_text(path, "".join(lines))
+
+
+def read_sample(path: str) -> list[InputExample]:
+    """Reads what `write_sample` has written.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return [InputExample(guid="", **json.loads(line)) for line in stream]
+    except (ValueError, TypeError) as error:
+        raise BadInput(
+            "%s: is damaged (%s); remove it, and give --data_dir or --dev_file" % (path, error)
+        ) from error

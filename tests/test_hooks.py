@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 
 import numpy as np
@@ -42,7 +44,7 @@ class ScriptedRun:
         )
         self.exporters = [
             hooks.EvaluationRecorder(self.history, patience),
-            serving.BestExporter(self.history, self.serving_input_fn, None, exports_to_keep),
+            serving.BestExporter(self.history, self.export, exports_to_keep),
         ]
         self.max_steps = max_steps
 
@@ -68,6 +70,17 @@ class ScriptedRun:
     @staticmethod
     def input_fn():
         return tf.data.Dataset.from_tensors({"x": np.ones([2], np.float32)}).repeat()
+
+    def export(self, checkpoint_path, export_path, metrics):
+        folder = tf.compat.as_str(
+            self.estimator.export_saved_model(
+                export_path, self.serving_input_fn, checkpoint_path=checkpoint_path
+            )
+        )
+        os.makedirs(os.path.join(folder, "assets.extra"))
+        with open(os.path.join(folder, "assets.extra", "metrics.json"), "w") as stream:
+            json.dump(metrics, stream)
+        return folder
 
     @staticmethod
     def serving_input_fn():

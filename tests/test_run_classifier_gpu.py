@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import tensorflow.compat.v1 as tf
 from absl import flags
 from program import model_flags, run, succeed, write_data
 
+import bundle
 import features
 import run_classifier_gpu
 import serving
@@ -48,7 +50,12 @@ class Trained:
             "--max_steps_without_improvement=40",
         ]
         self.stderr = succeed(
-            *self.training, "--do_eval", "--do_predict", "--do_export", "--log_every_n_iter=20"
+            *self.training,
+            "--do_eval",
+            "--do_predict",
+            "--do_export",
+            "--do_frozen",
+            "--log_every_n_iter=20",
         )
 
     def path(self, *names):
@@ -132,11 +139,13 @@ def test_predictions_have_labels_and_texts(trained):
         assert float(negative) + float(positive) == pytest.approx(1, abs=2e-6)
 
 
-@pytest.mark.parametrize("folder", ["best_exporter", "saved_model"])
-def test_an_export_answers_like_the_program_without_its_output_dir(trained, folder, tmp_path):
-    export_dir = serving.list_exports(trained.path("export", folder))[-1]
+@pytest.mark.parametrize(
+    "exported",
+    ["export/best_exporter/*", "export/saved_model/*", "frozen_model.pb"],
+)
+def test_an_export_answers_like_the_program_without_its_output_dir(trained, exported, tmp_path):
     moved = str(tmp_path / "moved")
-    subprocess.run(["cp", "-r", export_dir, moved], check=True)
+    subprocess.run(["cp", "-r", sorted(glob.glob(trained.path(exported)))[-1], moved], check=True)
     rows = predictions_of(trained)
     with Predictor(moved) as predictor:
         answers = predictor.predict([row[4] for row in rows])
@@ -216,10 +225,23 @@ def test_a_prediction_only_run_gives_the_same_rows(trained):
 
 def test_an_export_only_run(trained, tmp_path):
     before = snapshot(trained)
-    # It needs no data at all.
-    arguments = [a for a in trained.common if not a.startswith("--data_dir")]
-    succeed(*arguments, "--do_export", "--export_dir=" + str(tmp_path / "mine"))
+    # It needs no data at all, and knows the length that texts had in training.
+    needless = ("--data_dir", "--max_seq_length")
+    arguments = [a for a in trained.common if not a.startswith(needless)]
+    succeed(
+        *arguments,
+        "--do_export",
+        "--export_dir=" + str(tmp_path / "mine"),
+        "--export_checkpoint=last",
+        "--min_confidence=0.5",
+    )
     (export_dir,) = serving.list_exports(str(tmp_path / "mine"))
+    opened = bundle.open_bundle(export_dir)
+    opened.model.close()
+    assert opened.settings.max_seq_length == 16
+    assert opened.settings.min_confidence == 0.5
+    result = json.loads(trained.read("run.json"))["result"]
+    assert json.loads(opened.parts["metrics.json"].decode())["step"] == result["last_step"]
     with Predictor(export_dir) as predictor:
         assert predictor.predict(["the film was awful ."])[0].label == "negative"
     assert snapshot(trained) == before
