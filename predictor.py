@@ -433,6 +433,12 @@ def _read_table(options: argparse.Namespace, texts_per_example: int) -> Iterator
     )
     columns: Sequence[str | int] = names
     if not table.has_header:
+        # The other columns may be anything: rather no answers than answers to labels.
+        if not options.text_column and len(table.columns) > texts_per_example:
+            raise BadInput(
+                "%s: has %d columns, and the first row does not name %s; say what to read with "
+                "--text_column" % (options.input_file, len(table.columns), " and ".join(names))
+            )
         columns = [column or number for number, column in enumerate(given[:texts_per_example])]
     positions = [table.position(column) for column in columns]
     return (_text([row.cells[position] for position in positions]) for row in table)

@@ -571,7 +571,7 @@ def test_an_error_in_another_process_comes_out_with_its_place(tokenizer, tmp_pat
     examples = [*LazyExamples(40), InputExample("", "good", None, "not a label")]
     with pytest.raises(KeyError, match="not a label") as caught:
         convert_in_processes(examples, tokenizer, tmp_path / "a", 2)
-    assert "in _label_id" in str(caught.value.__cause__)
+    assert "in label_id" in str(caught.value.__cause__)
     assert os.listdir(str(tmp_path)) == []
     assert multiprocessing.active_children() == []
 

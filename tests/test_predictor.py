@@ -590,6 +590,16 @@ def test_nohas_header_makes_the_first_row_a_text(cli, tmp_path):
     assert [row["text"] for row in rows_of(out)] == ["text", "good"]
 
 
+def test_which_of_several_columns_is_not_guessed(cli, tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_text("negative\tgood\n")
+    status, out, err = cli("classification", "--input_file=%s" % path)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "2 columns" in err and "--text_column" in err
+    _, out, _ = cli("classification", "--input_file=%s" % path, "--text_column=2")
+    assert [row["text"] for row in rows_of(out)] == ["good"]
+
+
 def test_an_output_file_appears_when_it_is_complete(cli, tmp_path):
     path = tmp_path / "answers.tsv"
     arguments = ("classification", "--output_file=%s" % path)
