@@ -556,7 +556,7 @@ def test_one_text_as_an_argument(cli, export, exports):
             ("--text_column=review",),
         ),
         ("classification", "t.csv", '0;"good, is it"\n1;bad\n', ("--text_column=2",)),
-        ("classification", "t.tsv", "good, is it\t1\nbad\t2\n", ()),
+        ("classification", "t.tsv", "good, is it\t1\nbad\t2\n", ("--text_column=1",)),
         ("classification", "t.tsv", "text\ngood, is it\nbad\n", ()),
         ("classification", "t", "x\ngood, is it\nbad\n", ("--has_header", "--text_column=x")),
         ("classification", "t.jsonl", '{"text": "good, is it"}\n{"text": "bad"}\n', ()),
