@@ -20,6 +20,8 @@ import tensorflow.compat.v1 as tf
 from errors import BadInput
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
+# Takes the gradient of a result, returns that of each argument.
+Gradient = Callable[[tf.Tensor], Any]
 # The sizes of a tensor: an int where the graph knows the size, a scalar tensor where it does not.
 Shape = List[Union[int, tf.Tensor]]
 
@@ -30,14 +32,45 @@ MASKED_SCORE = -10000.0
 def gelu(x: tf.Tensor) -> tf.Tensor:
     """Computes the Gaussian error linear unit by its tanh approximation, as google's BERT does.
 
-    The formula is in section 2 of https://arxiv.org/abs/1606.08415.
+    The formula is in section 2 of https://arxiv.org/abs/1606.08415. It is written here with
+    (1 + tanh(u)) / 2 = sigmoid(2u), and with its gradient in closed form, because tensors of this
+    size cost by the number of times they are read.
     """
-    return 0.5 * x * (1.0 + tf.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+    scale = 2.0 * math.sqrt(2.0 / math.pi)
+
+    @tf.custom_gradient
+    def gate(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        score = x * (scale + scale * 0.044715 * tf.square(x))
+        open_part = tf.sigmoid(score)
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            # x * score'(x) is 3 * score - 2 * scale * x, the cube being all but the linear part.
+            slope = open_part * (1.0 - open_part) * (3.0 * score - 2.0 * scale * x)
+            return upstream * (open_part + slope)
+
+        return x * open_part, gradient
+
+    return gate(x)
 
 
 def gelu_erf(x: tf.Tensor) -> tf.Tensor:
-    """Computes the exact Gaussian error linear unit, which Hugging Face models call "gelu"."""
-    return 0.5 * x * (1.0 + tf.math.erf(x / math.sqrt(2.0)))
+    """Computes the exact Gaussian error linear unit, which Hugging Face models call "gelu".
+
+    It is x * Phi(x), Phi being the distribution function of the normal distribution. Its gradient,
+    Phi(x) + x * Phi'(x), is in closed form for the reason given in `gelu`.
+    """
+
+    @tf.custom_gradient
+    def gate(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        distribution = 0.5 + 0.5 * tf.math.erf(x * math.sqrt(0.5))
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            density = math.sqrt(0.5 / math.pi) * tf.exp(-0.5 * tf.square(x))
+            return upstream * (distribution + x * density)
+
+        return x * distribution, gradient
+
+    return gate(x)
 
 
 ACTIVATIONS = {
@@ -521,6 +554,8 @@ def attention_layer(
         float32 `[batch_size, from_seq_length, num_attention_heads * size_per_head]`.
     """
     width = num_attention_heads * size_per_head
+    batch_size, from_seq_length, _ = get_shape_list(from_tensor, expected_rank=3)
+    to_seq_length = get_shape_list(to_tensor, expected_rank=3)[1]
 
     def project_to_heads(tensor: tf.Tensor, name: str) -> tf.Tensor:
         projected = dense(tensor, width, initializer_range=initializer_range, name=name)
@@ -533,16 +568,69 @@ def attention_layer(
     value = project_to_heads(to_tensor, "value")  # [batch, heads, to, size_per_head]
 
     # The query is scaled instead of the scores because it has fewer elements.
-    scores = tf.matmul(query * (1.0 / math.sqrt(size_per_head)), key, transpose_b=True)
+    query *= 1.0 / math.sqrt(size_per_head)
+    masked_scores = None
     if attention_mask is not None:
         masked_scores = (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
-        scores += tf.expand_dims(masked_scores, axis=1)
-    # Dropout here hides whole tokens from a head; so does the paper.
-    probabilities = dropout(tf.nn.softmax(scores), attention_probs_dropout_prob, dropout_seed)
+        masked_scores = tf.expand_dims(masked_scores, axis=1)
+    kept = None
+    if attention_probs_dropout_prob:
+        # Dropout here hides whole tokens from a head; so does the paper.
+        shape = [batch_size, num_attention_heads, from_seq_length, to_seq_length]
+        kept = dropout_mask(shape, attention_probs_dropout_prob, dropout_seed)
 
-    context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
-    batch_size, from_seq_length, _, _ = get_shape_list(context)
+    context = tf.transpose(_attend(query, key, value, masked_scores, kept), [0, 2, 1, 3])
     return tf.reshape(context, [batch_size, from_seq_length, width])
+
+
+def _attend(
+    query: tf.Tensor,
+    key: tf.Tensor,
+    value: tf.Tensor,
+    masked_scores: tf.Tensor | None,
+    kept: tf.Tensor | None,
+) -> tf.Tensor:
+    """Computes (softmax(query * key + masked_scores) o kept) * value, all per head.
+
+    The gradient is that of section 3.1 in https://arxiv.org/abs/2205.14135, appendix B.2: the sum
+    over tokens that the gradient of a softmax needs is also the product of the result with its
+    gradient, which is shorter than a row of probabilities.
+
+    Args:
+        query: float32 `[batch_size, heads, from_seq_length, size_per_head]`.
+        key: float32 `[batch_size, heads, to_seq_length, size_per_head]`.
+        value: Like `key`.
+        masked_scores: Added to the scores, broadcast to them.
+        kept: Mask of dropout, `[batch_size, heads, from_seq_length, to_seq_length]`.
+
+    Returns:
+        Like `query`.
+    """
+
+    @tf.custom_gradient
+    def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        scores = tf.matmul(query, key, transpose_b=True)
+        if masked_scores is not None:
+            scores += masked_scores
+        probabilities = tf.nn.softmax(scores)
+        weights = probabilities if kept is None else probabilities * kept
+        context = tf.matmul(weights, value)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            of_probabilities = tf.matmul(upstream, value, transpose_b=True)
+            if kept is not None:
+                of_probabilities *= kept
+            mean = tf.reduce_sum(upstream * context, axis=-1, keepdims=True)
+            of_scores = probabilities * (of_probabilities - mean)
+            return (
+                tf.matmul(of_scores, key),
+                tf.matmul(of_scores, query, transpose_a=True),
+                tf.matmul(weights, upstream, transpose_a=True),
+            )
+
+        return context, gradient
+
+    return attend(query, key, value)
 
 
 def attention_head_size(hidden_size: int, num_attention_heads: int) -> int:
@@ -606,9 +694,29 @@ def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
     with tf.variable_scope(name, default_name="LayerNorm"):
         beta = tf.get_variable("beta", [width], initializer=tf.zeros_initializer())
         gamma = tf.get_variable("gamma", [width], initializer=tf.ones_initializer())
-        centered = input_tensor - tf.reduce_mean(input_tensor, axis=-1, keepdims=True)
-        variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
-        return centered * tf.math.rsqrt(variance + 1e-12) * gamma + beta
+        scaled = _standardize(reshape_to_matrix(input_tensor)) * gamma
+        shifted = tf.nn.bias_add(scaled, beta)
+        return reshape_from_matrix(shifted, get_shape_list(input_tensor))
+
+
+@tf.custom_gradient
+def _standardize(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+    """Shifts and scales each row of a matrix to a mean of 0 and a variance of 1.
+
+    The gradient of x is that of the result without its components along a row of ones and along
+    the result, since a change of x in these directions changes nothing, over the deviation of x.
+    """
+    centered = x - tf.reduce_mean(x, axis=1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centered), axis=1, keepdims=True)
+    scale = tf.math.rsqrt(variance + 1e-12)
+    standardized = centered * scale
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        mean = tf.reduce_mean(upstream, axis=1, keepdims=True)
+        slope = tf.reduce_mean(upstream * standardized, axis=1, keepdims=True)
+        return (upstream - mean - standardized * slope) * scale
+
+    return standardized, gradient
 
 
 def layer_norm_and_dropout(
@@ -641,15 +749,36 @@ def dropout(
     """
     if not dropout_prob:
         return input_tensor
-    shape = tf.shape(input_tensor)
+    return input_tensor * dropout_mask(tf.shape(input_tensor), dropout_prob, dropout_seed)
+
+
+def dropout_mask(
+    shape: Shape | tf.Tensor, dropout_prob: float, dropout_seed: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Draws what `dropout` multiplies by: 0 for a dropped element, 1 / (1 - dropout_prob) else.
+
+    A number drawn is four draws of 16 bits, so the probability is rounded to one of 1/65536.
+
+    Args:
+        shape: Sizes of the mask.
+        dropout_prob: See `dropout`.
+        dropout_seed: See `dropout`.
+
+    Returns:
+        float32 of that shape.
+    """
+    size = tf.reduce_prod(shape, axis=0)
+    fours = [(size + 3) // 4]
+    whole_range = {"minval": tf.int64.min, "maxval": tf.int64.max, "dtype": tf.int64}
     if dropout_seed is None:
-        draws = tf.random.uniform(shape)
+        draws = tf.random.uniform(fours, **whole_range)
     else:
         site = zlib.crc32(tf.get_variable_scope().name.encode()) & 0x7FFFFFFF
-        draws = tf.random.stateless_uniform(shape, seed=dropout_seed + [site, 0])
-    kept = tf.cast(draws >= dropout_prob, input_tensor.dtype)
+        draws = tf.random.stateless_uniform(fours, seed=dropout_seed + [site, 0], **whole_range)
+    draws = tf.reshape(tf.reshape(tf.bitcast(draws, tf.int16), [-1])[:size], shape)
+    kept = tf.cast(draws >= round(dropout_prob * 2**16) - 2**15, tf.float32)
     # Scaling the mask first leaves one multiplication to the gradient.
-    return input_tensor * (kept * (1.0 / (1.0 - dropout_prob)))
+    return kept * (1.0 / (1.0 - dropout_prob))
 
 
 def create_initializer(initializer_range: float = 0.02) -> Callable[..., tf.Tensor]:

@@ -388,34 +388,39 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
             The operation that updates the variables and their moments.
         """
         self._prepare()
-        updates = [
-            self._update(tf.convert_to_tensor(gradient), variable)
+        pairs = [
+            (tf.convert_to_tensor(gradient), variable)
             for gradient, variable in grads_and_vars
             if gradient is not None
         ]
+        # The weights change in place, so whatever the gradients are computed from must be read.
+        with tf.control_dependencies([gradient for gradient, _ in pairs]):
+            updates = [self._update(gradient, variable) for gradient, variable in pairs]
         return tf.group(*updates, name=name)
 
     def _update(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Operation:
-        m = _moment(variable, "adam_m")
-        v = _moment(variable, "adam_v")
-        next_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
-        next_v = self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient)
-        change = self._adam(next_m, next_v)
+        rate = self._rate(variable)
         # Added to the gradient instead, the decay would be divided by the root of the second
         # moment, and hardly touch the weights that have large gradients.
-        if not self._is_excluded(variable):
-            change += self.weight_decay_rate * variable
-        return tf.group(
-            variable.assign(variable - self._rate(variable, change) * change),
-            m.assign(next_m),
-            v.assign(next_v),
-        )
+        decayed = []
+        if self.weight_decay_rate and not self._is_excluded(variable):
+            decayed = [variable.assign_sub(rate * self.weight_decay_rate * variable)]
+        with tf.control_dependencies(decayed):
+            return _apply_adam(
+                variable,
+                _moment(variable, "adam_m"),
+                _moment(variable, "adam_v"),
+                # Powers of 0 divide the moments by 1: no bias correction.
+                beta1_power=0.0,
+                beta2_power=0.0,
+                lr=rate,
+                beta1=self.beta_1,
+                beta2=self.beta_2,
+                epsilon=self.epsilon,
+                grad=gradient,
+            )
 
-    def _adam(self, m: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-        return m / (tf.sqrt(v) + self.epsilon)
-
-    def _rate(self, variable: tf.Variable, change: tf.Tensor) -> float | tf.Tensor:
-        del change
+    def _rate(self, variable: tf.Variable) -> float | tf.Tensor:
         if self.rate_factor is None:
             return self.learning_rate
         return self.learning_rate * self.rate_factor(variable.op.name)
@@ -446,15 +451,30 @@ class LAMBOptimizer(AdamWeightDecayOptimizer):
         self._m_correction = tf.cast(1.0 - self.beta_1**step, tf.float32)
         self._v_correction = tf.cast(1.0 - self.beta_2**step, tf.float32)
 
-    def _adam(self, m: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-        return super()._adam(m / self._m_correction, v / self._v_correction)
+    def _update(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Operation:
+        m = _moment(variable, "adam_m")
+        v = _moment(variable, "adam_v")
+        next_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
+        next_v = self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient)
+        root = tf.sqrt(next_v / self._v_correction)
+        change = next_m / self._m_correction / (root + self.epsilon)
+        rate = self._rate(variable)
+        if not self._is_excluded(variable):
+            change += self.weight_decay_rate * variable
+            ratio = tf.math.divide_no_nan(tf.norm(variable), tf.norm(change))
+            rate *= tf.where_v2(ratio > 0.0, ratio, 1.0)
+        return tf.group(
+            variable.assign(variable - rate * change), m.assign(next_m), v.assign(next_v)
+        )
 
-    def _rate(self, variable: tf.Variable, change: tf.Tensor) -> float | tf.Tensor:
-        rate = super()._rate(variable, change)
-        if self._is_excluded(variable):
-            return rate
-        ratio = tf.math.divide_no_nan(tf.norm(variable), tf.norm(change))
-        return rate * tf.where_v2(ratio > 0.0, ratio, 1.0)
+
+def _apply_adam(
+    variable: tf.Variable, m: tf.Variable, v: tf.Variable, **inputs: float | tf.Tensor
+) -> tf.Operation:
+    """Adds TensorFlow's own Adam: one operation that reads and writes everything once."""
+    if hasattr(variable, "handle"):
+        return tf.raw_ops.ResourceApplyAdam(var=variable.handle, m=m.handle, v=v.handle, **inputs)
+    return tf.raw_ops.ApplyAdam(var=variable, m=m, v=v, **inputs).op
 
 
 def _moment(variable: tf.Variable, name: str) -> tf.Variable:

@@ -51,8 +51,10 @@ def test_learning_rate_of_every_step(num_train_steps, num_warmup_steps):
 
 def adam(weights, gradient, moments, rate, decay):
     """One update in NumPy, in double precision; `moments` is changed in place."""
-    moments[0] = BETA_1 * moments[0] + (1 - BETA_1) * gradient
-    moments[1] = BETA_2 * moments[1] + (1 - BETA_2) * gradient**2
+    # TensorFlow's Adam gets its constants in single precision: 1 - 0.999 has 5 correct digits then.
+    beta_1, beta_2 = float(np.float32(BETA_1)), float(np.float32(BETA_2))
+    moments[0] = beta_1 * moments[0] + (1 - beta_1) * gradient
+    moments[1] = beta_2 * moments[1] + (1 - beta_2) * gradient**2
     return weights - rate * (moments[0] / (np.sqrt(moments[1]) + EPSILON) + decay * weights)
 
 
