@@ -285,33 +285,47 @@ class BertModel:
                 attention_mask = None
                 if input_mask is not None:
                     attention_mask = create_attention_mask_from_input_mask(input_ids, input_mask)
+                layer_options: dict[str, Any] = {
+                    "hidden_size": config.hidden_size,
+                    "num_attention_heads": config.num_attention_heads,
+                    "intermediate_size": config.intermediate_size,
+                    "intermediate_act_fn": get_activation(config.hidden_act),
+                    "hidden_dropout_prob": hidden_dropout_prob,
+                    "attention_probs_dropout_prob": attention_dropout_prob,
+                    "initializer_range": config.initializer_range,
+                    "dropout_seed": dropout_seed,
+                }
                 self.all_encoder_layers = transformer_model(
                     self.embedding_output,
                     attention_mask,
-                    hidden_size=config.hidden_size,
                     num_hidden_layers=config.num_hidden_layers,
-                    num_attention_heads=config.num_attention_heads,
-                    intermediate_size=config.intermediate_size,
-                    intermediate_act_fn=get_activation(config.hidden_act),
-                    hidden_dropout_prob=hidden_dropout_prob,
-                    attention_probs_dropout_prob=attention_dropout_prob,
-                    initializer_range=config.initializer_range,
                     do_return_all_layers=True,
-                    dropout_seed=dropout_seed,
+                    **layer_options,
                 )
+                # The pooler reads one position of the last layer. TensorFlow computes what is
+                # asked for only, so a classifier does without the other positions.
+                last_input = [self.embedding_output, *self.all_encoder_layers][-2]
+                with tf.variable_scope("layer_%d" % (config.num_hidden_layers - 1), reuse=True):
+                    first_position = _transformer_layer(
+                        last_input[:, :1], last_input, attention_mask, **layer_options
+                    )
             self.sequence_output = self.all_encoder_layers[-1]
 
             with tf.variable_scope("pooler"):
                 # The first token, [CLS], was pre-trained to stand for the whole text.
                 self.pooled_output = dense(
-                    self.sequence_output[:, 0],
+                    first_position[:, 0],
                     config.hidden_size,
                     activation=tf.tanh,
                     initializer_range=config.initializer_range,
                 )
 
     def get_pooled_output(self) -> tf.Tensor:
-        """Returns what a classifier reads: float32 `[batch_size, hidden_size]`."""
+        """Returns what a classifier reads: float32 `[batch_size, hidden_size]`.
+
+        It comes from a last layer of its own, with the same weights, for the first position only:
+        in training, the dropout there is another than in `get_sequence_output`.
+        """
         return self.pooled_output
 
     def get_sequence_output(self) -> tf.Tensor:
@@ -477,37 +491,63 @@ def transformer_model(
     Raises:
         BadInput: `num_attention_heads` does not divide `hidden_size`.
     """
-    size_per_head = attention_head_size(hidden_size, num_attention_heads)
     hidden = input_tensor
     layers = []
     for index in range(num_hidden_layers):
         with tf.variable_scope("layer_%d" % index):
-            with tf.variable_scope("attention"):
-                with tf.variable_scope("self"):
-                    context = attention_layer(
-                        hidden,
-                        hidden,
-                        attention_mask,
-                        num_attention_heads=num_attention_heads,
-                        size_per_head=size_per_head,
-                        attention_probs_dropout_prob=attention_probs_dropout_prob,
-                        initializer_range=initializer_range,
-                        dropout_seed=dropout_seed,
-                    )
-                with tf.variable_scope("output"):
-                    hidden = _add_projection(
-                        hidden, context, hidden_dropout_prob, initializer_range, dropout_seed
-                    )
-            with tf.variable_scope("intermediate"):
-                intermediate = dense(
-                    hidden, intermediate_size, intermediate_act_fn, initializer_range
-                )
-            with tf.variable_scope("output"):
-                hidden = _add_projection(
-                    hidden, intermediate, hidden_dropout_prob, initializer_range, dropout_seed
-                )
-            layers.append(hidden)
+            hidden = _transformer_layer(
+                hidden,
+                hidden,
+                attention_mask,
+                hidden_size=hidden_size,
+                num_attention_heads=num_attention_heads,
+                intermediate_size=intermediate_size,
+                intermediate_act_fn=intermediate_act_fn,
+                hidden_dropout_prob=hidden_dropout_prob,
+                attention_probs_dropout_prob=attention_probs_dropout_prob,
+                initializer_range=initializer_range,
+                dropout_seed=dropout_seed,
+            )
+        layers.append(hidden)
     return layers if do_return_all_layers else layers[-1]
+
+
+def _transformer_layer(
+    from_tensor: tf.Tensor,
+    to_tensor: tf.Tensor,
+    attention_mask: tf.Tensor | None,
+    hidden_size: int,
+    num_attention_heads: int,
+    intermediate_size: int,
+    intermediate_act_fn: Activation | None,
+    hidden_dropout_prob: float,
+    attention_probs_dropout_prob: float,
+    initializer_range: float,
+    dropout_seed: tf.Tensor | None,
+) -> tf.Tensor:
+    """Passes the positions in `from_tensor` of the sequence `to_tensor` through one layer."""
+    with tf.variable_scope("attention"):
+        with tf.variable_scope("self"):
+            context = attention_layer(
+                from_tensor,
+                to_tensor,
+                attention_mask,
+                num_attention_heads=num_attention_heads,
+                size_per_head=attention_head_size(hidden_size, num_attention_heads),
+                attention_probs_dropout_prob=attention_probs_dropout_prob,
+                initializer_range=initializer_range,
+                dropout_seed=dropout_seed,
+            )
+        with tf.variable_scope("output"):
+            hidden = _add_projection(
+                from_tensor, context, hidden_dropout_prob, initializer_range, dropout_seed
+            )
+    with tf.variable_scope("intermediate"):
+        intermediate = dense(hidden, intermediate_size, intermediate_act_fn, initializer_range)
+    with tf.variable_scope("output"):
+        return _add_projection(
+            hidden, intermediate, hidden_dropout_prob, initializer_range, dropout_seed
+        )
 
 
 def _add_projection(

@@ -278,6 +278,110 @@ def test_gelu_forms_equal_their_formulas():
     np.testing.assert_allclose(gelu_erf, exact, rtol=0, atol=1e-6)
 
 
+# Gradients in closed form
+
+
+def in_steps(function, *arguments):
+    """The gradients of sum(function * cosines), by central differences in double precision."""
+    arguments = [np.array(argument, np.float64) for argument in arguments]
+    gradients = []
+    for argument in arguments:
+        gradient = np.zeros_like(argument)
+        for place in np.ndindex(*argument.shape):
+            value, sums = argument[place], []
+            for step in (1e-5, -1e-5):
+                argument[place] = value + step
+                result = function(*arguments)
+                sums.append(np.sum(result * np.cos(np.arange(result.size)).reshape(result.shape)))
+            argument[place] = value
+            gradient[place] = (sums[0] - sums[1]) / 2e-5
+        gradients.append(gradient)
+    return gradients
+
+
+def assert_gradients(ours, reference, *arguments):
+    tensors = [tf.constant(argument, tf.float32) for argument in arguments]
+    result = ours(*tensors)
+    factors = tf.reshape(tf.cos(tf.range(tf.cast(tf.size(result), tf.float32))), tf.shape(result))
+    gradients = tf.gradients(tf.reduce_sum(result * factors), tensors)
+    result, *gradients = evaluate([result, *gradients])
+    np.testing.assert_allclose(result, reference(*arguments), rtol=0, atol=1e-5)
+    for gradient, expected in zip(gradients, in_steps(reference, *arguments)):
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5)
+
+
+def gelu_in_numpy(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def gelu_erf_in_numpy(x):
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+@pytest.mark.parametrize(
+    "function, reference",
+    [(modeling.gelu, gelu_in_numpy), (modeling.gelu_erf, gelu_erf_in_numpy)],
+)
+def test_gradient_of_gelu(function, reference):
+    assert_gradients(function, reference, np.linspace(-7, 7, 141))
+    far = tf.constant([-1e4, -50.0, 0.0, 50.0, 1e4])
+    values = evaluate([function(far), tf.gradients(function(far), far)[0]])
+    np.testing.assert_allclose(values[0], [0, 0, 0, 50, 1e4], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(values[1], [0, 0, 0.5, 1, 1], rtol=0, atol=1e-6)
+
+
+def test_gradient_of_layer_norm():
+    def reference(x):
+        centered = x - x.mean(-1, keepdims=True)
+        n = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-12)
+        with tf.Graph().as_default(), tf.variable_scope("LayerNorm"):
+            gamma, beta = (known_weights(tf.get_variable(name, [5])) for name in ("gamma", "beta"))
+        return n * gamma + beta
+
+    assert_gradients(
+        modeling.layer_norm, reference, np.random.RandomState(1).normal(2.0, 3.0, [2, 3, 5])
+    )
+
+
+@pytest.mark.parametrize("has_mask", [False, True])
+@pytest.mark.parametrize("has_dropout", [False, True])
+def test_gradient_of_attention(has_mask, has_dropout):
+    random = np.random.RandomState(1)
+    query, key, value = (random.normal(size=[2, 2, length, 3]) for length in (3, 4, 4))
+    masked = np.array([[0, 0, 0, 0], [0, 0, -1e4, -1e4]]).reshape([2, 1, 1, 4]) * has_mask
+    kept = random.choice([0.0, 2.0], [2, 2, 3, 4]) if has_dropout else np.ones([2, 2, 3, 4])
+
+    def ours(query, key, value):
+        return modeling._attend(
+            query,
+            key,
+            value,
+            tf.constant(masked, tf.float32) if has_mask else None,
+            tf.constant(kept, tf.float32) if has_dropout else None,
+        )
+
+    def reference(query, key, value):
+        scores = query @ key.swapaxes(2, 3) + masked
+        exponentials = np.exp(scores - scores.max(-1, keepdims=True))
+        return exponentials / exponentials.sum(-1, keepdims=True) * kept @ value
+
+    assert_gradients(ours, reference, query, key, value)
+
+
+def test_the_pooled_output_needs_one_position_of_the_last_layer():
+    model = modeling.BertModel(config_of(modeling), False, **constants())
+    graph = tf.get_default_graph()
+    reached = tf.graph_util.extract_sub_graph(
+        graph.as_graph_def(), [model.get_pooled_output().op.name]
+    )
+    gates = [
+        graph.get_operation_by_name(node.name).outputs[0].shape.as_list()
+        for node in reached.node
+        if node.op == "Sigmoid"
+    ]
+    assert gates == [[3 * 7, 37], [3, 37]]
+
+
 @pytest.mark.parametrize(
     "name, function",
     [
@@ -316,6 +420,13 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(dropout_prob, seed):
     assert abs((outputs == 0).mean() - dropout_prob) < 4 * deviation
     np.testing.assert_allclose(outputs[outputs != 0], 1 / (1 - dropout_prob), rtol=1e-6)
     np.testing.assert_array_equal(gradient, outputs)
+
+
+@pytest.mark.parametrize("seed", [None, [3, 4]])
+@pytest.mark.parametrize("shape", [[1], [3], [2, 3, 7], [4, 4]])
+def test_a_mask_has_any_shape(shape, seed):
+    mask = modeling.dropout_mask(tf.constant(shape), 0.5, seed and tf.constant(seed))
+    assert evaluate(mask).shape == tuple(shape)
 
 
 @pytest.mark.parametrize("dropout_prob", [0, 0.0, None])
