@@ -89,6 +89,27 @@ def test_update_equals_numpy(name, weight_decay_rate, exclude, expected_decay):
             np.testing.assert_allclose(session.run(variable), weights, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("use_resource", [False, True])
+def test_the_weights_wait_for_all_gradients(use_resource):
+    """Each gradient needs the other weight as it was before the step."""
+    names = ["first", "second"]
+    with tf.variable_scope("", use_resource=use_resource):
+        first, second = (
+            tf.get_variable(name, initializer=tf.constant(value))
+            for name, value in zip(names, ([2.0, 3.0], [5.0, 7.0]))
+        )
+        gradients = tf.gradients(tf.reduce_sum(first * second), [first, second])
+        optimizer = optimization.AdamWeightDecayOptimizer(0.1, 0.5)
+        update = optimizer.apply_gradients(zip(gradients, [first, second]))
+    moments = ["first/adam_m", "second/adam_m"]
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        session.run(update)
+        after = values(session, tf.global_variables())
+    expected = [[0.5, 0.7], [0.2, 0.3]]
+    np.testing.assert_allclose([after[name] for name in moments], expected, rtol=1e-5)
+
+
 def test_rows_looked_up_for_the_same_token_add_up():
     weights = np.ones([4, 2])
     table = tf.get_variable("word_embeddings", initializer=tf.constant(weights, tf.float32))

@@ -1,0 +1,179 @@
+"""How long one training step takes: google's graph, ours, and what the matrix products need.
+
+    .venv/bin/python benchmarks/step.py [--seq_lengths=64,128] [--json=step.json]
+
+The graphs take turns in one process, so that what else the machine does falls on both alike;
+medians are printed, and the median of the ratios turn by turn. google's graph is that of
+bert-tensorflow 1.0.1; without it, and with TensorFlow 2, ours is measured alone. The model is
+MiniLM-L6 with random weights: only its size counts here.
+
+The share of the roofline is the time that the products of google's graph would take at the speed
+of one large product alone, over the time of our step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+try:
+    import bert.modeling as google_modeling
+    import bert.optimization as google_optimization
+    import bert.run_classifier as google_classifier
+except ImportError:
+    google_classifier = None
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import classifier  # noqa: E402
+import modeling  # noqa: E402
+import optimization  # noqa: E402
+
+CONFIG = {
+    "vocab_size": 30522,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "type_vocab_size": 2,
+}
+NUM_LABELS = 2
+SCHEDULE = (2e-5, 1000, 100)
+GEMM = (4096, 384, 1536)
+
+
+def ours(features):
+    """Adds our training step to the graph, with dropout by seed and step, as a run has it."""
+    step = tf.cast(tf.train.get_or_create_global_step(), tf.int32)
+    outputs = classifier.create_model(
+        modeling.BertConfig.from_dict(CONFIG),
+        True,
+        *features,
+        NUM_LABELS,
+        dropout_seed=tf.stack([1, step]),
+    )
+    return optimization.create_optimizer(outputs.total_loss, *SCHEDULE)
+
+
+def googles(features):
+    """Adds google's training step to the graph."""
+    loss = google_classifier.create_model(
+        google_modeling.BertConfig.from_dict(CONFIG), True, *features, NUM_LABELS, False
+    )[0]
+    return google_optimization.create_optimizer(loss, *SCHEDULE, False)
+
+
+def make_step(build, batch_size, seq_length, session_config):
+    """Returns a function that runs one step on a batch without padding."""
+    random = np.random.RandomState(1)
+    ids = random.randint(0, CONFIG["vocab_size"], [batch_size, seq_length])
+    values = [ids, np.ones_like(ids), np.zeros_like(ids), random.randint(0, 2, [batch_size])]
+    with tf.Graph().as_default():
+        features = [tf.placeholder(tf.int32, value.shape) for value in values]
+        train_op = build(features)
+        session = tf.Session(config=session_config)
+        session.run(tf.global_variables_initializer())
+        step = session.make_callable(train_op, feed_list=features)
+    return lambda: step(*values)
+
+
+def seconds(function):
+    """Times one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def gemm_speed(session_config, repeats=100):
+    """Measures one large product alone, in GFLOP/s: the median."""
+    rows, inner, columns = GEMM
+    with tf.Graph().as_default(), tf.Session(config=session_config) as session:
+        left = tf.get_variable("left", [rows, inner])
+        right = tf.get_variable("right", [inner, columns])
+        product = tf.matmul(left, right).op
+        session.run(tf.global_variables_initializer())
+        session.run(product)
+        times = [seconds(lambda: session.run(product)) for _ in range(repeats)]
+    return 2e-9 * rows * inner * columns / statistics.median(times)
+
+
+def gflop(batch_size, seq_length):
+    """Counts what the products of google's graph need, forward and twice that backward."""
+    hidden, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    per_token = 4 * hidden**2 + 2 * hidden * inner + 2 * seq_length * hidden
+    return 6e-9 * batch_size * seq_length * CONFIG["num_hidden_layers"] * per_token
+
+
+def measure(builds, batch_size, seq_length, repeats, session_config):
+    """Returns the times of each build's steps, which took turns."""
+    steps = {
+        name: make_step(build, batch_size, seq_length, session_config)
+        for name, build in builds.items()
+    }
+    for step in steps.values():
+        step()
+        step()
+    times = {name: [] for name in steps}
+    for turn in range(repeats):
+        # Who goes first changes, because what one leaves in the caches the other finds.
+        for name in list(steps)[:: 1 if turn % 2 else -1]:
+            times[name].append(seconds(steps[name]))
+    return times
+
+
+def main():
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--seq_lengths", default="32,64,128,256")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--inter_op", type=int, default=0, help="0: TensorFlow's choice")
+    parser.add_argument("--intra_op", type=int, default=0, help="0: TensorFlow's choice")
+    parser.add_argument("--json", help="a file for all numbers")
+    arguments = parser.parse_args()
+    tf.disable_v2_behavior()
+    tf.get_logger().setLevel("ERROR")
+    session_config = tf.ConfigProto(
+        inter_op_parallelism_threads=arguments.inter_op,
+        intra_op_parallelism_threads=arguments.intra_op,
+    )
+    builds = {"ours": ours}
+    if google_classifier:
+        builds["google"] = googles
+
+    report = {"tensorflow": tf.__version__, "batch_size": arguments.batch_size, "steps": []}
+    report["gemm_gflop_per_second"] = speed = gemm_speed(session_config)
+    print("TensorFlow %s, matrix product %s: %.0f GFLOP/s" % (tf.__version__, GEMM, speed))
+    print("\n| batch | google, s | ours, s | google / ours | examples/s | share of roofline |")
+    print("|---|---|---|---|---|---|")
+    for seq_length in map(int, arguments.seq_lengths.split(",")):
+        size = (arguments.batch_size, seq_length)
+        times = measure(builds, *size, arguments.repeats, session_config)
+        median = statistics.median(times["ours"])
+        share = gflop(*size) / speed / median
+        entry = {"seq_length": seq_length, "times": times, "share_of_roofline": share}
+        googles_column = ratio_column = "-"
+        if "google" in times:
+            pairs = zip(times["google"], times["ours"])
+            entry["ratio"] = statistics.median(theirs / ours for theirs, ours in pairs)
+            googles_column = "%.3f" % statistics.median(times["google"])
+            ratio_column = "%.2f" % entry["ratio"]
+        report["steps"].append(entry)
+        rate = arguments.batch_size / median
+        columns = (*size, googles_column, median, ratio_column, rate, 100 * share)
+        print("| %d x %d | %s | %.3f | %s | %.1f | %.0f %% |" % columns, flush=True)
+    if arguments.json:
+        with open(arguments.json, "w") as stream:
+            json.dump(report, stream, indent=2)
+
+
+if __name__ == "__main__":
+    main()
