@@ -2,7 +2,7 @@
 
 python := .venv/bin/python
 
-.PHONY: help venv dev horovod demo test test-all lint format lock clean
+.PHONY: help venv dev horovod demo test test-all bench lint format lock clean
 # All targets share one .venv, so `make -j` must not run two at once.
 .NOTPARALLEL:
 
@@ -28,6 +28,10 @@ test: dev horovod ## Run the fast tests
 test-all: dev horovod ## Run the slow tests too
 	$(python) -m pytest -m ''
 
+bench: dev ## Measure this program and its peers, about 40 minutes; BENCH_FLAGS=--help says more
+	@tools/make_hugging_face.sh || true
+	$(python) benchmarks/bench.py $(BENCH_FLAGS)
+
 lint: dev ## Check style and types
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
@@ -42,5 +46,5 @@ lock: ## Write the .lock files from the requirements .txt files
 
 clean: ## Remove what these targets made
 	rm -rf .cache .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	if [ -e .venv/made-from ]; then rm -rf .venv; fi
-	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
+	for venv in .venv .venv-hugging-face; do if [ -e $$venv/made-from ]; then rm -rf $$venv; fi; done
+	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,378 @@
+"""Measures this program and its peers side by side: `make bench`.
+
+    .venv/bin/python benchmarks/bench.py [--size=smoke|quick|full] [--jobs=...] [--peers=...]
+
+Every measurement is a process of its own, so that start-up and memory are those of a user. The
+peers take turns, so that what else the machine does falls on all of them alike; the table has
+medians, and how many times ours they are. All begin from the same weights, train on the same rows
+with the same batch size, epochs, learning rate, warm-up and decay, and evaluate once, at the end.
+The rows are made up unless folders with MRPC and SST-2 are named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+sys.path[:0] = [HERE, ROOT, os.path.join(ROOT, "examples")]
+
+import cases
+import fetch_minilm
+import made_up_data
+import report
+import to_hugging_face
+from cases import BATCH_SIZE, GROUPS, LEARNING_RATE, MAX_SEQ_LENGTH, Answer, Case, Size, Training
+from made_up_data import Row
+from report import Turn
+
+import processors
+
+CACHE = os.path.join(ROOT, ".cache")
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+HUGGING_FACE = {
+    "": {"padding": "longest"},  # batches of similar length
+    "padded": {"padding": "max_length"},  # what its examples do unless told otherwise
+    "bf16": {"padding": "longest", "bf16": True},
+}
+LEGEND = """\
+Medians of turns, in brackets how many times the first column's. `ours`: run_classifier_gpu.py.
+`google`: run_classifier of bert-tensorflow, every example padded to the maximal length; one
+sentence: a call of `Estimator.predict`, which builds its graph anew. `hf`: transformers' Trainer
+with `group_by_length` in fp32; `-padded`: every example padded to the maximal length, as in its
+examples; `-bf16`: with autocast. `ours-NAME`, `google-NAME`: in another environment (`--build`).
+Maximal length %d, batch size %d, learning rate %g; one evaluation and one checkpoint, at the end.
+""" % (MAX_SEQ_LENGTH, BATCH_SIZE, LEARNING_RATE)
+
+
+class Peer(NamedTuple):
+    """A program in an environment, and how it is used."""
+
+    name: str
+    python: str
+    script: str
+    model_dir: str
+    variant: str = ""
+    options: Mapping[str, Any] = {}
+
+
+class JobFailed(RuntimeError):
+    """A runner ended without an answer. The message says what it wrote last."""
+
+
+# The rows
+
+
+def write_data(
+    folder: str, size: Size, pairs_dir: str | None, sentences_dir: str | None, model_dir: str
+) -> dict[str, str]:
+    """Writes all rows below a folder; returns kind -> folder of train.tsv, dev.tsv, test.tsv."""
+    vocab = made_up_data.load_vocab(os.path.join(model_dir, "vocab.txt"))
+    words = made_up_data.Words(vocab)
+    texts = made_up_data.long_texts(words, seed=1, num_words=max(cases.LENGTHS))
+    of_one_step = Training(BATCH_SIZE, BATCH_SIZE, 1)
+    kinds = {
+        "pairs": (read_splits("mrpc", pairs_dir) or made_up(made_up_data.pairs, words), size.pairs),
+        "sentences": (
+            read_splits("sst-2", sentences_dir) or made_up(made_up_data.sentences, words),
+            size.sentences,
+        ),
+        "long texts": ((texts, texts), of_one_step._replace(train_rows=BATCH_SIZE * size.steps)),
+        "one step": ((texts, texts), of_one_step),
+        "conversion": (
+            made_up(made_up_data.sentences, words),
+            of_one_step._replace(train_rows=size.converted_sentences),
+        ),
+    }
+    folders = {}
+    for kind, ((train, dev), training) in kinds.items():
+        folders[kind] = os.path.join(folder, kind)
+        os.mkdir(folders[kind])
+        num_test_rows = max(size.predicted_pairs, size.answered_sentences)
+        write_rows(folders[kind], "train", take(training.train_rows, train))
+        write_rows(folders[kind], "dev", take(training.dev_rows, dev))
+        # Nobody looks at the answers, only at how fast they come.
+        write_rows(folders[kind], "test", take(num_test_rows, train))
+    return folders
+
+
+def take(count: int, rows: Iterable[Row]) -> list[Row]:
+    """Gives the first so many rows, which have to be there."""
+    taken = list(itertools.islice(rows, count))
+    if len(taken) < count:
+        sys.exit("too few rows: %d are needed, there are %d" % (count, len(taken)))
+    return taken
+
+
+def made_up(
+    make: Callable[[made_up_data.Words, int], Iterable[Row]], words: made_up_data.Words
+) -> tuple[Iterable[Row], Iterable[Row]]:
+    """Makes endless splits of training and dev rows."""
+    return make(words, 1), make(words, 2)
+
+
+def read_splits(task: str, folder: str | None) -> tuple[Iterable[Row], Iterable[Row]] | None:
+    """Reads the training and the dev set of a GLUE task, if a folder of it is named."""
+    if folder is None:
+        return None
+    processor = processors.get_processor(task)
+    train, dev = (
+        [Row(row.label, row.text_a, row.text_b) for row in examples]
+        for examples in (processor.get_train_examples(folder), processor.get_dev_examples(folder))
+    )
+    return train, dev
+
+
+def write_rows(folder: str, split: str, rows: Sequence[Row]) -> None:
+    """Writes a split as TSV, with a header as `--task_name=file` expects it."""
+    lines = ["\t".join(cell for cell in row if cell is not None) for row in rows]
+    header = "\t".join(["label", "text", "text_b"][: 1 + lines[0].count("\t")])
+    with open(os.path.join(folder, split + ".tsv"), "w", encoding="utf-8") as stream:
+        stream.writelines(line + "\n" for line in [header, *lines])
+
+
+# The peers
+
+
+def make_peers(
+    arguments: argparse.Namespace, model_dir: str, hugging_face_model: str
+) -> list[Peer]:
+    """Lists all peers, ours first."""
+    builds = {"": arguments.python}
+    for build in arguments.build:
+        name, _, python = build.partition("=")
+        builds["-" + name] = os.path.abspath(python)
+    return [
+        Peer(program + build, python, script, model_dir)
+        for program, script in (("ours", "ours.py"), ("google", "google_bert.py"))
+        for build, python in builds.items()
+    ] + [
+        Peer(
+            "hf" + (variant and "-" + variant),
+            arguments.hugging_face_python,
+            "hugging_face.py",
+            hugging_face_model,
+            variant,
+            options,
+        )
+        for variant, options in HUGGING_FACE.items()
+    ]
+
+
+def start(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, dict[str, str]]]:
+    """Finds out which peers there are on this machine; returns them, and name -> their versions."""
+    ready, versions = [], {}
+    for peer in peers:
+        try:
+            answer = ask(peer, "versions", {})
+        except JobFailed as failure:
+            say("%s is left out, it does not start: %s" % (peer.name, failure))
+        else:
+            ready.append(peer)
+            versions[peer.name] = answer.numbers
+    return ready, versions
+
+
+def takes_part(peer: Peer, case: Case) -> bool:
+    """Tells whether a case says something of a peer that it does not say of another."""
+    if peer.variant and peer.variant not in case.variants:
+        return False
+    # The products of google's program are those of its TensorFlow, which is ours too.
+    return case.job != "products" or peer.script != "google_bert.py"
+
+
+def ask(peer: Peer, job: str, settings: Mapping[str, Any]) -> Answer:
+    """Lets a peer do a job in a process of its own.
+
+    Raises:
+        JobFailed: it did not start, or ended with an error.
+    """
+    command = [peer.python, os.path.join(HERE, peer.script), job]
+    command.append(json.dumps(dict(settings, **peer.options)))
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as log:
+        started = time.time()
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=dict(os.environ, **ENVIRONMENT),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=log,
+            )
+        except OSError as error:
+            raise JobFailed(str(error)) from error
+        # Instead of `process.wait()`, because it says what this one process has used.
+        _, process.returncode, usage = os.wait4(process.pid, 0)
+        seconds = time.time() - started
+        if process.returncode:
+            log.seek(0)
+            raise JobFailed("".join(["it wrote\n", *log.readlines()[-8:]]))
+        output.seek(0)
+        numbers = json.loads(output.readlines()[-1])
+    return Answer(
+        numbers,
+        started,
+        seconds,
+        usage.ru_utime + usage.ru_stime,
+        1.024e-3 * usage.ru_maxrss,  # Linux counts in kibibytes.
+    )
+
+
+# Taking turns
+
+
+class Bench:
+    """Lets the peers take turns, and keeps what comes out."""
+
+    def __init__(self, peers: Sequence[Peer], folder: str, one_step_dir: str):
+        """Measures those peers in a folder; another has the rows of a single training step."""
+        self.turns: list[Turn] = []
+        self._peers = peers
+        self._folder = folder
+        self._one_step_dir = one_step_dir
+
+    def measure(self, case: Case) -> None:
+        """Measures all peers that take part in a case; one that fails is out of it."""
+        peers = [peer for peer in self._peers if takes_part(peer, case)]
+        for turn in range(case.turns):
+            # There and back: who is first in one turn is last in the next.
+            for peer in peers[:: -1 if turn % 2 else 1]:
+                say("%s: %s, turn %d of %d" % (case.title, peer.name, turn + 1, case.turns))
+                load = os.getloadavg()[0]
+                try:
+                    numbers = case.measure(self._answer(peer, case))
+                except JobFailed as failure:
+                    say("%s FAILED: %s" % (peer.name, failure))
+                    peers = [other for other in peers if other != peer]
+                else:
+                    self.turns.append(Turn(case.title, peer.name, load, numbers))
+
+    def _answer(self, peer: Peer, case: Case) -> Answer:
+        settings = dict(case.settings)
+        if case.job != "products":
+            settings["model_dir"] = peer.model_dir
+        if case.job in ("predict", "latency"):
+            settings["output_dir"] = self._trained(peer)
+        if case.job != "fine_tune":
+            return ask(peer, case.job, settings)
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            return ask(peer, case.job, dict(settings, output_dir=os.path.join(folder, "output")))
+
+    def _trained(self, peer: Peer) -> str:
+        """Gives a folder in which the peer has trained one step: how well does not matter."""
+        output_dir = os.path.join(self._folder, "trained", peer.name)
+        if not os.path.exists(output_dir):
+            os.makedirs(os.path.dirname(output_dir), exist_ok=True)
+            settings = {
+                "model_dir": peer.model_dir,
+                "data_dir": self._one_step_dir,
+                "output_dir": output_dir,
+                "max_seq_length": MAX_SEQ_LENGTH,
+                "batch_size": BATCH_SIZE,
+                "num_epochs": 1,
+                "learning_rate": LEARNING_RATE,
+                "log_steps": 1,
+            }
+            ask(peer, "fine_tune", settings)
+        return output_dir
+
+
+def say(message: str) -> None:
+    """Tells who waits what is going on."""
+    print(time.strftime("%H:%M:%S ") + message, file=sys.stderr, flush=True)
+
+
+# The command line
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+
+    def names(text: str) -> list[str]:
+        return text.split(",")
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=list(cases.SIZES), default="quick")
+    parser.add_argument("--jobs", type=names, help="some of %s" % ", ".join(GROUPS))
+    parser.add_argument("--peers", type=names, help="some of the names in the table's head")
+    parser.add_argument("--turns", type=int, help="instead of those of the size")
+    parser.add_argument("--python", default=sys.executable, help="TensorFlow's, ours and google's")
+    parser.add_argument(
+        "--build",
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="measure ours and google's in this environment too",
+    )
+    parser.add_argument(
+        "--hugging_face_python", default=os.path.join(ROOT, ".venv-hugging-face", "bin", "python")
+    )
+    parser.add_argument("--model_dir", help="google's kind of checkpoint; by default MiniLM-L6")
+    parser.add_argument("--pairs_dir", help="MRPC, instead of made-up pairs")
+    parser.add_argument("--sentences_dir", help="SST-2, instead of made-up sentences")
+    parser.add_argument("--json", default=os.path.join(CACHE, "bench.json"), help="to be written")
+    return parser.parse_args(argv)
+
+
+def chosen(wanted: Sequence[str] | None, there_are: Sequence[str], flag: str) -> list[str]:
+    """Gives the wanted ones of some names in their order, all of them if nothing is said."""
+    unknown = sorted(set(wanted or ()) - set(there_are))
+    if unknown:
+        sys.exit("%s: %s: there are %s" % (flag, ", ".join(unknown), ", ".join(there_are)))
+    return [name for name in there_are if wanted is None or name in wanted]
+
+
+def main() -> None:
+    """Measures and prints."""
+    arguments = parse_arguments()
+    groups = chosen(arguments.jobs, GROUPS, "--jobs")
+    size = cases.SIZES[arguments.size]
+    if arguments.turns:
+        size = size._replace(short_turns=arguments.turns, long_turns=arguments.turns)
+    model_dir = os.path.abspath(arguments.model_dir or fetch_minilm.fetch(CACHE))
+    os.makedirs(CACHE, exist_ok=True)
+    facts = report.machine()
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=CACHE) as folder:
+        peers = make_peers(arguments, model_dir, os.path.join(folder, "model"))
+        names = chosen(arguments.peers, [peer.name for peer in peers], "--peers")
+        peers, versions = start([peer for peer in peers if peer.name in names])
+        to_hugging_face.convert(model_dir, os.path.join(folder, "model"))
+        data = write_data(folder, size, arguments.pairs_dir, arguments.sentences_dir, model_dir)
+        bench = Bench(peers, folder, data["one step"])
+        try:
+            for case in cases.make_cases(size, data):
+                if case.group in groups:
+                    bench.measure(case)
+        except KeyboardInterrupt:
+            say("Interrupted: the table has what was measured until now")
+    facts.update(versions, size="%s, %s" % (arguments.size, size))
+    table = report.medians(bench.turns)
+    with open(os.path.join(model_dir, "bert_config.json")) as stream:
+        report.add_shares(table, json.load(stream))
+    print(report.bullets(facts))
+    print(report.markdown(table, [peer.name for peer in peers]))
+    print(LEGEND)
+    results = {
+        "facts": facts,
+        "medians": [
+            {"case": case, "measure": measure, "peers": numbers}
+            for (case, measure), numbers in table.items()
+        ],
+        "turns": [turn._asdict() for turn in bench.turns],
+    }
+    with open(arguments.json, "w") as stream:
+        json.dump(results, stream, indent=1)
+    say("All turns are in %s" % arguments.json)
+
+
+if __name__ == "__main__":
+    main()

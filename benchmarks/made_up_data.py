@@ -1,0 +1,99 @@
+"""Rows like those of MRPC and SST-2, made up: as long, as often of each label, and learnable.
+
+Words come from a BERT vocabulary, whose order is about that of their frequency, by the law of Zipf.
+A row is a label, a text, and for pairs a second text. The same seed gives the same rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Iterator, NamedTuple
+
+NUM_WORDS = 14816  # different words in SST-2
+MEAN_WORDS_OF_SENTENCE = 9.4  # SST-2, whose lengths fall off exponentially
+MEAN_WORDS_OF_PAIR, DEVIATION_OF_PAIR = 22, 5.7  # each half, in MRPC
+DEVIATION_BETWEEN_HALVES = 4
+SHARE_OF_PARAPHRASES = 0.67
+# Part of the words of one half that the other half has too.
+KEPT_IN_PARAPHRASE, KEPT_IN_OTHER = 0.9, 0.4
+# A word with a verdict agrees with its row's label so often.
+TRUTHFULNESS = 0.9
+PRAISE = (
+    "good great best love beautiful perfect brilliant wonderful funny charming warm clever fresh "
+    "rich strong bright smart sweet happy fantastic"
+).split()
+BLAME = (
+    "bad worst hate ugly terrible awful horrible boring dull weak empty cold stupid silly slow "
+    "poor sad cheap lazy wrong"
+).split()
+
+
+class Row(NamedTuple):
+    """A row of a training file; the second text is None where a row has one text."""
+
+    label: str
+    text: str
+    text_b: str | None
+
+
+class Words:
+    """Draws words of a vocabulary as often as a language would use them."""
+
+    def __init__(self, vocab: list[str]):
+        """Takes the words among the tokens; one in ten is changed so that it is not a token."""
+        words = [token for token in vocab if token.isalpha() and len(token) > 1]
+        self._words = [
+            word + words[-rank] if rank % 10 == 0 else word
+            for rank, word in enumerate(words[:NUM_WORDS], start=1)
+        ]
+        self._cumulated = list(
+            itertools.accumulate(1 / rank for rank in range(1, len(self._words) + 1))
+        )
+
+    def draw(self, chance: random.Random, count: int) -> list[str]:
+        """Draws so many words."""
+        return chance.choices(self._words, cum_weights=self._cumulated, k=count)
+
+
+def load_vocab(path: str) -> list[str]:
+    """Reads the tokens of a vocabulary."""
+    with open(path, encoding="utf-8") as stream:
+        return stream.read().splitlines()
+
+
+def sentences(words: Words, seed: int) -> Iterator[Row]:
+    """Makes sentences that praise (label 1) or blame (label 0), like SST-2; without end."""
+    chance = random.Random(seed)
+    while True:
+        label = chance.randrange(2)
+        length = 1 + int(chance.expovariate(1 / (MEAN_WORDS_OF_SENTENCE - 0.5)))
+        text = words.draw(chance, length)
+        for place in chance.sample(range(length), 1 + length // 8):
+            agrees = chance.random() < TRUTHFULNESS
+            text[place] = chance.choice(PRAISE if bool(label) == agrees else BLAME)
+        yield Row(str(label), " ".join(text), None)
+
+
+def pairs(words: Words, seed: int) -> Iterator[Row]:
+    """Makes pairs that share most of their words (label 1) or some (label 0), like MRPC."""
+    chance = random.Random(seed)
+    while True:
+        is_paraphrase = chance.random() < SHARE_OF_PARAPHRASES
+        kept = KEPT_IN_PARAPHRASE if is_paraphrase else KEPT_IN_OTHER
+        first = words.draw(
+            chance, max(5, round(chance.gauss(MEAN_WORDS_OF_PAIR, DEVIATION_OF_PAIR)))
+        )
+        length = max(5, round(len(first) + chance.gauss(0, DEVIATION_BETWEEN_HALVES)))
+        fresh = words.draw(chance, length)
+        second = [old if chance.random() < kept else new for old, new in zip(first, fresh)] + fresh[
+            len(first) :
+        ]
+        yield Row(str(int(is_paraphrase)), " ".join(first), " ".join(second))
+
+
+def long_texts(words: Words, seed: int, num_words: int) -> Iterator[Row]:
+    """Makes texts of so many words or more, to fill a model's whole length."""
+    chance = random.Random(seed)
+    for label in itertools.cycle("01"):
+        yield Row(label, " ".join(words.draw(chance, num_words)), None)

@@ -1,0 +1,166 @@
+"""Runs this project's program for `bench.py`: as a command where it can, see `runner.py`."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, Iterator
+
+import runner
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+
+def program(model_dir: str, output_dir: str, *flags: str) -> Iterator[str]:
+    """Runs the command and gives the lines of its log as they come."""
+    command = [
+        sys.executable,
+        os.path.join(ROOT, "run_classifier_gpu.py"),
+        "--task_name=file",
+        "--bert_config_file=" + os.path.join(model_dir, "bert_config.json"),
+        "--vocab_file=" + os.path.join(model_dir, "vocab.txt"),
+        "--output_dir=" + output_dir,
+        *flags,
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        sys.stderr.write(line)
+        yield line
+    if process.wait():
+        sys.exit("run_classifier_gpu.py ended with status %d" % process.returncode)
+
+
+def fine_tune(
+    model_dir: str,
+    data_dir: str,
+    output_dir: str,
+    max_seq_length: int,
+    batch_size: int,
+    num_epochs: float,
+    learning_rate: float,
+    log_steps: int,
+) -> dict[str, Any]:
+    """Trains, and evaluates once at the end."""
+    log = program(
+        model_dir,
+        output_dir,
+        "--do_train",
+        "--data_dir=" + data_dir,
+        "--init_checkpoint=" + os.path.join(model_dir, "bert_model.ckpt"),
+        "--max_seq_length=%d" % max_seq_length,
+        "--train_batch_size=%d" % batch_size,
+        "--eval_batch_size=%d" % batch_size,
+        "--num_train_epochs=%g" % num_epochs,
+        "--learning_rate=%g" % learning_rate,
+        "--log_every_n_iter=%d" % log_steps,
+        # One checkpoint and one evaluation, at the end.
+        "--save_checkpoints_steps=1000000",
+    )
+    steps = []
+    for line in log:
+        logged = re.search(r" step (\d+)/", line)
+        if logged:
+            steps.append((int(logged.group(1)), time.time()))
+    with open(os.path.join(output_dir, "eval_history.jsonl")) as stream:
+        last = json.loads(stream.readlines()[-1])
+    return {
+        "steps": steps,
+        "accuracy": last["metrics"]["eval_accuracy"],
+        "checkpoint_megabytes": runner.megabytes(
+            glob.glob(runner.newest_checkpoint(output_dir) + ".*")
+        ),
+    }
+
+
+def predict(
+    model_dir: str, data_dir: str, output_dir: str, max_seq_length: int, batch_size: int
+) -> dict[str, Any]:
+    """Predicts the test set with a trained model; the time is from the loading of the weights."""
+    log = program(
+        model_dir,
+        output_dir,
+        "--do_predict",
+        "--data_dir=" + data_dir,
+        "--max_seq_length=%d" % max_seq_length,
+        "--predict_batch_size=%d" % batch_size,
+    )
+    times = {}
+    for line in log:
+        for event in ("Predictions of", "predictions in"):
+            if event in line:
+                times[event] = time.time()
+    return {"seconds": times["predictions in"] - times["Predictions of"]}
+
+
+def latency(
+    model_dir: str, data_dir: str, output_dir: str, max_seq_length: int, num_texts: int
+) -> dict[str, Any]:
+    """Answers one text after the other from an export, which knows its own length."""
+    del model_dir, max_seq_length
+    from predictor import Predictor  # noqa: PLC0415
+
+    export_dir = max(glob.glob(os.path.join(output_dir, "export", "best_exporter", "*")))
+    texts = [
+        (example.text, example.text_b) if example.text_b else example.text
+        for example in runner.read_examples(os.path.join(data_dir, "test.tsv"))[:num_texts]
+    ]
+    with Predictor(export_dir) as predictor:
+        return {"seconds": runner.time_calls(lambda text: predictor.predict([text]), texts)}
+
+
+def convert(model_dir: str, data_dir: str, max_seq_length: int) -> dict[str, Any]:
+    """Turns the training file into records."""
+    import features  # noqa: PLC0415
+    from processors import InputExample  # noqa: PLC0415
+    from tokenization import FullTokenizer  # noqa: PLC0415
+
+    examples = [
+        InputExample("%d" % number, example.text, example.text_b, example.label)
+        for number, example in enumerate(runner.read_examples(os.path.join(data_dir, "train.tsv")))
+    ]
+    tokenizer = FullTokenizer(os.path.join(model_dir, "vocab.txt"))
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.time()
+        features.file_based_convert_examples_to_features(
+            examples, runner.LABELS, max_seq_length, tokenizer, os.path.join(folder, "records")
+        )
+        return {"seconds": time.time() - started}
+
+
+def products() -> dict[str, Any]:
+    """Multiplies matrices with this build of TensorFlow."""
+    import tensorflow.compat.v1 as tf  # noqa: PLC0415
+
+    session = tf.Session()
+
+    def make_product(m, k, n):
+        # Variables, because a product of constants would be computed once and for all.
+        factors = [tf.Variable(tf.random.normal(shape)) for shape in ([m, k], [k, n])]
+        session.run([factor.initializer for factor in factors])
+        product = tf.matmul(*factors).op
+        return lambda: session.run(product)
+
+    return runner.time_products(make_product)
+
+
+def versions() -> dict[str, Any]:
+    """Says what this environment is."""
+    return runner.packages("tensorflow-gpu", "tensorflow", "intel-tensorflow", "numpy")
+
+
+if __name__ == "__main__":
+    runner.answer(
+        fine_tune=fine_tune,
+        predict=predict,
+        latency=latency,
+        convert=convert,
+        products=products,
+        versions=versions,
+    )

@@ -1,0 +1,118 @@
+"""From the numbers of many turns to one table; and what machine they are of."""
+
+from __future__ import annotations
+
+import collections
+import os
+import platform
+import statistics
+import subprocess
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+
+import cases
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+THREAD_SETTINGS = (
+    "OMP_NUM_THREADS",
+    "KMP_BLOCKTIME",
+    "KMP_AFFINITY",
+    "MKL_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+SHARE = "share of the fastest products, %"
+# Measures that a ratio would say nothing about.
+WITHOUT_RATIO = ("dev accuracy", SHARE)
+
+
+class Turn(NamedTuple):
+    """What one peer has reached in one turn of one case."""
+
+    case: str
+    peer: str
+    load: float  # of the machine, before
+    numbers: dict[str, float]
+
+
+# (case, measure) -> peer -> number, in the order in which they were measured
+Table = "dict[tuple[str, str], dict[str, float]]"
+
+
+def medians(turns: Iterable[Turn]) -> Table:
+    """Gives the median of each number over the turns."""
+    values = collections.defaultdict(lambda: collections.defaultdict(list))
+    for turn in turns:
+        for measure, number in turn.numbers.items():
+            values[turn.case, measure][turn.peer].append(number)
+    return {
+        row: {peer: statistics.median(numbers) for peer, numbers in peers.items()}
+        for row, peers in values.items()
+    }
+
+
+def add_shares(table: Table, config: Mapping[str, int]) -> None:
+    """Adds what part of the speed of the fastest products a step reaches with its products."""
+    case = cases.steps_title(cases.MAX_SEQ_LENGTH)
+    speeds = table.get(("products", "all, GFLOP/s"))
+    steps = table.get((case, "a step, s"))
+    if speeds and steps:
+        gigaflop = cases.step_gigaflop(config, cases.BATCH_SIZE, cases.MAX_SEQ_LENGTH)
+        table[case, SHARE] = {
+            peer: 100 * gigaflop / seconds / max(speeds.values()) for peer, seconds in steps.items()
+        }
+
+
+def markdown(table: Table, peers: Sequence[str]) -> str:
+    """Draws a table with a column for each peer; in brackets how many times the first one's."""
+    first, *_ = peers
+    lines = [["", *peers], ["---"] * (1 + len(peers))]
+    for (case, measure), numbers in table.items():
+        base = None if measure in WITHOUT_RATIO else numbers.get(first)
+        lines.append(
+            ["%s: %s" % (case, measure)]
+            + [cell(numbers.get(peer), base if peer != first else None) for peer in peers]
+        )
+    return "".join("| %s |\n" % " | ".join(line) for line in lines)
+
+
+def cell(number: float | None, base: float | None) -> str:
+    """Writes a number with three digits, and its ratio to another."""
+    if number is None:
+        return "-"
+    text = "%.0f" % number if number >= 100 else "%.3g" % number
+    return text + (" (%.2f)" % (number / base) if base else "")
+
+
+def machine() -> dict[str, Any]:
+    """Says what all of this was measured on."""
+    with open("/proc/cpuinfo") as stream:
+        fields = (line.partition(":") for line in stream)
+        cpu = {name.strip(): value.strip() for name, _, value in fields}
+    features = cpu.get("flags", "").split()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    command = ["git", "-C", ROOT, "describe", "--always", "--dirty"]
+    return {
+        "CPU": cpu.get("model name", "unknown"),
+        "CPU features": [feature for feature in CPU_FEATURES if feature in features],
+        "cores": len(os.sched_getaffinity(0)),
+        "memory, GB": round(1e-9 * memory, 1),
+        "system": platform.platform(),
+        "load at the start": round(os.getloadavg()[0], 2),
+        "thread settings": {
+            name: os.environ[name] for name in THREAD_SETTINGS if name in os.environ
+        }
+        or "none: each program's own",
+        "commit": subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.strip(),
+    }
+
+
+def bullets(facts: Mapping[str, Any]) -> str:
+    """Writes facts as a Markdown list."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join("%s %s" % item for item in value.items())
+        return ", ".join(value) if isinstance(value, list) else str(value)
+
+    return "".join("- %s: %s\n" % (name, text(value)) for name, value in facts.items())
