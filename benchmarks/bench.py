@@ -1,4 +1,4 @@
-"""Measures this program and its peers side by side: `make bench`.
+"""Measures this program and its peers side by side, on the CPU: `make bench`.
 
     .venv/bin/python benchmarks/bench.py [--size=smoke|quick|full] [--jobs=...] [--peers=...]
 
@@ -37,19 +37,27 @@ from report import Turn
 import processors
 
 CACHE = os.path.join(ROOT, ".cache")
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+ENVIRONMENT = {
+    # Of two programs on a GPU and one on the CPU the table would say nothing.
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}
 HUGGING_FACE = {
     "": {"padding": "longest"},  # batches of similar length
     "padded": {"padding": "max_length"},  # what its examples do unless told otherwise
     "bf16": {"padding": "longest", "bf16": True},
 }
 LEGEND = """\
-Medians of turns, in brackets how many times the first column's. `ours`: run_classifier_gpu.py.
-`google`: run_classifier of bert-tensorflow, every example padded to the maximal length; one
-sentence: a call of `Estimator.predict`, which builds its graph anew. `hf`: transformers' Trainer
-with `group_by_length` in fp32; `-padded`: every example padded to the maximal length, as in its
-examples; `-bf16`: with autocast. `ours-NAME`, `google-NAME`: in another environment (`--build`).
-Maximal length %d, batch size %d, learning rate %g; one evaluation and one checkpoint, at the end.
+Medians of turns, in brackets how many times the first column's.
+- Training: maximal length %d where no other is named, batches of %d, learning rate %g; one
+  evaluation and one checkpoint, at the end. Prediction begins with loading the weights.
+- `ours`: run_classifier_gpu.py; one sentence: `Predictor`.
+- `google`: run_classifier of bert-tensorflow, which pads every example to the maximal length; one
+  sentence: a call of `Estimator.predict`, which builds its graph anew.
+- `hf`: transformers' Trainer with `group_by_length`, fp32; `hf-padded`: every example padded to the
+  maximal length, as in its examples; `hf-bf16`: as `hf`, with autocast.
+- `ours-NAME`, `google-NAME`: in the environment of `--build`.
 """ % (MAX_SEQ_LENGTH, BATCH_SIZE, LEARNING_RATE)
 
 
@@ -146,7 +154,7 @@ def make_peers(
     arguments: argparse.Namespace, model_dir: str, hugging_face_model: str
 ) -> list[Peer]:
     """Lists all peers, ours first."""
-    builds = {"": arguments.python}
+    builds = {"": os.path.abspath(arguments.python)}
     for build in arguments.build:
         name, _, python = build.partition("=")
         builds["-" + name] = os.path.abspath(python)
@@ -157,7 +165,7 @@ def make_peers(
     ] + [
         Peer(
             "hf" + (variant and "-" + variant),
-            arguments.hugging_face_python,
+            os.path.abspath(arguments.hugging_face_python),
             "hugging_face.py",
             hugging_face_model,
             variant,
@@ -169,15 +177,19 @@ def make_peers(
 
 def start(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, dict[str, str]]]:
     """Finds out which peers there are on this machine; returns them, and name -> their versions."""
-    ready, versions = [], {}
+    ready, versions, failures = [], {}, {}
     for peer in peers:
-        try:
-            answer = ask(peer, "versions", {})
-        except JobFailed as failure:
-            say("%s is left out, it does not start: %s" % (peer.name, failure))
+        runner = peer.python, peer.script
+        if runner not in failures:
+            failures[runner] = None
+            try:
+                versions[peer.name] = ask(peer, "versions", {}).numbers
+            except JobFailed as failure:
+                failures[runner] = failure
+        if failures[runner]:
+            say("%s is left out, it does not start: %s" % (peer.name, failures[runner]))
         else:
             ready.append(peer)
-            versions[peer.name] = answer.numbers
     return ready, versions
 
 
@@ -211,7 +223,12 @@ def ask(peer: Peer, job: str, settings: Mapping[str, Any]) -> Answer:
         except OSError as error:
             raise JobFailed(str(error)) from error
         # Instead of `process.wait()`, because it says what this one process has used.
-        _, process.returncode, usage = os.wait4(process.pid, 0)
+        try:
+            _, process.returncode, usage = os.wait4(process.pid, 0)
+        except KeyboardInterrupt:
+            # It has been told too, and may want to save.
+            process.wait()
+            raise
         seconds = time.time() - started
         if process.returncode:
             log.seek(0)
@@ -282,6 +299,7 @@ class Bench:
                 "learning_rate": LEARNING_RATE,
                 "log_steps": 1,
             }
+            say("one training step for those: %s" % peer.name)
             ask(peer, "fine_tune", settings)
         return output_dir
 
@@ -331,21 +349,18 @@ def chosen(wanted: Sequence[str] | None, there_are: Sequence[str], flag: str) ->
     return [name for name in there_are if wanted is None or name in wanted]
 
 
-def main() -> None:
-    """Measures and prints."""
-    arguments = parse_arguments()
+def measure(
+    arguments: argparse.Namespace, size: Size, model_dir: str
+) -> tuple[list[Turn], list[str], dict[str, Any]]:
+    """Measures what is asked for; returns the turns, the peers' names, and facts about them."""
     groups = chosen(arguments.jobs, GROUPS, "--jobs")
-    size = cases.SIZES[arguments.size]
-    if arguments.turns:
-        size = size._replace(short_turns=arguments.turns, long_turns=arguments.turns)
-    model_dir = os.path.abspath(arguments.model_dir or fetch_minilm.fetch(CACHE))
-    os.makedirs(CACHE, exist_ok=True)
     facts = report.machine()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=CACHE) as folder:
-        peers = make_peers(arguments, model_dir, os.path.join(folder, "model"))
+        hugging_face_model = os.path.join(folder, "model")
+        peers = make_peers(arguments, model_dir, hugging_face_model)
         names = chosen(arguments.peers, [peer.name for peer in peers], "--peers")
         peers, versions = start([peer for peer in peers if peer.name in names])
-        to_hugging_face.convert(model_dir, os.path.join(folder, "model"))
+        to_hugging_face.convert(model_dir, hugging_face_model)
         data = write_data(folder, size, arguments.pairs_dir, arguments.sentences_dir, model_dir)
         bench = Bench(peers, folder, data["one step"])
         try:
@@ -354,23 +369,30 @@ def main() -> None:
                     bench.measure(case)
         except KeyboardInterrupt:
             say("Interrupted: the table has what was measured until now")
-    facts.update(versions, size="%s, %s" % (arguments.size, size))
-    table = report.medians(bench.turns)
+    return bench.turns, [peer.name for peer in peers], dict(facts, **versions)
+
+
+def main() -> None:
+    """Measures and prints."""
+    arguments = parse_arguments()
+    size = cases.SIZES[arguments.size]
+    if arguments.turns:
+        size = size._replace(short_turns=arguments.turns, long_turns=arguments.turns)
+    os.makedirs(CACHE, exist_ok=True)
+    model_dir = os.path.abspath(arguments.model_dir or fetch_minilm.fetch(CACHE))
+    turns, peers, facts = measure(arguments, size, model_dir)
+    if not turns:
+        sys.exit("nothing was measured")
+
+    facts["size"] = arguments.size
+    table = report.medians(turns)
     with open(os.path.join(model_dir, "bert_config.json")) as stream:
         report.add_shares(table, json.load(stream))
     print(report.bullets(facts))
-    print(report.markdown(table, [peer.name for peer in peers]))
+    print(report.markdown(table, peers))
     print(LEGEND)
-    results = {
-        "facts": facts,
-        "medians": [
-            {"case": case, "measure": measure, "peers": numbers}
-            for (case, measure), numbers in table.items()
-        ],
-        "turns": [turn._asdict() for turn in bench.turns],
-    }
     with open(arguments.json, "w") as stream:
-        json.dump(results, stream, indent=1)
+        json.dump(report.as_json(facts, size._asdict(), table, turns), stream, indent=1)
     say("All turns are in %s" % arguments.json)
 
 

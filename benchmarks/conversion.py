@@ -10,7 +10,6 @@ many words, as often repeated, as those of SST-2. `examples/fetch_minilm.py` get
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import random
 import re
@@ -21,6 +20,7 @@ import sys
 import tempfile
 import time
 
+import made_up_data
 import tensorflow.compat.v1 as tf
 from bert import run_classifier as google
 from bert import tokenization as google_tokenization
@@ -38,8 +38,6 @@ MAX_SEQ_LENGTH = 128
 NUM_ROWS = 67349
 # google's converter is slow: what it does in a second does not change with more rows.
 NUM_ROWS_OF_GOOGLE = 4000
-NUM_WORDS = 14816
-WORDS_PER_ROW = 9.4
 MEMORY_ROWS = (10000, 100000, 1000000)
 
 
@@ -48,17 +46,7 @@ class MadeUpRows:
 
     def __init__(self, count, vocab_file):
         self._count = count
-        tokens = tokenization.load_vocab(vocab_file)
-        words = [token for token in tokens if token.isalpha() and len(token) > 1]
-        # One word in ten is none of the vocabulary, and is split into pieces.
-        self._words = [
-            word + words[-rank] if rank % 10 == 0 else word
-            for rank, word in enumerate(words[:NUM_WORDS], start=1)
-        ]
-        # By the law of Zipf, which gives SST-2's shares within a few per cent.
-        self._cumulated = list(
-            itertools.accumulate(1 / rank for rank in range(1, len(self._words) + 1))
-        )
+        self._words = made_up_data.Words(made_up_data.load_vocab(vocab_file))
 
     def __len__(self):
         return self._count
@@ -66,8 +54,7 @@ class MadeUpRows:
     def __iter__(self):
         chance = random.Random(0)
         for number in range(self._count):
-            length = 1 + int(chance.expovariate(1 / (WORDS_PER_ROW - 0.5)))
-            words = chance.choices(self._words, cum_weights=self._cumulated, k=length)
+            words = self._words.draw(chance, made_up_data.sentence_length(chance))
             yield InputExample("train-%d" % number, " ".join(words), None, LABELS[number % 2])
 
 

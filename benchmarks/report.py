@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Dict, Iterable, Mapping, NamedTuple, Sequence, Tuple
 
 import cases
 
@@ -36,7 +36,7 @@ class Turn(NamedTuple):
 
 
 # (case, measure) -> peer -> number, in the order in which they were measured
-Table = "dict[tuple[str, str], dict[str, float]]"
+Table = Dict[Tuple[str, str], Dict[str, float]]
 
 
 def medians(turns: Iterable[Turn]) -> Table:
@@ -81,7 +81,23 @@ def cell(number: float | None, base: float | None) -> str:
     if number is None:
         return "-"
     text = "%.0f" % number if number >= 100 else "%.3g" % number
-    return text + (" (%.2f)" % (number / base) if base else "")
+    return text + (" (%.2fx)" % (number / base) if base else "")
+
+
+def as_json(
+    facts: Mapping[str, Any], size: Mapping[str, Any], table: Table, turns: Iterable[Turn]
+) -> dict[str, Any]:
+    """Gives all there is to know, as JSON has it."""
+    rows = [
+        {"case": case, "measure": measure, "peers": numbers}
+        for (case, measure), numbers in table.items()
+    ]
+    return {
+        "facts": facts,
+        "size": size,
+        "medians": rows,
+        "turns": [turn._asdict() for turn in turns],
+    }
 
 
 def machine() -> dict[str, Any]:
