@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -219,6 +220,7 @@ def ask(peer: Peer, job: str, settings: Mapping[str, Any]) -> Answer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
+                start_new_session=True,
             )
         except OSError as error:
             raise JobFailed(str(error)) from error
@@ -226,7 +228,8 @@ def ask(peer: Peer, job: str, settings: Mapping[str, Any]) -> Answer:
         try:
             _, process.returncode, usage = os.wait4(process.pid, 0)
         except KeyboardInterrupt:
-            # It has been told too, and may want to save.
+            # And those that it has started: nobody else ends them.
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
         seconds = time.time() - started
@@ -375,6 +378,8 @@ def measure(
 def main() -> None:
     """Measures and prints."""
     arguments = parse_arguments()
+    # As Ctrl-C: what was measured is told, and nothing is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     size = cases.SIZES[arguments.size]
     if arguments.turns:
         size = size._replace(short_turns=arguments.turns, long_turns=arguments.turns)

@@ -11,6 +11,7 @@ import random
 import statistics
 import subprocess
 import sys
+import time
 
 import bench
 import bert.modeling
@@ -369,6 +370,35 @@ def test_memory_is_that_of_the_largest_process(stand_ins, where):
         allocate = "subprocess.run([sys.executable, '-c', %r], check=True)" % allocate
     assert bench.ask(stand_ins.peer("large", allocate), "job", {}).peak_megabytes > 300
     assert bench.ask(stand_ins.peer("small"), "job", {}).peak_megabytes < 300
+
+
+def test_who_interrupts_ends_all_processes(tmp_path, stand_ins, monkeypatch):
+    started = tmp_path / "started"
+    code = "child = subprocess.Popen(['sleep', '60'])\n"
+    code += "open(%r, 'w').write(str(child.pid) + '\\n')\nchild.wait()" % str(started)
+
+    def interrupted(*_):
+        while not (started.exists() and started.read_text().endswith("\n")):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "wait4", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench.ask(stand_ins.peer("a", code), "job", {})
+    child = int(started.read_text())
+    # The system ends it a moment later.
+    deadline = time.time() + 30
+    while is_running(child) and time.time() < deadline:
+        time.sleep(0.01)
+    assert not is_running(child)
+
+
+def is_running(process_id):
+    try:
+        with open("/proc/%d/stat" % process_id) as stream:
+            return stream.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_what_does_not_start_is_left_out(stand_ins, capsys):
