@@ -28,7 +28,7 @@ test: dev horovod ## Run the fast tests
 test-all: dev horovod ## Run the slow tests too
 	$(python) -m pytest -m ''
 
-bench: dev ## Measure this program and its peers, about 40 minutes; BENCH_FLAGS=--help says more
+bench: dev ## Measure this program and its peers, about 45 minutes; BENCH_FLAGS=--help says more
 	@tools/make_hugging_face.sh || true
 	$(python) benchmarks/bench.py $(BENCH_FLAGS)
 
