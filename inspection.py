@@ -34,7 +34,7 @@ _HUGGING_FACE_KEYS = {"architectures", "model_type", "transformers_version"}
 
 # See `memory`.
 _BYTES_PER_WEIGHT = 42
-_KEPT_BY_ACTIVATION = {"gelu": 7, "gelu_erf": 4}
+_KEPT_BY_ACTIVATION = {"gelu": 4, "gelu_erf": 3}
 
 _SUMMARY = "baseline", "cut", "[UNK]", "checkpoint", "steps", "evaluations", "early stopping"
 
@@ -465,28 +465,31 @@ def memory(config: BertConfig, num_weights: int, seq_length: int, batch_size: in
     """Estimates the bytes that training takes, in float32, beside those of the program itself.
 
     42 per weight: it, its gradient and its two moments take 16, copies that live while weights are
-    initialized and updated the rest, as measured on a CPU. And what layers keep for the gradients:
-    per token and layer 12 vectors of `hidden_size`, the attention probabilities of all heads three
-    times, and 7 vectors of `intermediate_size` for gelu, 4 for gelu_erf, else 1.
-
-    The peaks of seven runs (23 to 110 million weights, 1.3 to 4.9 GB) were between 4 % below and
-    3 % above this. One of 4 million weights took 0.3 GB where this gives 0.2.
+    initialized and updated the rest. And what layers keep for the gradients: per token and layer 13
+    vectors of `hidden_size`, the attention probabilities of all heads three times, and 4 vectors of
+    `intermediate_size` for gelu, 3 for gelu_erf, else 1. The last layer keeps as much for the first
+    token only, and 2 vectors of `hidden_size` for the others.
     """
-    per_token = 12 * config.hidden_size + 3 * config.num_attention_heads * seq_length
+    per_token = 13 * config.hidden_size + 3 * config.num_attention_heads * seq_length
     per_token += _KEPT_BY_ACTIVATION.get(str(config.hidden_act), 1) * config.intermediate_size
-    kept = 4 * batch_size * seq_length * config.num_hidden_layers * per_token
-    return _BYTES_PER_WEIGHT * num_weights + kept
+    per_example = (config.num_hidden_layers - 1) * per_token * seq_length
+    per_example += per_token + 2 * config.hidden_size * seq_length
+    return _BYTES_PER_WEIGHT * num_weights + 4 * batch_size * per_example
 
 
 def flops_per_example(config: BertConfig, seq_length: int) -> int:
     """Counts the operations in the matrix products of layers and pooler for a training example.
 
     A token takes 2 per weight of each layer's kernels, and 4 `hidden_size` per token that it
-    attends to; only [CLS] passes the pooler. The gradients take twice as many again.
+    attends to. Only [CLS] passes the pooler, and so the last layer, where the others do no more
+    than be attended to, by key and value. The gradients take twice as many again.
     """
     kernels = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
     per_token = 2 * kernels + 4 * config.hidden_size * seq_length
-    return 3 * (config.num_hidden_layers * per_token * seq_length + 2 * config.hidden_size**2)
+    key_and_value = 4 * config.hidden_size**2
+    last_layer = per_token + (seq_length - 1) * key_and_value
+    other_layers = (config.num_hidden_layers - 1) * per_token * seq_length
+    return 3 * (other_layers + last_layer + 2 * config.hidden_size**2)
 
 
 def _add_time(report: Report, flops: float) -> None:
