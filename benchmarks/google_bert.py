@@ -67,7 +67,7 @@ def make_estimator(
     batch_size: int,
     learning_rate: float = 0.0,
     num_train_steps: int | None = None,
-) -> tf.contrib.tpu.TPUEstimator:
+) -> tf.estimator.tpu.TPUEstimator:
     """Builds the estimator of google's script; without steps it is for a trained model."""
     bert_config = modeling.BertConfig.from_json_file(os.path.join(model_dir, "bert_config.json"))
     # It knows no gelu but its own, which approximates the exact form to 1e-3.
@@ -83,10 +83,12 @@ def make_estimator(
         use_one_hot_embeddings=False,
     )
     # One checkpoint at the end, and the one with which Estimator begins.
-    config = tf.contrib.tpu.RunConfig(
-        model_dir=output_dir, save_checkpoints_steps=1000000, tpu_config=tf.contrib.tpu.TPUConfig()
+    config = tf.estimator.tpu.RunConfig(
+        model_dir=output_dir,
+        save_checkpoints_steps=1000000,
+        tpu_config=tf.estimator.tpu.TPUConfig(),
     )
-    return tf.contrib.tpu.TPUEstimator(
+    return tf.estimator.tpu.TPUEstimator(
         use_tpu=False,
         model_fn=model_fn,
         config=config,
