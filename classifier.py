@@ -59,6 +59,7 @@ def create_model(
     label_smoothing: float = 0.0,
     problem_type: str = "classification",
     thresholds: Sequence[float] | None = None,
+    gradient_checkpointing: bool = False,
 ) -> ModelOutputs:
     """Builds BERT and one linear layer on its pooled output.
 
@@ -86,6 +87,7 @@ def create_model(
             cross entropy.
         thresholds: for multi_label, the probability above which an example has the label, for each
             label; 0.5 if not given.
+        gradient_checkpointing: see `modeling.transformer_model`.
 
     Raises:
         ValueError: an option does not belong to the problem type, or there are windows in training.
@@ -109,6 +111,7 @@ def create_model(
         token_type_ids=segment_ids,
         use_one_hot_embeddings=use_one_hot_embeddings,
         dropout_seed=dropout_seed,
+        gradient_checkpointing=gradient_checkpointing,
     )
     pooled = model.get_pooled_output()
     output_weights = tf.get_variable(
@@ -347,6 +350,7 @@ def model_fn_builder(
     add_up: Callable[[tf.Tensor, str], tf.Tensor] | None = None,
     problem_type: str = "classification",
     thresholds: Sequence[float] | None = None,
+    gradient_checkpointing: bool = False,
     **optimizer_options: Any,
 ) -> Callable[..., tf.estimator.EstimatorSpec]:
     """Builds the `model_fn` of an Estimator.
@@ -368,6 +372,7 @@ def model_fn_builder(
         add_up: builds the sum over all workers of a tensor, under a name; None for one worker.
         problem_type: see `create_model`.
         thresholds: see `create_model`.
+        gradient_checkpointing: see `create_model`.
         **optimizer_options: further arguments of `optimization.create_optimizer`.
     """
 
@@ -409,6 +414,8 @@ def model_fn_builder(
                 label_smoothing if is_training else 0.0,
                 problem_type,
                 thresholds,
+                # Elsewhere there are no gradients, and nothing is kept for them.
+                gradient_checkpointing and is_training,
             )
 
         if is_training:

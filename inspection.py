@@ -74,6 +74,7 @@ def inspect(
     train_batch_size: int,
     problem_type: str = "classification",
     early_stopping_min_steps: int = 0,
+    gradient_checkpointing: bool = False,
 ) -> Report:
     """Looks at all that a training run begins with.
 
@@ -92,6 +93,7 @@ def inspect(
         problem_type: `classification`, where a label is a str; `multi_label`, where it is a tuple
             of str; `regression`, where it is a float.
         early_stopping_min_steps: before this step the run is never stopped early.
+        gradient_checkpointing: whether layers are computed again for their gradients.
     """
     report = Report(["Data"], [], [], [])
     splits = {
@@ -119,7 +121,9 @@ def inspect(
     report.lines.append("Plan")
     _add_plan(report, schedule, early_stopping_min_steps)
     num_weights = sum(int(np.prod(shape)) for shape in shapes.values())
-    num_bytes = memory(bert_config, num_weights, max_seq_length, train_batch_size)
+    num_bytes = memory(
+        bert_config, num_weights, max_seq_length, train_batch_size, gradient_checkpointing
+    )
     batch = f"batches of {train_batch_size} x {max_seq_length} tokens in float32"
     report.add("memory", f"about {num_bytes / 1e9:.3g} GB for {num_weights:,} weights, {batch}")
     num_examples = schedule.num_train_steps * schedule.examples_per_step
@@ -461,7 +465,13 @@ def _add_plan(report: Report, schedule: Schedule, early_stopping_min_steps: int)
     report.add("early stopping", text if patience else "off")
 
 
-def memory(config: BertConfig, num_weights: int, seq_length: int, batch_size: int) -> int:
+def memory(
+    config: BertConfig,
+    num_weights: int,
+    seq_length: int,
+    batch_size: int,
+    gradient_checkpointing: bool = False,
+) -> int:
     """Estimates the bytes that training takes, in float32, beside those of the program itself.
 
     42 per weight: it, its gradient and its two moments take 16, copies that live while weights are
@@ -469,11 +479,16 @@ def memory(config: BertConfig, num_weights: int, seq_length: int, batch_size: in
     vectors of `hidden_size`, the attention probabilities of all heads three times, and 4 vectors of
     `intermediate_size` for gelu, 3 for gelu_erf, else 1. The last layer keeps as much for the first
     token only, and 2 vectors of `hidden_size` for the others.
+
+    With gradient checkpointing it is as much for one layer at a time, and what each layer reads.
     """
     per_token = 13 * config.hidden_size + 3 * config.num_attention_heads * seq_length
     per_token += _KEPT_BY_ACTIVATION.get(str(config.hidden_act), 1) * config.intermediate_size
-    per_example = (config.num_hidden_layers - 1) * per_token * seq_length
-    per_example += per_token + 2 * config.hidden_size * seq_length
+    if gradient_checkpointing:
+        per_example = (per_token + config.num_hidden_layers * config.hidden_size) * seq_length
+    else:
+        per_example = (config.num_hidden_layers - 1) * per_token * seq_length
+        per_example += per_token + 2 * config.hidden_size * seq_length
     return _BYTES_PER_WEIGHT * num_weights + 4 * batch_size * per_example
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 import math
 import numbers
@@ -236,6 +237,7 @@ class BertModel:
         use_one_hot_embeddings: bool = False,
         scope: str | None = None,
         dropout_seed: tf.Tensor | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         """Adds the encoder to the graph.
 
@@ -250,10 +252,11 @@ class BertModel:
             use_one_hot_embeddings: See `embedding_lookup`.
             scope: Variable scope of the model; if not given, "bert".
             dropout_seed: int32 `[2]`, see `dropout`.
+            gradient_checkpointing: See `transformer_model`.
 
         Raises:
             BadInput: The configuration is impossible or the sequence is too long for it.
-            ValueError: `input_ids` or `input_mask` is not a matrix.
+            ValueError: `input_ids` or `input_mask` is not a matrix, or see `transformer_model`.
         """
         config.validate()
         assert_rank(input_ids, 2)
@@ -300,14 +303,15 @@ class BertModel:
                     attention_mask,
                     num_hidden_layers=config.num_hidden_layers,
                     do_return_all_layers=True,
+                    gradient_checkpointing=gradient_checkpointing,
                     **layer_options,
                 )
                 # The pooler reads one position of the last layer. TensorFlow computes what is
                 # asked for only, so a classifier does without the other positions.
                 last_input = [self.embedding_output, *self.all_encoder_layers][-2]
                 with tf.variable_scope("layer_%d" % (config.num_hidden_layers - 1), reuse=True):
-                    first_position = _transformer_layer(
-                        last_input[:, :1], last_input, attention_mask, **layer_options
+                    first_position = _layer_function(gradient_checkpointing)(
+                        last_input, attention_mask=attention_mask, num_positions=1, **layer_options
                     )
             self.sequence_output = self.all_encoder_layers[-1]
 
@@ -465,6 +469,7 @@ def transformer_model(
     initializer_range: float = 0.02,
     do_return_all_layers: bool = False,
     dropout_seed: tf.Tensor | None = None,
+    gradient_checkpointing: bool = False,
 ) -> tf.Tensor | list[tf.Tensor]:
     """Passes a sequence through the layers of a transformer encoder.
 
@@ -484,21 +489,27 @@ def transformer_model(
         initializer_range: Standard deviation of fresh weights.
         do_return_all_layers: Whether to return the list of all layers instead of the last one.
         dropout_seed: int32 `[2]`, see `dropout`.
+        gradient_checkpointing: Keep of each layer only what it reads, and compute the layer again
+            for its gradient: less memory, a forward pass more, the same numbers.
 
     Returns:
         float32 `[batch_size, seq_length, hidden_size]`, or a list of these.
 
     Raises:
         BadInput: `num_attention_heads` does not divide `hidden_size`.
+        ValueError: Layers that are computed twice have dropout without a seed.
     """
+    if gradient_checkpointing and dropout_seed is None:
+        if hidden_dropout_prob or attention_probs_dropout_prob:
+            raise ValueError("gradient_checkpointing needs a dropout_seed, to draw masks twice")
+    transformer_layer = _layer_function(gradient_checkpointing)
     hidden = input_tensor
     layers = []
     for index in range(num_hidden_layers):
         with tf.variable_scope("layer_%d" % index):
-            hidden = _transformer_layer(
+            hidden = transformer_layer(
                 hidden,
-                hidden,
-                attention_mask,
+                attention_mask=attention_mask,
                 hidden_size=hidden_size,
                 num_attention_heads=num_attention_heads,
                 intermediate_size=intermediate_size,
@@ -512,9 +523,54 @@ def transformer_model(
     return layers if do_return_all_layers else layers[-1]
 
 
+def _layer_function(gradient_checkpointing: bool) -> Callable[..., tf.Tensor]:
+    if not gradient_checkpointing:
+        return _transformer_layer
+    return lambda hidden, **options: recompute_for_gradient(
+        functools.partial(_transformer_layer, **options), hidden
+    )
+
+
+def recompute_for_gradient(
+    function: Callable[[tf.Tensor], tf.Tensor], input_tensor: tf.Tensor
+) -> tf.Tensor:
+    """Computes a function, keeps nothing but its input, and computes it again for its gradient.
+
+    From https://arxiv.org/abs/1604.06174, section 3.2. Its variables are resource variables, as
+    `tf.custom_gradient` demands; in a checkpoint they are like any other.
+
+    Args:
+        function: It gives the same each time, and gets its variables by `tf.get_variable`.
+        input_tensor: What it is called with.
+    """
+    scope = tf.get_variable_scope()
+
+    def call(tensor: tf.Tensor, **options: bool) -> tf.Tensor:
+        with tf.variable_scope(scope, use_resource=True, **options):
+            return function(tensor)
+
+    @tf.custom_gradient
+    def compute(tensor: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        def gradient(
+            upstream: tf.Tensor, variables: Sequence[tf.Variable]
+        ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            # Not before it is needed. It also keeps TensorFlow from finding the same operations
+            # twice and doing them once.
+            with tf.control_dependencies([upstream]):
+                tensor_again = tf.identity(tensor)
+                result_again = call(tensor_again, reuse=True)
+            of_tensor, *of_variables = tf.gradients(
+                result_again, [tensor_again, *variables], upstream
+            )
+            return of_tensor, of_variables
+
+        return call(tensor), gradient
+
+    return compute(input_tensor)
+
+
 def _transformer_layer(
-    from_tensor: tf.Tensor,
-    to_tensor: tf.Tensor,
+    hidden: tf.Tensor,
     attention_mask: tf.Tensor | None,
     hidden_size: int,
     num_attention_heads: int,
@@ -524,13 +580,18 @@ def _transformer_layer(
     attention_probs_dropout_prob: float,
     initializer_range: float,
     dropout_seed: tf.Tensor | None,
+    num_positions: int | None = None,
 ) -> tf.Tensor:
-    """Passes the positions in `from_tensor` of the sequence `to_tensor` through one layer."""
+    """Passes a sequence through a layer; gives the first positions only, if their number is given.
+
+    What is not asked for is not computed.
+    """
+    attending = hidden if num_positions is None else hidden[:, :num_positions]
     with tf.variable_scope("attention"):
         with tf.variable_scope("self"):
             context = attention_layer(
-                from_tensor,
-                to_tensor,
+                attending,
+                hidden,
                 attention_mask,
                 num_attention_heads=num_attention_heads,
                 size_per_head=attention_head_size(hidden_size, num_attention_heads),
@@ -539,14 +600,14 @@ def _transformer_layer(
                 dropout_seed=dropout_seed,
             )
         with tf.variable_scope("output"):
-            hidden = _add_projection(
-                from_tensor, context, hidden_dropout_prob, initializer_range, dropout_seed
+            attended = _add_projection(
+                attending, context, hidden_dropout_prob, initializer_range, dropout_seed
             )
     with tf.variable_scope("intermediate"):
-        intermediate = dense(hidden, intermediate_size, intermediate_act_fn, initializer_range)
+        intermediate = dense(attended, intermediate_size, intermediate_act_fn, initializer_range)
     with tf.variable_scope("output"):
         return _add_projection(
-            hidden, intermediate, hidden_dropout_prob, initializer_range, dropout_seed
+            attended, intermediate, hidden_dropout_prob, initializer_range, dropout_seed
         )
 
 

@@ -471,7 +471,10 @@ class LAMBOptimizer(AdamWeightDecayOptimizer):
 def _apply_adam(
     variable: tf.Variable, m: tf.Variable, v: tf.Variable, **inputs: float | tf.Tensor
 ) -> tf.Operation:
-    """Adds TensorFlow's own Adam: one operation that reads and writes everything once."""
+    """Adds TensorFlow's own Adam: one operation that reads and writes everything once.
+
+    The moments are resource variables where the variable is one.
+    """
     if hasattr(variable, "handle"):
         return tf.raw_ops.ResourceApplyAdam(var=variable.handle, m=m.handle, v=v.handle, **inputs)
     return tf.raw_ops.ApplyAdam(var=variable, m=m, v=v, **inputs).op
@@ -483,6 +486,7 @@ def _moment(variable: tf.Variable, name: str) -> tf.Variable:
         variable.shape.as_list(),
         initializer=tf.zeros_initializer(),
         trainable=False,
+        use_resource=hasattr(variable, "handle"),
     )
 
 

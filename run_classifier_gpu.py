@@ -42,6 +42,7 @@ import distributed
 import files
 import inspection
 import logs
+import memory
 import modeling
 import runs
 import serving
@@ -210,6 +211,11 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     switch("fp16_allreduce", False, "Send gradients between workers as float16.")
     switch("use_xla", False, "Compile the graph with XLA.")
     switch("amp", False, "Mixed precision: float16 where a GPU gains by it.")
+    switch(
+        "gradient_checkpointing",
+        False,
+        "Compute each layer again for its gradient instead of keeping it: less memory, more time.",
+    )
     switch("debug", False, "Show tracebacks and TensorFlow's own log.")
 
     # The optimizer.
@@ -690,6 +696,7 @@ def inspect(job: Job) -> list[str]:
         flags_obj.train_batch_size,
         inputs.problem_type,
         flags_obj.early_stopping_min_steps,
+        flags_obj.gradient_checkpointing,
     )
     if flags_obj.dry_run:
         print("\n".join(report.lines))
@@ -931,6 +938,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         add_up=workers.add_up,
         problem_type=inputs.problem_type,
         thresholds=inputs.thresholds,
+        gradient_checkpointing=flags_obj.gradient_checkpointing,
         optimizer=flags_obj.optimizer,
         weight_decay_rate=flags_obj.weight_decay_rate,
         clip_norm=flags_obj.clip_norm,
@@ -1050,6 +1058,7 @@ def train(
             "best_" + watched.metric: history.value(best) if best else None,
             "seconds": round(time.time() - started, 1),
             "examples_per_second": round(progress.examples_per_second, 1),
+            "peak_memory_mb": round(memory.peak_megabytes()),
             "workers": workers.size,
         }
         runs.write_record(output_dir, identity, own_flags(flags_obj), result)
@@ -1351,6 +1360,7 @@ def log_summary(job: Job) -> None:
         ("best step", result["best_step"]),
         ("best " + watched.metric, result["best_" + watched.metric]),
         ("time", "%(seconds)s seconds, %(examples_per_second)s examples/s in training" % result),
+        ("peak memory", "%s MB, without that of a GPU" % result.get("peak_memory_mb", "unknown")),
         ("best checkpoint", tf.train.latest_checkpoint(checkpoints.best_dir(output_dir))),
         ("best export", exports[-1] if exports else None),
         ("evaluations", eval_history_path(output_dir)),
@@ -1399,8 +1409,8 @@ def lack_of_space(error: Exception) -> str | None:
         return "the disk is full; free some space, then the same command goes on"
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return (
-            "the memory is full; lower --train_batch_size, for the same result raise "
-            "--num_accumulation_steps by as much, or lower --max_seq_length"
+            "the memory is full; give --gradient_checkpointing, lower --train_batch_size, for the "
+            "same result raise --num_accumulation_steps by as much, or lower --max_seq_length"
         )
     return None
 
@@ -1408,6 +1418,7 @@ def lack_of_space(error: Exception) -> str | None:
 def main(argv: Sequence[str]) -> int:
     """Runs the program; what the user can cure ends it with one line instead of a traceback."""
     del argv
+    memory.keep_freed_memory()
     flags_obj = flags.FLAGS
     logs.log_to_stderr(flags_obj.debug)
     interruption = Interruption()

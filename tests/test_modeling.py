@@ -3,6 +3,8 @@
 import collections
 import json
 import math
+import subprocess
+import sys
 import unittest
 import zlib
 
@@ -486,6 +488,84 @@ def test_every_dropout_of_a_large_model_draws_its_own_mask():
 
 def test_without_training_nothing_is_random():
     assert seeds_of_masks(num_hidden_layers=2, is_training=False) == []
+
+
+def loss_and_gradients(gradient_checkpointing):
+    """Of a model with dropout and padding; also names and shapes of all variables."""
+    with tf.Graph().as_default():
+        probabilities = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+        model = modeling.BertModel(
+            config_of(modeling, num_hidden_layers=3, **probabilities),
+            True,
+            **constants(),
+            dropout_seed=tf.constant([5, 6]),
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        loss = tf.reduce_sum(tf.square(model.get_pooled_output()))
+        variables = tf.trainable_variables()
+        gradients = {
+            variable.op.name: tf.convert_to_tensor(gradient)
+            for variable, gradient in zip(variables, tf.gradients(loss, variables))
+            if gradient is not None
+        }
+        shapes = [(variable.op.name, variable.shape.as_list()) for variable in variables]
+        return evaluate(dict(gradients, loss=loss)), shapes
+
+
+def test_gradient_checkpointing_changes_neither_numbers_nor_variables():
+    kept, shapes = loss_and_gradients(gradient_checkpointing=False)
+    recomputed, same_shapes = loss_and_gradients(gradient_checkpointing=True)
+    assert same_shapes == shapes
+    assert recomputed.keys() == kept.keys()
+    assert len(kept) == 1 + len(shapes)
+    for name, expected in kept.items():
+        np.testing.assert_allclose(recomputed[name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_gradient_checkpointing_needs_masks_that_can_be_drawn_twice():
+    config = config_of(modeling, hidden_dropout_prob=0.1)
+    with pytest.raises(ValueError, match="dropout_seed"):
+        modeling.BertModel(config, True, **constants(), gradient_checkpointing=True)
+
+
+PEAK_OF_A_STEP = """
+import resource, sys
+import numpy as np, tensorflow.compat.v1 as tf
+import modeling
+
+config = modeling.BertConfig(
+    50, hidden_size=64, num_hidden_layers=12, num_attention_heads=4, intermediate_size=256
+)
+# Masks from a constant would be made in advance, and kept as constants.
+dropout_seed = tf.placeholder(tf.int32, [2])
+model = modeling.BertModel(
+    config, True, tf.zeros([32, 128], tf.int32), dropout_seed=dropout_seed,
+    gradient_checkpointing=sys.argv[1] == "True",
+)
+loss = tf.reduce_sum(tf.square(model.get_pooled_output()))
+gradients = tf.gradients(loss, tf.trainable_variables())
+step = [gradient for gradient in gradients if gradient is not None]
+with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    session.run(step, {dropout_seed: [5, 6]})
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+def test_gradient_checkpointing_takes_less_memory():
+    """Eleven layers keep what one layer does; the other things that a step needs are few."""
+    kept, recomputed = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", PEAK_OF_A_STEP, str(is_on)],
+                check=True,
+                stdout=subprocess.PIPE,
+            ).stdout
+        )
+        for is_on in (False, True)
+    )
+    assert recomputed < kept / 2.5, (recomputed, kept)
 
 
 def test_model_leaves_the_configuration_as_it_is():

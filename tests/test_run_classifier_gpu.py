@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -323,6 +324,35 @@ def test_two_runs_with_one_seed_are_equal_bit_for_bit(tmp_path, tiny_bert, data_
     assert len(names) == 41 * 3 + 1
     for name in names:
         np.testing.assert_array_equal(first.get_tensor(name), second.get_tensor(name), name)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_a_run_with_gradient_checkpointing_ends_where_one_without_does(
+    tmp_path, tiny_bert, data_dir, optimizer
+):
+    outputs = [str(tmp_path / name) for name in ("without", "with")]
+    for output_dir, switches in zip(outputs, ([], ["--gradient_checkpointing"])):
+        command = [
+            "--do_train",
+            "--task_name=file",
+            "--data_dir=" + data_dir,
+            "--output_dir=" + output_dir,
+            "--max_seq_length=16",
+            "--num_train_epochs=4",
+            "--save_checkpoints_steps=4",
+            "--optimizer=" + optimizer,
+            *model_flags(tiny_bert),
+        ]
+        succeed(*command, *switches)
+    first, second = [tf.train.load_checkpoint(output_dir) for output_dir in outputs]
+    shapes = first.get_variable_to_shape_map()
+    assert second.get_variable_to_shape_map() == shapes
+    for name in shapes:
+        np.testing.assert_allclose(
+            first.get_tensor(name), second.get_tensor(name), rtol=1e-4, atol=1e-6, err_msg=name
+        )
+    run_json = json.loads(pathlib.Path(outputs[1], "run.json").read_text())
+    assert run_json["result"]["peak_memory_mb"] > 100
 
 
 @pytest.mark.parametrize(
