@@ -22,7 +22,7 @@ from errors import BadInput
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 # Takes the gradient of a result, returns that of each argument.
-Gradient = Callable[[tf.Tensor], Any]
+Gradient = Callable[..., Any]
 # The sizes of a tensor: an int where the graph knows the size, a scalar tensor where it does not.
 Shape = List[Union[int, tf.Tensor]]
 
