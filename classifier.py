@@ -390,6 +390,8 @@ def model_fn_builder(
         is_training = mode == tf.estimator.ModeKeys.TRAIN
         if is_training:
             _log_features(features)
+            # Names are for hooks, which cannot hold tensors: they do not exist when they are made.
+            tf.shape(features["input_ids"], name="batch_shape")
 
         with tf.variable_scope(tf.get_variable_scope(), custom_getter=_seeded_by_name):
             total_loss, per_example_loss, probabilities, predictions = create_model(
@@ -433,7 +435,6 @@ def model_fn_builder(
             if add_up:
                 # So it is the loss of the batch and not of a part of it, and NaN on all or none.
                 total_loss = add_up(total_loss, "loss") / num_shards
-            # A name for hooks, which cannot hold the tensor: it does not exist when they are made.
             tf.identity(total_loss, name="total_loss")
             return tf.estimator.EstimatorSpec(mode, loss=total_loss, train_op=train_op)
 

@@ -150,6 +150,40 @@ def _clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
+class CompilationHook(tf.train.SessionRunHook):
+    """Logs what XLA compiles: the graph of a step, anew for each shape of a batch.
+
+    XLA does not say when it has compiled. It does so in the first or the second step with a shape;
+    so the times of these tell how long it took, beside that of the third.
+
+    It reads the tensor `batch_shape:0` of the model.
+    """
+
+    def __init__(self) -> None:
+        """Knows no shapes yet."""
+        self._seconds: dict[tuple[int, ...], list[float]] = {}
+
+    def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
+        """Asks for the shape and starts the clock."""
+        shape = run_context.session.graph.get_tensor_by_name("batch_shape:0")
+        self._run_started = time.time()
+        return tf.train.SessionRunArgs(shape)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Logs a shape that is new, and its third step."""
+        del run_context
+        shape = tuple(run_values.results.tolist())
+        seconds = self._seconds.setdefault(shape, [])
+        if len(seconds) == 3:
+            return
+        seconds.append(time.time() - self._run_started)
+        name = "%s tokens" % " x ".join(map(str, shape))
+        if len(seconds) == 1:
+            _LOG.info("XLA: batches of %s are shape number %d", name, len(self._seconds))
+        if len(seconds) == 3:
+            _LOG.info("XLA: compiled for %s: steps took %.2f, %.2f, %.2f seconds", name, *seconds)
+
+
 class CheckpointHook(tf.train.CheckpointSaverHook):
     """Saves at multiples of `save_steps` and at the end, there unevaluated if `is_in_a_hurry()`.
 

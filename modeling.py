@@ -656,7 +656,6 @@ def attention_layer(
     """
     width = num_attention_heads * size_per_head
     batch_size, from_seq_length, _ = get_shape_list(from_tensor, expected_rank=3)
-    to_seq_length = get_shape_list(to_tensor, expected_rank=3)[1]
 
     def project_to_heads(tensor: tf.Tensor, name: str) -> tf.Tensor:
         projected = dense(tensor, width, initializer_range=initializer_range, name=name)
@@ -670,68 +669,14 @@ def attention_layer(
 
     # The query is scaled instead of the scores because it has fewer elements.
     query *= 1.0 / math.sqrt(size_per_head)
-    masked_scores = None
+    scores = tf.matmul(query, key, transpose_b=True)  # [batch, heads, from, to]
     if attention_mask is not None:
         masked_scores = (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
-        masked_scores = tf.expand_dims(masked_scores, axis=1)
-    kept = None
-    if attention_probs_dropout_prob:
-        # Dropout here hides whole tokens from a head; so does the paper.
-        shape = [batch_size, num_attention_heads, from_seq_length, to_seq_length]
-        kept = dropout_mask(shape, attention_probs_dropout_prob, dropout_seed)
-
-    context = tf.transpose(_attend(query, key, value, masked_scores, kept), [0, 2, 1, 3])
+        scores += tf.expand_dims(masked_scores, axis=1)
+    # Dropout here hides whole tokens from a head; so does the paper.
+    probabilities = dropout(tf.nn.softmax(scores), attention_probs_dropout_prob, dropout_seed)
+    context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
     return tf.reshape(context, [batch_size, from_seq_length, width])
-
-
-def _attend(
-    query: tf.Tensor,
-    key: tf.Tensor,
-    value: tf.Tensor,
-    masked_scores: tf.Tensor | None,
-    kept: tf.Tensor | None,
-) -> tf.Tensor:
-    """Computes (softmax(query * key + masked_scores) o kept) * value, all per head.
-
-    The gradient is that of section 3.1 in https://arxiv.org/abs/2205.14135, appendix B.2: the sum
-    over tokens that the gradient of a softmax needs is also the product of the result with its
-    gradient, which is shorter than a row of probabilities.
-
-    Args:
-        query: float32 `[batch_size, heads, from_seq_length, size_per_head]`.
-        key: float32 `[batch_size, heads, to_seq_length, size_per_head]`.
-        value: Like `key`.
-        masked_scores: Added to the scores, broadcast to them.
-        kept: Mask of dropout, `[batch_size, heads, from_seq_length, to_seq_length]`.
-
-    Returns:
-        Like `query`.
-    """
-
-    @tf.custom_gradient
-    def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
-        scores = tf.matmul(query, key, transpose_b=True)
-        if masked_scores is not None:
-            scores += masked_scores
-        probabilities = tf.nn.softmax(scores)
-        weights = probabilities if kept is None else probabilities * kept
-        context = tf.matmul(weights, value)
-
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            of_probabilities = tf.matmul(upstream, value, transpose_b=True)
-            if kept is not None:
-                of_probabilities *= kept
-            mean = tf.reduce_sum(upstream * context, axis=-1, keepdims=True)
-            of_scores = probabilities * (of_probabilities - mean)
-            return (
-                tf.matmul(of_scores, key),
-                tf.matmul(of_scores, query, transpose_a=True),
-                tf.matmul(weights, upstream, transpose_a=True),
-            )
-
-        return context, gradient
-
-    return attend(query, key, value)
 
 
 def attention_head_size(hidden_size: int, num_attention_heads: int) -> int:

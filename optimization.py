@@ -404,7 +404,7 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
         # moment, and hardly touch the weights that have large gradients.
         decayed = []
         if self.weight_decay_rate and not self._is_excluded(variable):
-            decayed = [variable.assign_sub(rate * self.weight_decay_rate * variable)]
+            decayed = [_subtract_part(variable, rate * self.weight_decay_rate)]
         with tf.control_dependencies(decayed):
             return _apply_adam(
                 variable,
@@ -478,6 +478,15 @@ def _apply_adam(
     if hasattr(variable, "handle"):
         return tf.raw_ops.ResourceApplyAdam(var=variable.handle, m=m.handle, v=v.handle, **inputs)
     return tf.raw_ops.ApplyAdam(var=variable, m=m, v=v, **inputs).op
+
+
+def _subtract_part(variable: tf.Variable, part: float | tf.Tensor) -> tf.Operation:
+    """Adds `variable -= part * variable`, in place and in one pass."""
+    if hasattr(variable, "handle"):
+        return tf.raw_ops.ResourceApplyGradientDescent(
+            var=variable.handle, alpha=part, delta=variable
+        )
+    return tf.raw_ops.ApplyGradientDescent(var=variable, alpha=part, delta=variable).op
 
 
 def _moment(variable: tf.Variable, name: str) -> tf.Variable:

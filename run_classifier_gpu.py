@@ -64,6 +64,7 @@ from features import (  # noqa: F401
 )
 from history import EvalHistory, Watched
 from hooks import (
+    CompilationHook,
     EarlyStoppingHook,
     EvaluationRecorder,
     ProgressHook,
@@ -1096,6 +1097,13 @@ def train(
     _LOG.info("  Num steps = %d, from step %d", schedule.num_train_steps, start_step)
     if workers.size > 1:
         _LOG.info("  Workers = %d", workers.size)
+    # TensorFlow's own choice is as many as there are cores, of both: on a CPU, fewer were slower.
+    session_config, cores = estimator.config.session_config, len(os.sched_getaffinity(0))
+    _LOG.info(
+        "  Threads = %d for an operation, %d operations at a time",
+        session_config.intra_op_parallelism_threads or cores,
+        session_config.inter_op_parallelism_threads or cores,
+    )
     write_record("training")
     try:
         training.train_and_evaluate(
@@ -1111,7 +1119,7 @@ def train(
             eval_input_fn,
             exporters,
             early_stopping,
-            progress,
+            [progress, CompilationHook()] if flags_obj.use_xla else [progress],
             workers,
             job.interruption,
         )

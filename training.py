@@ -15,7 +15,6 @@ from hooks import (
     CheckpointHook,
     EarlyStoppingHook,
     JoinEvaluationsHook,
-    ProgressHook,
 )
 from interruption import Interruption, LeaveWhenInterrupted, StopWhenInterrupted
 
@@ -47,7 +46,7 @@ def train_and_evaluate(
     eval_input_fn: InputFn,
     exporters: Sequence[tf.estimator.Exporter],
     early_stopping: EarlyStoppingHook,
-    progress: ProgressHook,
+    loggers: Sequence[tf.train.SessionRunHook],
     workers: Workers,
     interruption: Interruption,
 ) -> None:
@@ -63,7 +62,7 @@ def train_and_evaluate(
         eval_input_fn: gives this worker's part of the dev set, once.
         exporters: what the chief does after an evaluation.
         early_stopping: the hook that asks whether to stop, and gets the same answer everywhere.
-        progress: the hook that logs.
+        loggers: hooks that log.
         workers: those who train together.
         interruption: watches for signals.
 
@@ -75,7 +74,7 @@ def train_and_evaluate(
 
     def hooks(at_checkpoints: tf.train.SessionRunHook) -> list[tf.train.SessionRunHook]:
         # After an evaluation it is asked whether progress has ended, and whether a signal has come.
-        return [*workers.first_hooks(), progress, at_checkpoints, early_stopping, interrupted]
+        return [*workers.first_hooks(), *loggers, at_checkpoints, early_stopping, interrupted]
 
     with interruption.deferred():
         if workers.is_chief:

@@ -124,7 +124,8 @@ def measure(builds, batch_size, seq_length, repeats, session_config):
     times = {name: [] for name in steps}
     for turn in range(repeats):
         # Who goes first changes, because what one leaves in the caches the other finds.
-        for name in list(steps)[:: 1 if turn % 2 else -1]:
+        first = turn % len(steps)
+        for name in [*steps, *steps][first : first + len(steps)]:
             times[name].append(seconds(steps[name]))
     return times
 

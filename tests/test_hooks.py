@@ -200,3 +200,22 @@ def test_an_evaluation_says_what_comes_next(tmp_path, caplog):
         "stops early after 10 more steps",
         "best eval_loss 1.0000 at step 20, 2 evaluations without improvement; stops early now",
     ]
+
+
+def test_what_xla_compiles_is_logged_once_per_shape(caplog):
+    caplog.set_level(logging.INFO)
+    shape = tf.placeholder(tf.int32, [2])
+    tf.identity(shape, name="batch_shape")
+    with tf.train.SingularMonitoredSession([hooks.CompilationHook()]) as session:
+        for seq_length in (32, 64, 32, 32, 64, 32, 32):
+            session.run(shape, {shape: [8, seq_length]})
+    lines = [record.getMessage() for record in caplog.records if "XLA" in record.getMessage()]
+    assert lines[:2] == [
+        "XLA: batches of 8 x 32 tokens are shape number 1",
+        "XLA: batches of 8 x 64 tokens are shape number 2",
+    ]
+    assert len(lines) == 3
+    assert re.fullmatch(
+        r"XLA: compiled for 8 x 32 tokens: steps took \d+\.\d\d, \d+\.\d\d, \d+\.\d\d seconds",
+        lines[2],
+    )

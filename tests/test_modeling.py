@@ -345,31 +345,6 @@ def test_gradient_of_layer_norm():
     )
 
 
-@pytest.mark.parametrize("has_mask", [False, True])
-@pytest.mark.parametrize("has_dropout", [False, True])
-def test_gradient_of_attention(has_mask, has_dropout):
-    random = np.random.RandomState(1)
-    query, key, value = (random.normal(size=[2, 2, length, 3]) for length in (3, 4, 4))
-    masked = np.array([[0, 0, 0, 0], [0, 0, -1e4, -1e4]]).reshape([2, 1, 1, 4]) * has_mask
-    kept = random.choice([0.0, 2.0], [2, 2, 3, 4]) if has_dropout else np.ones([2, 2, 3, 4])
-
-    def ours(query, key, value):
-        return modeling._attend(
-            query,
-            key,
-            value,
-            tf.constant(masked, tf.float32) if has_mask else None,
-            tf.constant(kept, tf.float32) if has_dropout else None,
-        )
-
-    def reference(query, key, value):
-        scores = query @ key.swapaxes(2, 3) + masked
-        exponentials = np.exp(scores - scores.max(-1, keepdims=True))
-        return exponentials / exponentials.sum(-1, keepdims=True) * kept @ value
-
-    assert_gradients(ours, reference, query, key, value)
-
-
 def test_the_pooled_output_needs_one_position_of_the_last_layer():
     model = modeling.BertModel(config_of(modeling), False, **constants())
     graph = tf.get_default_graph()

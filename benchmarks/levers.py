@@ -1,0 +1,124 @@
+"""What each change of the graph gains by itself: a training step without it, over one with all.
+
+    .venv/bin/python benchmarks/levers.py [--seq_length=128] [--repeats=9]
+
+Each variant is our graph with one part put back to how google's graph has it. All take turns in one
+process; printed are the medians of the ratios turn by turn. The model is that of `step.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import statistics
+from unittest import mock
+
+import step  # first: it finds the rooms of the program
+import tensorflow.compat.v1 as tf
+
+import memory
+import modeling
+import optimization
+
+
+def gelu(x):
+    """Computes gelu, and leaves the gradient to TensorFlow."""
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * tf.pow(x, 3))
+    return x * 0.5 * (1.0 + tf.tanh(inner))
+
+
+def standardize(x):
+    """Normalizes rows, and leaves the gradient to TensorFlow."""
+    mean, variance = tf.nn.moments(x, [1], keep_dims=True)
+    return (x - mean) * tf.math.rsqrt(variance + 1e-12)
+
+
+def dropout_mask(shape, dropout_prob, dropout_seed=None):
+    """Draws a float32 for each element."""
+    del dropout_seed
+    kept = tf.cast(tf.random.uniform(shape) >= dropout_prob, tf.float32)
+    return kept * (1.0 / (1.0 - dropout_prob))
+
+
+def attention_layer(from_tensor, to_tensor, attention_mask, **options):
+    """Makes a row of the mask for each position that attends."""
+    batch_size, seq_length = modeling.get_shape_list(from_tensor)[:2]
+    attention_mask = tf.ones([batch_size, seq_length, 1]) * attention_mask
+    return ATTENTION_LAYER(from_tensor, to_tensor, attention_mask, **options)
+
+
+def transformer_layer(hidden, num_positions=None, layer=modeling._transformer_layer, **options):
+    """Computes all positions, whatever is asked for."""
+    output = layer(hidden, **options)
+    return output if num_positions is None else output[:, :num_positions]
+
+
+def update(self, gradient, variable):
+    """Writes the update as sums and products."""
+    m, v = (optimization._moment(variable, name) for name in ("adam_m", "adam_v"))
+    next_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
+    next_v = self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient)
+    change = next_m / (tf.sqrt(next_v) + self.epsilon)
+    if not self._is_excluded(variable):
+        change += self.weight_decay_rate * variable
+    changed = variable.assign(variable - self.learning_rate * change)
+    return tf.group(changed, m.assign(next_m), v.assign(next_v))
+
+
+ATTENTION_LAYER = modeling.attention_layer
+VARIANTS = {
+    "nothing: how much is noise": (modeling, "MASKED_SCORE", modeling.MASKED_SCORE),
+    "the last layer for one position": (modeling, "_transformer_layer", transformer_layer),
+    "gradient of gelu": (modeling.ACTIVATIONS, "gelu", gelu),
+    "gradient of layer norm": (modeling, "_standardize", standardize),
+    "cheap masks of dropout": (modeling, "dropout_mask", dropout_mask),
+    "one row of the attention mask": (modeling, "attention_layer", attention_layer),
+    "fused update": (optimization.AdamWeightDecayOptimizer, "_update", update),
+}
+
+
+def without(where, name, old):
+    """Gives what builds our training step with one part exchanged."""
+
+    def build(features):
+        exchanged = (
+            mock.patch.dict(where, {name: old})
+            if isinstance(where, dict)
+            else mock.patch.object(where, name, old)
+        )
+        with exchanged:
+            return step.ours(features)
+
+    return build
+
+
+def main():
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--seq_length", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=9)
+    arguments = parser.parse_args()
+    memory.keep_freed_memory()
+    tf.disable_v2_behavior()
+    tf.get_logger().setLevel("ERROR")
+    builds = {"all": step.ours}
+    builds.update((name, without(*part)) for name, part in VARIANTS.items())
+    with contextlib.suppress(KeyboardInterrupt):
+        times = step.measure(
+            builds,
+            arguments.batch_size,
+            arguments.seq_length,
+            arguments.repeats,
+            tf.ConfigProto(),
+        )
+        print("| %d x %d: without | times as slow |" % (arguments.batch_size, arguments.seq_length))
+        print("|---|---|")
+        for name in VARIANTS:
+            ratios = [slow / fast for slow, fast in zip(times[name], times["all"])]
+            print("| %s | %.3f |" % (name, statistics.median(ratios)))
+
+
+if __name__ == "__main__":
+    main()
