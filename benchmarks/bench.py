@@ -52,7 +52,7 @@ HUGGING_FACE = {
 LEGEND = """\
 Medians of turns, in brackets how many times the first column's.
 - Training: maximal length %d where no other is named, batches of %d, learning rate %g; one
-  evaluation and one checkpoint, at the end. Prediction begins with loading the weights.
+  evaluation and one checkpoint, at the end; each turn has another seed. Prediction begins with loading the weights.
 - `ours`: run_classifier_gpu.py; one sentence: `Predictor`.
 - `google`: run_classifier of bert-tensorflow, which pads every example to the maximal length; one
   sentence: a call of `Estimator.predict`, which builds its graph anew.
@@ -269,14 +269,14 @@ class Bench:
                 say("%s: %s, turn %d of %d" % (case.title, peer.name, turn + 1, case.turns))
                 load = os.getloadavg()[0]
                 try:
-                    numbers = case.measure(self._answer(peer, case))
+                    numbers = case.measure(self._answer(peer, case, turn))
                 except JobFailed as failure:
                     say("%s FAILED: %s" % (peer.name, failure))
                     peers = [other for other in peers if other != peer]
                 else:
                     self.turns.append(Turn(case.title, peer.name, load, numbers))
 
-    def _answer(self, peer: Peer, case: Case) -> Answer:
+    def _answer(self, peer: Peer, case: Case, turn: int) -> Answer:
         settings = dict(case.settings)
         if case.job != "products":
             settings["model_dir"] = peer.model_dir
@@ -285,7 +285,8 @@ class Bench:
         if case.job != "fine_tune":
             return ask(peer, case.job, settings)
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-            return ask(peer, case.job, dict(settings, output_dir=os.path.join(folder, "output")))
+            settings.update(output_dir=os.path.join(folder, "output"), seed=turn)
+            return ask(peer, case.job, settings)
 
     def _trained(self, peer: Peer) -> str:
         """Gives a folder in which the peer has trained one step: how well does not matter."""
@@ -301,6 +302,7 @@ class Bench:
                 "num_epochs": 1,
                 "learning_rate": LEARNING_RATE,
                 "log_steps": 1,
+                "seed": 0,
             }
             say("one training step for those: %s" % peer.name)
             ask(peer, "fine_tune", settings)

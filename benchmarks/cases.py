@@ -47,7 +47,7 @@ SIZES = {
         3, 2, Training(512, 384, 4), Training(384, 384, 2), 10, LENGTHS, 5, 512, 200, 20000
     ),
     "full": Size(
-        5, 3, Training(3667, 408, 3), Training(6720, 872, 2), 10, LENGTHS, 12, 1725, 500, 60000
+        5, 3, Training(3667, 408, 3), Training(3360, 872, 2), 10, LENGTHS, 8, 1725, 500, 60000
     ),
 }
 

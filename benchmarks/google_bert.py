@@ -67,6 +67,7 @@ def make_estimator(
     batch_size: int,
     learning_rate: float = 0.0,
     num_train_steps: int | None = None,
+    seed: int | None = None,
 ) -> tf.estimator.tpu.TPUEstimator:
     """Builds the estimator of google's script; without steps it is for a trained model."""
     bert_config = modeling.BertConfig.from_json_file(os.path.join(model_dir, "bert_config.json"))
@@ -86,6 +87,7 @@ def make_estimator(
     config = tf.estimator.tpu.RunConfig(
         model_dir=output_dir,
         save_checkpoints_steps=1000000,
+        tf_random_seed=seed,
         tpu_config=tf.estimator.tpu.TPUConfig(),
     )
     return tf.estimator.tpu.TPUEstimator(
@@ -107,13 +109,16 @@ def fine_tune(
     num_epochs: float,
     learning_rate: float,
     log_steps: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Trains, and evaluates once at the end."""
     del log_steps
     os.makedirs(output_dir)
     num_examples = len(read_examples(data_dir, "train"))
     num_train_steps = int(num_examples / batch_size * num_epochs)
-    estimator = make_estimator(model_dir, output_dir, batch_size, learning_rate, num_train_steps)
+    estimator = make_estimator(
+        model_dir, output_dir, batch_size, learning_rate, num_train_steps, seed
+    )
     times = StepTimes()
     estimator.train(
         make_input_fn(model_dir, data_dir, "train", output_dir, max_seq_length),

@@ -86,11 +86,14 @@ def fine_tune(
     num_epochs: float,
     learning_rate: float,
     log_steps: int,
+    seed: int,
     padding: str,
     bf16: bool = False,
 ) -> dict[str, Any]:
     """Trains, and evaluates once at the end."""
     tokenizer = load_tokenizer(model_dir)
+    # The Trainer sets it too, but the weights of the classifier are drawn before.
+    transformers.set_seed(seed)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         model_dir, num_labels=len(runner.LABELS)
     )
@@ -107,6 +110,7 @@ def fine_tune(
         bf16=bf16,
         use_cpu=True,
         logging_steps=log_steps,
+        seed=seed,
         # One checkpoint, at the end.
         save_steps=1000000,
         report_to="none",

@@ -46,6 +46,7 @@ def fine_tune(
     num_epochs: float,
     learning_rate: float,
     log_steps: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Trains, and evaluates once at the end."""
     log = program(
@@ -60,6 +61,7 @@ def fine_tune(
         "--num_train_epochs=%g" % num_epochs,
         "--learning_rate=%g" % learning_rate,
         "--log_every_n_iter=%d" % log_steps,
+        "--seed=%d" % seed,
         # One checkpoint and one evaluation, at the end.
         "--save_checkpoints_steps=1000000",
     )
