@@ -199,12 +199,17 @@ class CheckpointHook(tf.train.CheckpointSaverHook):
         self._is_in_a_hurry = is_in_a_hurry
 
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
-        """Saves the initial state of a new run; that of a resumed run is on disk already."""
+        """Saves the initial state of a new run; that of a resumed run is on disk already.
+
+        The parent would also write the graph as text, which takes seconds and nobody reads.
+        """
+        del coord
         step = int(session.run(self._global_step_tensor))
-        if step == 0:
-            super().after_create_session(session, coord)
-            return
         self._timer.update_last_triggered_step(step)
+        if step == 0:
+            self._summary_writer.add_graph(tf.get_default_graph())
+            self._save(session, step)
+            return
         for listener in self._listeners:
             # The first save is not evaluated: the listener has to know that it is over.
             listener.after_save(session, step)
