@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import resource
-import sys
 
 # Numbers of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -28,5 +27,10 @@ def keep_freed_memory() -> None:
 
 def peak_megabytes() -> float:
     """Gives the memory that this process has had at most at a time, in MB of 1e6 bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return 1e-6 * unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as stream:
+            status = dict(line.split(":", 1) for line in stream)
+        return 1.024e-3 * int(status["VmHWM"].split()[0])
+    except OSError:
+        # Not Linux. On Linux this number would begin with the peak of the process that started us.
+        return 1e-6 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -590,7 +590,7 @@ def test_training_fits_a_batch(problem_type):
 
 
 @pytest.mark.parametrize("problem_type", classifier.PROBLEM_TYPES)
-@pytest.mark.parametrize("scale", [1.0, 300.0], ids=["usual", "very sure"])
+@pytest.mark.parametrize("scale", [1.0, 600.0], ids=["usual", "very sure"])
 def test_the_windows_of_a_text_are_averaged(problem_type, scale):
     num_windows = 3
     columns = task_batch(problem_type, num_windows=num_windows)

@@ -504,9 +504,9 @@ def test_gradient_checkpointing_needs_masks_that_can_be_drawn_twice():
 
 
 PEAK_OF_A_STEP = """
-import resource, sys
-import numpy as np, tensorflow.compat.v1 as tf
-import modeling
+import sys
+import tensorflow.compat.v1 as tf
+import memory, modeling
 
 config = modeling.BertConfig(
     50, hidden_size=64, num_hidden_layers=12, num_attention_heads=4, intermediate_size=256
@@ -522,16 +522,16 @@ gradients = tf.gradients(loss, tf.trainable_variables())
 step = [gradient for gradient in gradients if gradient is not None]
 with tf.Session() as session:
     session.run(tf.global_variables_initializer())
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory.peak_megabytes()
     session.run(step, {dropout_seed: [5, 6]})
-print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+print(memory.peak_megabytes() - before)
 """
 
 
 def test_gradient_checkpointing_takes_less_memory():
     """Eleven layers keep what one layer does; the other things that a step needs are few."""
     kept, recomputed = (
-        int(
+        float(
             subprocess.run(
                 [sys.executable, "-c", PEAK_OF_A_STEP, str(is_on)],
                 check=True,

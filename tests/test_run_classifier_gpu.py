@@ -244,7 +244,7 @@ def test_an_export_only_run(trained, tmp_path):
     result = json.loads(trained.read("run.json"))["result"]
     assert json.loads(opened.parts["metrics.json"].decode())["step"] == result["last_step"]
     with Predictor(export_dir) as predictor:
-        assert predictor.predict(["the film was awful ."])[0].label == "negative"
+        assert predictor.predict(["the film was really awful ."])[0].label == "negative"
     assert snapshot(trained) == before
 
 
