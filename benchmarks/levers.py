@@ -9,7 +9,6 @@ process; printed are the medians of the ratios turn by turn. The model is that o
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import statistics
 from unittest import mock
@@ -105,19 +104,13 @@ def main():
     tf.get_logger().setLevel("ERROR")
     builds = {"all": step.ours}
     builds.update((name, without(*part)) for name, part in VARIANTS.items())
-    with contextlib.suppress(KeyboardInterrupt):
-        times = step.measure(
-            builds,
-            arguments.batch_size,
-            arguments.seq_length,
-            arguments.repeats,
-            tf.ConfigProto(),
-        )
-        print("| %d x %d: without | times as slow |" % (arguments.batch_size, arguments.seq_length))
-        print("|---|---|")
-        for name in VARIANTS:
-            ratios = [slow / fast for slow, fast in zip(times[name], times["all"])]
-            print("| %s | %.3f |" % (name, statistics.median(ratios)))
+    size = arguments.batch_size, arguments.seq_length
+    times = step.measure(builds, *size, arguments.repeats, tf.ConfigProto())
+    print("| %d x %d: without | times as slow |" % size)
+    print("|---|---|")
+    for name in VARIANTS:
+        ratios = [slow / fast for slow, fast in zip(times[name], times["all"])]
+        print("| %s | %.3f |" % (name, statistics.median(ratios)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 
+import cases
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -105,13 +106,6 @@ def gemm_speed(session_config, repeats=100):
     return 2e-9 * rows * inner * columns / statistics.median(times)
 
 
-def gflop(batch_size, seq_length):
-    """Counts what the products of google's graph need, forward and twice that backward."""
-    hidden, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
-    per_token = 4 * hidden**2 + 2 * hidden * inner + 2 * seq_length * hidden
-    return 6e-9 * batch_size * seq_length * CONFIG["num_hidden_layers"] * per_token
-
-
 def measure(builds, batch_size, seq_length, repeats, session_config):
     """Returns the times of each build's steps, which took turns."""
     steps = {
@@ -159,7 +153,7 @@ def main():
         size = (arguments.batch_size, seq_length)
         times = measure(builds, *size, arguments.repeats, session_config)
         median = statistics.median(times["ours"])
-        share = gflop(*size) / speed / median
+        share = cases.step_gigaflop(CONFIG, *size) / speed / median
         entry = {"seq_length": seq_length, "times": times, "share_of_roofline": share}
         googles_column = ratio_column = "-"
         if "google" in times:
