@@ -150,6 +150,20 @@ def _clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
+class SameFetchesHook(tf.train.SessionRunHook):
+    """Asks for the summaries in each step, also where nobody writes them.
+
+    TensorFlow prepares the graph anew for each set of tensors that it is asked for, which takes one
+    to two seconds. Estimator's own hook asks for the summaries in the first step, and then seldom:
+    without this one there are two sets.
+    """
+
+    def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
+        """Asks; what comes is for the hook that writes."""
+        graph = run_context.session.graph
+        return tf.train.SessionRunArgs(graph.get_collection(tf.GraphKeys.SUMMARY_OP))
+
+
 class CompilationHook(tf.train.SessionRunHook):
     """Logs what XLA compiles: the graph of a step, anew for each shape of a batch.
 

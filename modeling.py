@@ -45,9 +45,9 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
         open_part = tf.sigmoid(score)
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            # x * score'(x) is 3 * score - 2 * scale * x, the cube being all but the linear part.
-            slope = open_part * (1.0 - open_part) * (3.0 * score - 2.0 * scale * x)
-            return upstream * (open_part + slope)
+            # x * score'(x), the cube being all of the score but its linear part.
+            slope = 3.0 * score - 2.0 * scale * x
+            return upstream * (open_part + tf.raw_ops.SigmoidGrad(y=open_part, dy=slope))
 
         return x * open_part, gradient
 

@@ -876,8 +876,7 @@ def make_input_fn(
         "seed": flags_obj.seed,
         "start_step": start_step,
         "examples_per_step": job.schedule.examples_per_step if job.schedule else None,
-        # XLA compiles each length anew: there are to be four at most.
-        "pad_to_multiple_of": 8 * (math.ceil(seq_length / 32) if flags_obj.use_xla else 1),
+        "pad_to_multiple_of": pad_to_multiple_of(seq_length, flags_obj.use_xla),
     }
     if split in records:
         return file_based_input_fn_builder(
@@ -901,6 +900,20 @@ def make_input_fn(
         **arguments,
         **options,
     )
+
+
+def pad_to_multiple_of(seq_length: int, use_xla: bool) -> int:
+    """Gives what the lengths of batches are rounded up to: what the device gains by, or nothing."""
+    if use_xla:
+        # It compiles each length anew: there are to be four at most.
+        return 8 * math.ceil(seq_length / 32)
+    return 8 if has_gpu() else 1
+
+
+def has_gpu() -> bool:
+    """Tells whether there is a GPU that TensorFlow can use."""
+    # Unlike tf.test.is_gpu_available() this leaves the GPUs alone, those of other workers too.
+    return bool(tf.config.experimental.list_physical_devices("GPU"))
 
 
 def count_tokens(job: Job, split: str) -> np.ndarray:
@@ -964,8 +977,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
 
 def use_amp(flags_obj: flags.FlagValues) -> bool:
     """Tells whether to compute in mixed precision, for which TensorFlow 1.15 needs a GPU."""
-    # Unlike tf.test.is_gpu_available() this leaves the GPUs alone, those of other workers too.
-    if flags_obj.amp and not tf.config.experimental.list_physical_devices("GPU"):
+    if flags_obj.amp and not has_gpu():
         _LOG.info("--amp has no effect: there is no GPU that TensorFlow can use")
         return False
     return flags_obj.amp

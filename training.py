@@ -15,6 +15,7 @@ from hooks import (
     CheckpointHook,
     EarlyStoppingHook,
     JoinEvaluationsHook,
+    SameFetchesHook,
 )
 from interruption import Interruption, LeaveWhenInterrupted, StopWhenInterrupted
 
@@ -74,7 +75,14 @@ def train_and_evaluate(
 
     def hooks(at_checkpoints: tf.train.SessionRunHook) -> list[tf.train.SessionRunHook]:
         # After an evaluation it is asked whether progress has ended, and whether a signal has come.
-        return [*workers.first_hooks(), *loggers, at_checkpoints, early_stopping, interrupted]
+        return [
+            *workers.first_hooks(),
+            *loggers,
+            SameFetchesHook(),
+            at_checkpoints,
+            early_stopping,
+            interrupted,
+        ]
 
     with interruption.deferred():
         if workers.is_chief:

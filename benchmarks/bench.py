@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from cases import BATCH_SIZE, GROUPS, LEARNING_RATE, MAX_SEQ_LENGTH, Answer, Cas
 from made_up_data import Row
 from report import Turn
 
+import convert_checkpoint
 import processors
 
 CACHE = os.path.join(ROOT, ".cache")
@@ -51,6 +53,7 @@ HUGGING_FACE = {
 }
 LEGEND = """\
 Medians of turns, in brackets how many times the first column's.
+- The model has google's gelu, so that all compute the same.
 - Training: maximal length %d where no other is named, batches of %d, learning rate %g; one
   evaluation and one checkpoint, at the end; each turn has another seed. Prediction begins with
   loading the weights.
@@ -58,7 +61,7 @@ Medians of turns, in brackets how many times the first column's.
 - `google`: run_classifier of bert-tensorflow, which pads every example to the maximal length; one
   sentence: a call of `Estimator.predict`, which builds its graph anew.
 - `hf`: transformers' Trainer with `group_by_length`, fp32; `hf-padded`: every example padded to the
-  maximal length, as in its examples; `hf-bf16`: as `hf`, with autocast.
+  maximal length, as in its examples; `hf-bf16`: as `hf`, with autocast; these two in one turn.
 - `ours-NAME`, `google-NAME`: in the environment of `--build`.
 """ % (MAX_SEQ_LENGTH, BATCH_SIZE, LEARNING_RATE)
 
@@ -150,6 +153,21 @@ def write_rows(folder: str, split: str, rows: Sequence[Row]) -> None:
 
 
 # The peers
+
+
+def write_model(model_dir: str, folder: str) -> None:
+    """Writes a model that all peers compute alike to a new folder, its weights as links.
+
+    google's program knows no gelu but its own, so all compute that one, which every checkpoint of
+    google's has. A checkpoint that came with the exact form differs by 1e-3 in its activations.
+    """
+    shutil.copytree(model_dir, folder, copy_function=os.symlink)
+    config_path = os.path.join(folder, convert_checkpoint.CONFIG_NAME)
+    with open(config_path) as stream:
+        config = json.load(stream)
+    os.remove(config_path)
+    with open(config_path, "w") as stream:
+        json.dump(dict(config, hidden_act=config["hidden_act"].replace("gelu_erf", "gelu")), stream)
 
 
 def make_peers(
@@ -262,11 +280,16 @@ class Bench:
         self._one_step_dir = one_step_dir
 
     def measure(self, case: Case) -> None:
-        """Measures all peers that take part in a case; one that fails is out of it."""
+        """Measures all peers that take part in a case; one that fails is out of it.
+
+        A variant of a peer is there to be seen beside it: it takes part in the first turn.
+        """
         peers = [peer for peer in self._peers if takes_part(peer, case)]
         for turn in range(case.turns):
             # There and back: who is first in one turn is last in the next.
             for peer in peers[:: -1 if turn % 2 else 1]:
+                if peer.variant and turn:
+                    continue
                 say("%s: %s, turn %d of %d" % (case.title, peer.name, turn + 1, case.turns))
                 load = os.getloadavg()[0]
                 try:
@@ -362,12 +385,13 @@ def measure(
     groups = chosen(arguments.jobs, GROUPS, "--jobs")
     facts = report.machine()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=CACHE) as folder:
-        hugging_face_model = os.path.join(folder, "model")
-        peers = make_peers(arguments, model_dir, hugging_face_model)
+        model, hugging_face_model = (os.path.join(folder, name) for name in ("google", "hf"))
+        write_model(model_dir, model)
+        peers = make_peers(arguments, model, hugging_face_model)
         names = chosen(arguments.peers, [peer.name for peer in peers], "--peers")
         peers, versions = start([peer for peer in peers if peer.name in names])
-        to_hugging_face.convert(model_dir, hugging_face_model)
-        data = write_data(folder, size, arguments.pairs_dir, arguments.sentences_dir, model_dir)
+        to_hugging_face.convert(model, hugging_face_model)
+        data = write_data(folder, size, arguments.pairs_dir, arguments.sentences_dir, model)
         bench = Bench(peers, folder, data["one step"])
         try:
             for case in cases.make_cases(size, data):

@@ -47,7 +47,7 @@ SIZES = {
         3, 2, Training(512, 384, 4), Training(384, 384, 2), 10, LENGTHS, 5, 512, 200, 20000
     ),
     "full": Size(
-        5, 3, Training(3667, 408, 3), Training(3360, 872, 2), 10, LENGTHS, 8, 1725, 500, 60000
+        3, 3, Training(3667, 408, 2), Training(3360, 872, 2), 10, LENGTHS, 8, 1725, 500, 60000
     ),
 }
 
@@ -187,7 +187,10 @@ def make_cases(size: Size, data: Mapping[str, str]) -> list[Case]:
                 ("bf16",),
             )
         )
-    for kind, what in (("sentences", size.sentences), ("pairs", size.pairs)):
+    for kind, what, variants in (
+        ("sentences", size.sentences, ("bf16",)),
+        ("pairs", size.pairs, ("padded", "bf16")),
+    ):
         settings = dict(length, **training, num_epochs=what.num_epochs, log_steps=size.log_steps)
         cases.append(
             Case(
@@ -197,7 +200,7 @@ def make_cases(size: Size, data: Mapping[str, str]) -> list[Case]:
                 dict(settings, data_dir=data[kind]),
                 size.long_turns,
                 functools.partial(measure_fine_tuning, size.log_steps),
-                ("padded", "bf16"),
+                variants,
             )
         )
     return cases

@@ -71,8 +71,6 @@ def make_estimator(
 ) -> tf.estimator.tpu.TPUEstimator:
     """Builds the estimator of google's script; without steps it is for a trained model."""
     bert_config = modeling.BertConfig.from_json_file(os.path.join(model_dir, "bert_config.json"))
-    # It knows no gelu but its own, which approximates the exact form to 1e-3.
-    bert_config.hidden_act = bert_config.hidden_act.replace("gelu_erf", "gelu")
     model_fn = run_classifier.model_fn_builder(
         bert_config,
         len(runner.LABELS),

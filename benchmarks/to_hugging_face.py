@@ -18,8 +18,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import convert_checkpoint
 
-# google's "gelu" is an approximation, Hugging Face's the exact form.
-ACTIVATIONS = {"gelu": "gelu_new", "gelu_erf": "gelu"}
+# google's "gelu" is an approximation, Hugging Face's the exact form. Of its two names for the
+# approximation this is the one that PyTorch computes in one pass.
+ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "gelu_erf": "gelu"}
 
 
 def convert(model_dir: str, hf_dir: str) -> None:

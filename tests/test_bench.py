@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -332,6 +333,13 @@ def test_peers_take_turns_there_and_back(tmp_path, stand_ins):
     assert measured.turns[0].numbers == {"speed": 1.5}
 
 
+def test_a_variant_takes_part_in_the_first_turn(tmp_path, stand_ins):
+    peers = [stand_ins.peer("a"), stand_ins.peer("b")._replace(variant="bf16"), stand_ins.peer("c")]
+    measured = bench.Bench(peers, str(tmp_path), "")
+    measured.measure(case(turns=3)._replace(variants=("bf16",)))
+    assert [turn.peer for turn in measured.turns] == list("abccaac")
+
+
 def test_a_peer_that_fails_is_out_of_the_case_and_says_why(tmp_path, stand_ins, capsys):
     broken = stand_ins.peer("b", "sys.exit('no weights here')")
     measured = bench.Bench([stand_ins.peer("a"), broken, stand_ins.peer("c")], str(tmp_path), "")
@@ -463,6 +471,26 @@ def test_weights_come_back_from_hugging_faces_format(tmp_path, tiny_bert):
         np.testing.assert_array_equal(before.get_tensor(name), after.get_tensor(name))
     with open(tiny_bert.bert_config_file) as first, open(back + "/bert_config.json") as second:
         assert json.load(first) == json.load(second)
+
+
+@pytest.mark.parametrize(
+    "given,written", [("gelu_erf", "gelu"), ("gelu", "gelu"), ("relu", "relu")]
+)
+def test_all_peers_compute_googles_gelu(given, written, tmp_path, tiny_bert):
+    model_dir = os.path.dirname(tiny_bert.init_checkpoint)
+    there, here = str(tmp_path / "there"), str(tmp_path / "here")
+    shutil.copytree(model_dir, there)
+    config_path = os.path.join(there, "bert_config.json")
+    with open(tiny_bert.bert_config_file) as stream:
+        config = dict(json.load(stream), hidden_act=given)
+    with open(config_path, "w") as stream:
+        json.dump(config, stream)
+    bench.write_model(there, here)
+    with open(os.path.join(here, "bert_config.json")) as stream:
+        assert json.load(stream) == dict(config, hidden_act=written)
+    with open(config_path) as stream:
+        assert json.load(stream) == config, "what was given has changed"
+    assert tf.train.list_variables(os.path.join(here, "bert_model.ckpt"))
 
 
 @pytest.mark.slow

@@ -257,6 +257,7 @@ def test_the_size_of_a_batch_is_static_in_training(tokenizer, tmp_path):
         (20, 8, {8: 8, 15: 16, 17: 20, 20: 20}),
         (20, 16, {1: 16, 16: 16, 17: 20}),
         (5, 8, {1: 5, 5: 5}),
+        (20, 1, {1: 1, 7: 7, 20: 20}),
     ],
 )
 def test_a_batch_is_padded_to_its_longest(max_seq_length, multiple, lengths):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import collections
 import json
 import logging
 import os
@@ -27,7 +28,10 @@ class ScriptedRun:
         self.estimator = tf.estimator.Estimator(
             self.model_fn,
             config=tf.estimator.RunConfig(
-                model_dir=folder, save_checkpoints_steps=SAVE_STEPS, keep_checkpoint_max=2
+                model_dir=folder,
+                save_checkpoints_steps=SAVE_STEPS,
+                keep_checkpoint_max=2,
+                log_step_count_steps=None,
             ),
         )
         make_hook = (
@@ -200,6 +204,27 @@ def test_an_evaluation_says_what_comes_next(tmp_path, caplog):
         "stops early after 10 more steps",
         "best eval_loss 1.0000 at step 20, 2 evaluations without improvement; stops early now",
     ]
+
+
+@pytest.mark.parametrize("has_hook", [True, False])
+def test_all_steps_ask_for_the_same_tensors(has_hook, tmp_path, monkeypatch):
+    asked_for = collections.Counter()
+    run = tf.Session.run
+
+    def spy(session, fetches, *args, **kwargs):
+        # Only a MonitoredSession asks for what the caller and the hooks want, under these names.
+        if isinstance(fetches, dict) and "caller" in fetches:
+            asked_for[
+                frozenset(tensor.name for tensor in tf.nest.flatten([*fetches.values()]))
+            ] += 1
+        return run(session, fetches, *args, **kwargs)
+
+    monkeypatch.setattr(tf.Session, "run", spy)
+    scripted = ScriptedRun(str(tmp_path), [1], LOSS, patience=0)
+    scripted.estimator.train(
+        scripted.input_fn, max_steps=5, hooks=[hooks.SameFetchesHook()] * has_hook
+    )
+    assert sorted(asked_for.values()) == ([5] if has_hook else [1, 4])
 
 
 def test_what_xla_compiles_is_logged_once_per_shape(caplog):

@@ -472,6 +472,14 @@ def test_the_learning_rate_is_scaled_when_told_to(scaling, num_workers, expected
     assert ("%g" % expected in caplog.text) == (expected != 1e-4)
 
 
+@pytest.mark.parametrize(
+    "has_gpu,use_xla,expected", [(False, False, 1), (True, False, 8), (False, True, 24)]
+)
+def test_lengths_are_rounded_to_what_the_device_gains_by(has_gpu, use_xla, expected, monkeypatch):
+    monkeypatch.setattr(run_classifier_gpu, "has_gpu", lambda: has_gpu)
+    assert run_classifier_gpu.pad_to_multiple_of(96, use_xla) == expected
+
+
 def test_google_flags_have_googles_defaults():
     values = parsed()
     expected = {
