@@ -220,7 +220,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     switch("debug", False, "Show tracebacks and TensorFlow's own log.")
 
     # The optimizer.
-    choice("optimizer", "adamw", ["adamw", "lamb"], "Optimizer.")
+    choice(
+        "optimizer",
+        "adamw",
+        ["adamw", "adamw_corrected", "lamb"],
+        "adamw is BERT's, without bias correction; adamw_corrected has it, as in transformers.",
+    )
     number("learning_rate", 5e-5, "Peak learning rate.", lower_bound=0.0)
     choice(
         "learning_rate_scaling",
