@@ -744,6 +744,8 @@ def start(export, **options):
     return subprocess.Popen(
         [sys.executable, os.path.join(ROOT, "predictor.py"), export.path, "--batch_size=1000"],
         env=dict(environment, LC_ALL="C"),
+        # What a shell without job control starts in the background is told to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **dict(streams, **options),
     )
 
