@@ -36,7 +36,7 @@ def keep_best(checkpoint_path: str, output_dir: str) -> str:
     os.makedirs(folder, exist_ok=True)
     for source in files_of(checkpoint_path):
         with files.atomic(os.path.join(folder, os.path.basename(source))) as temporary:
-            shutil.copyfile(source, temporary)
+            _link_or_copy(source, temporary)
     _make_current(copy)
     slim = os.path.join(folder, "slim", os.path.basename(checkpoint_path))
     os.makedirs(os.path.dirname(slim), exist_ok=True)
@@ -45,6 +45,14 @@ def keep_best(checkpoint_path: str, output_dir: str) -> str:
     write_checkpoint({name: reader.get_tensor(name) for name in names}, slim)
     _make_current(slim)
     return copy
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Gives a file, which nobody writes to any more, a second name; copies it where that fails."""
+    try:
+        os.link(source, target)
+    except OSError:  # Not all file systems have links.
+        shutil.copyfile(source, target)
 
 
 def _make_current(checkpoint_path: str) -> None:

@@ -587,6 +587,8 @@ def _transformer_layer(
     What is not asked for is not computed.
     """
     attending = hidden if num_positions is None else hidden[:, :num_positions]
+    # From attention on positions are alike: as rows of one matrix they need no shapes.
+    shape = get_shape_list(attending)
     with tf.variable_scope("attention"):
         with tf.variable_scope("self"):
             context = attention_layer(
@@ -601,14 +603,19 @@ def _transformer_layer(
             )
         with tf.variable_scope("output"):
             attended = _add_projection(
-                attending, context, hidden_dropout_prob, initializer_range, dropout_seed
+                reshape_to_matrix(attending),
+                reshape_to_matrix(context),
+                hidden_dropout_prob,
+                initializer_range,
+                dropout_seed,
             )
     with tf.variable_scope("intermediate"):
         intermediate = dense(attended, intermediate_size, intermediate_act_fn, initializer_range)
     with tf.variable_scope("output"):
-        return _add_projection(
+        output = _add_projection(
             attended, intermediate, hidden_dropout_prob, initializer_range, dropout_seed
         )
+    return reshape_from_matrix(output, shape)
 
 
 def _add_projection(
@@ -619,8 +626,7 @@ def _add_projection(
     dropout_seed: tf.Tensor | None,
 ) -> tf.Tensor:
     """Projects `update` to the width of `hidden`, adds it there and normalizes the sum."""
-    width = get_shape_list(hidden)[-1]
-    projected = dense(update, width, initializer_range=initializer_range)
+    projected = dense(update, _width(hidden), initializer_range=initializer_range)
     return layer_norm(hidden + dropout(projected, dropout_prob, dropout_seed))
 
 
@@ -656,27 +662,47 @@ def attention_layer(
     """
     width = num_attention_heads * size_per_head
     batch_size, from_seq_length, _ = get_shape_list(from_tensor, expected_rank=3)
+    to_seq_length = from_seq_length
+    if to_tensor is not from_tensor:
+        to_seq_length = get_shape_list(to_tensor, expected_rank=3)[1]
 
-    def project_to_heads(tensor: tf.Tensor, name: str) -> tf.Tensor:
-        projected = dense(tensor, width, initializer_range=initializer_range, name=name)
-        batch_size, seq_length, _ = get_shape_list(projected, expected_rank=3)
-        heads = tf.reshape(projected, [batch_size, seq_length, num_attention_heads, size_per_head])
-        return tf.transpose(heads, [0, 2, 1, 3])
+    def project_to_heads(tensor: tf.Tensor, seq_length: int | tf.Tensor, name: str) -> tf.Tensor:
+        rows = reshape_to_matrix(tensor)
+        heads = _split_heads(
+            dense(rows, width, initializer_range=initializer_range, name=name), num_attention_heads
+        )
+        return tf.reshape(heads, [num_attention_heads, batch_size, seq_length, size_per_head])
 
-    query = project_to_heads(from_tensor, "query")  # [batch, heads, from, size_per_head]
-    key = project_to_heads(to_tensor, "key")  # [batch, heads, to, size_per_head]
-    value = project_to_heads(to_tensor, "value")  # [batch, heads, to, size_per_head]
+    # Each of them is [heads, batch, from or to, size_per_head].
+    query = project_to_heads(from_tensor, from_seq_length, "query")
+    key = project_to_heads(to_tensor, to_seq_length, "key")
+    value = project_to_heads(to_tensor, to_seq_length, "value")
 
     # The query is scaled instead of the scores because it has fewer elements.
     query *= 1.0 / math.sqrt(size_per_head)
-    scores = tf.matmul(query, key, transpose_b=True)  # [batch, heads, from, to]
+    scores = tf.matmul(query, key, transpose_b=True)  # [heads, batch, from, to]
     if attention_mask is not None:
-        masked_scores = (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
-        scores += tf.expand_dims(masked_scores, axis=1)
+        scores += (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
     # Dropout here hides whole tokens from a head; so does the paper.
     probabilities = dropout(tf.nn.softmax(scores), attention_probs_dropout_prob, dropout_seed)
-    context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
-    return tf.reshape(context, [batch_size, from_seq_length, width])
+    context = tf.matmul(probabilities, value)
+    rows = _join_heads(tf.reshape(context, [num_attention_heads, -1, size_per_head]))
+    return tf.reshape(rows, [batch_size, from_seq_length, width])
+
+
+def _split_heads(rows: tf.Tensor, num_heads: int) -> tf.Tensor:
+    """Gives each head its part of each row: [rows, heads * size] becomes [heads, rows, size].
+
+    It is a transposition. On a CPU, TensorFlow's own moves one number at a time.
+    """
+    return tf.stack(tf.raw_ops.Split(axis=1, value=rows, num_split=num_heads))
+
+
+@tf.custom_gradient
+def _join_heads(heads: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+    """Undoes `_split_heads`, which is its gradient."""
+    num_heads = heads.shape.as_list()[0]
+    return tf.concat(tf.unstack(heads), axis=1), lambda upstream: _split_heads(upstream, num_heads)
 
 
 def attention_head_size(hidden_size: int, num_attention_heads: int) -> int:
@@ -712,16 +738,17 @@ def dense(
     Returns:
         float32 `[..., units]`.
     """
-    shape = get_shape_list(input_tensor)
     with tf.variable_scope(name):
         kernel = tf.get_variable(
-            "kernel", [shape[-1], units], initializer=create_initializer(initializer_range)
+            "kernel",
+            [_width(input_tensor), units],
+            initializer=create_initializer(initializer_range),
         )
         bias = tf.get_variable("bias", [units], initializer=tf.zeros_initializer())
-        output = tf.nn.bias_add(tf.matmul(reshape_to_matrix(input_tensor), kernel), bias)
+        output = _add_bias(tf.matmul(reshape_to_matrix(input_tensor), kernel), bias)
         if activation is not None:
             output = activation(output)
-        return reshape_from_matrix(output, shape)
+        return _reshape_like(input_tensor, output)
 
 
 def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
@@ -736,13 +763,27 @@ def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
     Returns:
         float32 `[..., width]`.
     """
-    width = get_shape_list(input_tensor)[-1]
+    width = _width(input_tensor)
     with tf.variable_scope(name, default_name="LayerNorm"):
         beta = tf.get_variable("beta", [width], initializer=tf.zeros_initializer())
         gamma = tf.get_variable("gamma", [width], initializer=tf.ones_initializer())
         scaled = _standardize(reshape_to_matrix(input_tensor)) * gamma
-        shifted = tf.nn.bias_add(scaled, beta)
-        return reshape_from_matrix(shifted, get_shape_list(input_tensor))
+        shifted = _add_bias(scaled, beta)
+        return _reshape_like(input_tensor, shifted)
+
+
+@tf.custom_gradient
+def _add_bias(rows: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+    """Adds a bias to each row of a matrix.
+
+    The gradient of the bias is the sum of the rows, which is faster as a product.
+    """
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        ones = tf.ones([1, tf.shape(upstream)[0]])
+        return upstream, tf.matmul(ones, upstream)[0]
+
+    return tf.nn.bias_add(rows, bias), gradient
 
 
 @tf.custom_gradient
@@ -877,14 +918,25 @@ def reshape_to_matrix(input_tensor: tf.Tensor) -> tf.Tensor:
         raise ValueError("a tensor of shape %s cannot become a matrix" % input_tensor.shape)
     if input_tensor.shape.ndims == 2:
         return input_tensor
-    return tf.reshape(input_tensor, [-1, get_shape_list(input_tensor)[-1]])
+    return tf.reshape(input_tensor, [-1, _width(input_tensor)])
 
 
 def reshape_from_matrix(output_tensor: tf.Tensor, orig_shape_list: Shape) -> tf.Tensor:
     """Undoes `reshape_to_matrix`: `[rows, width]` becomes `orig_shape_list[:-1] + [width]`."""
     if len(orig_shape_list) == 2:
         return output_tensor
-    return tf.reshape(output_tensor, orig_shape_list[:-1] + [get_shape_list(output_tensor)[-1]])
+    return tf.reshape(output_tensor, orig_shape_list[:-1] + [_width(output_tensor)])
+
+
+def _reshape_like(input_tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Gives a matrix the dimensions that `reshape_to_matrix` has joined."""
+    if input_tensor.shape.ndims == 2:
+        return rows
+    return reshape_from_matrix(rows, get_shape_list(input_tensor))
+
+
+def _width(tensor: tf.Tensor) -> int:
+    return tensor.shape.as_list()[-1]
 
 
 def get_assignment_map_from_checkpoint(

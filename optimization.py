@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Callable, Iterable, Sequence
+from typing import Callable, Iterable, Sequence, Union
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+
+Gradient = Union[tf.Tensor, tf.IndexedSlices]
 
 
 def create_optimizer(
@@ -90,17 +92,14 @@ def create_optimizer(
         rate_factor=rate_factor,
     )
     loss_scale = _LossScale() if amp else None
-    if loss_scale:
-        gradients, variables = _dense_gradients(loss * loss_scale.value)
-    else:
-        gradients, variables = _dense_gradients(loss)
+    gradients, variables = _gradients(loss * loss_scale.value if loss_scale else loss)
 
-    def update(gradients: list[tf.Tensor]) -> tuple[tf.Operation, tf.Tensor]:
+    def update(gradients: list[Gradient]) -> tuple[tf.Operation, tf.Tensor]:
         """Adds the end of a step, from the gradients of this process to the count."""
         if average_gradients:
-            gradients = average_gradients(gradients)
+            gradients = average_gradients(_dense(gradients))
         if loss_scale:
-            gradients = [gradient / loss_scale.value for gradient in gradients]
+            gradients = [gradient / loss_scale.value for gradient in _dense(gradients)]
         gradient_norm = tf.identity(tf.global_norm(gradients), name="gradient_norm")
         gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=gradient_norm)
 
@@ -119,31 +118,46 @@ def create_optimizer(
     if num_accumulation_steps == 1:
         train_op, _ = update(gradients)
         return train_op
-    return _accumulate(gradients, variables, num_accumulation_steps, update)
+    return _accumulate(_dense(gradients), variables, num_accumulation_steps, update)
 
 
-def _dense_gradients(loss: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Variable]]:
-    """Returns the gradients of the loss, and the variables they belong to.
-
-    The gradient of an embedding look-up comes as one row per token of the batch, many rows for a
-    frequent token. `tf.global_norm` would count each row by itself, as it does in google's BERT.
-    Summed here, they give the norm of the true gradient, which does not depend on how a batch is
-    divided, and is google's too where words are embedded by a one-hot product.
-    """
+def _gradients(loss: tf.Tensor) -> tuple[list[Gradient], list[tf.Variable]]:
+    """Returns the gradients of the loss, and the variables they belong to."""
     variables = tf.trainable_variables()
     pairs = [
-        (tf.convert_to_tensor(gradient), variable)
+        (_summed(gradient), variable)
         for gradient, variable in zip(tf.gradients(loss, variables), variables)
         if gradient is not None
     ]
     return [gradient for gradient, _ in pairs], [variable for _, variable in pairs]
 
 
+def _summed(gradient: Gradient) -> Gradient:
+    """Gives each row of a table one gradient, and leaves what is no table as it is.
+
+    The gradient of an embedding look-up comes as one row per token of the batch, many rows for a
+    frequent token. `tf.global_norm` would count each row by itself, as it does in google's BERT.
+    Summed here, they give the norm of the true gradient, which does not depend on how a batch is
+    divided, and is google's too where words are embedded by a one-hot product.
+
+    Norm and clipping are then for the rows of the batch, not for all of the table.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    indices, positions = tf.unique(gradient.indices)
+    rows = tf.unsorted_segment_sum(gradient.values, positions, tf.size(indices))
+    return tf.IndexedSlices(rows, indices, gradient.dense_shape)
+
+
+def _dense(gradients: Iterable[Gradient]) -> list[tf.Tensor]:
+    return [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+
 def _accumulate(
     gradients: Sequence[tf.Tensor],
     variables: Sequence[tf.Variable],
     num_accumulation_steps: int,
-    update: Callable[[list[tf.Tensor]], tuple[tf.Operation, tf.Tensor]],
+    update: Callable[[list[Gradient]], tuple[tf.Operation, tf.Tensor]],
 ) -> tf.Operation:
     """Adds up the gradients of micro-batches and gives their means to `update` with the last one.
 
@@ -374,7 +388,7 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
 
     def apply_gradients(
         self,
-        grads_and_vars: Iterable[tuple[tf.Tensor | None, tf.Variable]],
+        grads_and_vars: Iterable[tuple[Gradient | None, tf.Variable]],
         global_step: tf.Variable | None = None,
         name: str | None = None,
     ) -> tf.Operation:

@@ -57,7 +57,7 @@ Medians of turns, in brackets how many times the first column's.
 - Training: maximal length %d where no other is named, batches of %d, learning rate %g; one
   evaluation and one checkpoint, at the end; each turn has another seed. Prediction begins with
   loading the weights.
-- `ours`: run_classifier_gpu.py; one sentence: `Predictor`.
+- `ours`: run_classifier_gpu.py with `--optimizer=adamw_corrected`; one sentence: `Predictor`.
 - `google`: run_classifier of bert-tensorflow, which pads every example to the maximal length; one
   sentence: a call of `Estimator.predict`, which builds its graph anew.
 - `hf`: transformers' Trainer with `group_by_length`, fp32; `hf-padded`: every example padded to the

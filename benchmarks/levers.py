@@ -47,6 +47,17 @@ def attention_layer(from_tensor, to_tensor, attention_mask, **options):
     return ATTENTION_LAYER(from_tensor, to_tensor, attention_mask, **options)
 
 
+def split_heads(rows, num_heads):
+    """Transposes."""
+    return tf.transpose(tf.reshape(rows, [tf.shape(rows)[0], num_heads, -1]), [1, 0, 2])
+
+
+def join_heads(heads):
+    """Transposes back."""
+    num_heads, _, size = heads.shape.as_list()
+    return tf.reshape(tf.transpose(heads, [1, 0, 2]), [-1, num_heads * size])
+
+
 def transformer_layer(hidden, num_positions=None, layer=modeling._transformer_layer, **options):
     """Computes all positions, whatever is asked for."""
     output = layer(hidden, **options)
@@ -67,26 +78,25 @@ def update(self, gradient, variable):
 
 ATTENTION_LAYER = modeling.attention_layer
 VARIANTS = {
-    "nothing: how much is noise": (modeling, "MASKED_SCORE", modeling.MASKED_SCORE),
-    "the last layer for one position": (modeling, "_transformer_layer", transformer_layer),
-    "gradient of gelu": (modeling.ACTIVATIONS, "gelu", gelu),
-    "gradient of layer norm": (modeling, "_standardize", standardize),
-    "cheap masks of dropout": (modeling, "dropout_mask", dropout_mask),
-    "one row of the attention mask": (modeling, "attention_layer", attention_layer),
-    "fused update": (optimization.AdamWeightDecayOptimizer, "_update", update),
+    "nothing: how much is noise": (modeling, {"MASKED_SCORE": modeling.MASKED_SCORE}),
+    "the last layer for one position": (modeling, {"_transformer_layer": transformer_layer}),
+    "gradient of gelu": (modeling.ACTIVATIONS, {"gelu": gelu}),
+    "gradient of layer norm": (modeling, {"_standardize": standardize}),
+    "gradient of biases": (modeling, {"_add_bias": tf.nn.bias_add}),
+    "cheap masks of dropout": (modeling, {"dropout_mask": dropout_mask}),
+    "one row of the attention mask": (modeling, {"attention_layer": attention_layer}),
+    "heads": (modeling, {"_split_heads": split_heads, "_join_heads": join_heads}),
+    "rows of the embedding": (optimization, {"_summed": tf.convert_to_tensor}),
+    "fused update": (optimization.AdamWeightDecayOptimizer, {"_update": update}),
 }
 
 
-def without(where, name, old):
-    """Gives what builds our training step with one part exchanged."""
+def without(where, old):
+    """Gives what builds our training step with parts exchanged."""
 
     def build(features):
-        exchanged = (
-            mock.patch.dict(where, {name: old})
-            if isinstance(where, dict)
-            else mock.patch.object(where, name, old)
-        )
-        with exchanged:
+        exchange = mock.patch.dict if isinstance(where, dict) else mock.patch.multiple
+        with exchange(where, **old):
             return step.ours(features)
 
     return build

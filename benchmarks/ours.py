@@ -62,6 +62,8 @@ def fine_tune(
         "--learning_rate=%g" % learning_rate,
         "--log_every_n_iter=%d" % log_steps,
         "--seed=%d" % seed,
+        # As the Trainer of transformers; google's program has no choice.
+        "--optimizer=adamw_corrected",
         # One checkpoint and one evaluation, at the end.
         "--save_checkpoints_steps=1000000",
     )

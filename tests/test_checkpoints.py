@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -149,6 +151,18 @@ class TestFindResumable:
             save_run(run_dir)
         kept = checkpoints.keep_best(str(run_dir / "model.ckpt-40"), str(run_dir))
         assert [p for p in os.listdir(os.path.dirname(kept)) if "corrupt" in p] == []
+
+    def test_the_best_outlives_the_one_it_was(self, run_dir, monkeypatch):
+        def no_links(source, target):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        content = data_file(run_dir, 40).read_bytes()
+        for _ in range(2):
+            kept = checkpoints.keep_best(str(run_dir / "model.ckpt-40"), str(run_dir))
+            monkeypatch.setattr(os, "link", no_links)
+        for path in run_dir.glob("model.ckpt-40.*"):
+            path.unlink()
+        assert pathlib.Path(kept + ".data-00000-of-00001").read_bytes() == content
 
     def test_when_all_are_damaged_nothing_is_touched(self, run_dir):
         for step in STEPS:
