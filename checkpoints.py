@@ -26,10 +26,11 @@ def best_dir(output_dir: str) -> str:
 
 
 def keep_best(checkpoint_path: str, output_dir: str) -> str:
-    """Copies a checkpoint to `best/` in place of the one that is there; returns its new path.
+    """Puts a checkpoint into `best/` in place of the one that is there; returns its new path.
 
-    Beside the copy, from which training could go on, a slim one without the optimizer's moments
-    goes to `best/slim/`: a third of the size, and all that an `--init_checkpoint` needs.
+    Its files are links where there can be links, else copies. Beside it, from which training could
+    go on, a slim one without the optimizer's moments goes to `best/slim/`: a third of the size, and
+    all that an `--init_checkpoint` needs.
     """
     folder = best_dir(output_dir)
     copy = os.path.join(folder, os.path.basename(checkpoint_path))
@@ -49,6 +50,10 @@ def keep_best(checkpoint_path: str, output_dir: str) -> str:
 
 def _link_or_copy(source: str, target: str) -> None:
     """Gives a file, which nobody writes to any more, a second name; copies it where that fails."""
+    # A killed process of the same number may have left one: to copy there would write to what it
+    # is a name of.
+    if os.path.exists(target):
+        os.remove(target)
     try:
         os.link(source, target)
     except OSError:  # Not all file systems have links.
