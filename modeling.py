@@ -16,6 +16,7 @@ import numbers
 import zlib
 from typing import Any, Callable, List, Sequence, Union
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from errors import BadInput
@@ -660,34 +661,98 @@ def attention_layer(
     Returns:
         float32 `[batch_size, from_seq_length, num_attention_heads * size_per_head]`.
     """
+
+    def weigh(scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if attention_mask is not None:
+            scores += (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
+        # The largest weight is 1. A shift of all scores changes no probability: no gradient.
+        largest = tf.stop_gradient(tf.reduce_max(scores, axis=-1, keepdims=True))
+        weights = tf.exp(scores - largest)
+        total = tf.reduce_sum(weights, axis=-1, keepdims=True)
+        if attention_probs_dropout_prob:
+            # Dropout here hides whole tokens from a head; so does the paper.
+            shape = tf.shape(weights)
+            weights *= dropout_mask(shape, attention_probs_dropout_prob, dropout_seed)
+            total *= 1.0 - attention_probs_dropout_prob
+        return weights, total
+
+    assert_rank(from_tensor, 3)
     width = num_attention_heads * size_per_head
-    batch_size, from_seq_length, _ = get_shape_list(from_tensor, expected_rank=3)
-    to_seq_length = from_seq_length
-    if to_tensor is not from_tensor:
-        to_seq_length = get_shape_list(to_tensor, expected_rank=3)[1]
-
-    def project_to_heads(tensor: tf.Tensor, seq_length: int | tf.Tensor, name: str) -> tf.Tensor:
-        rows = reshape_to_matrix(tensor)
-        heads = _split_heads(
-            dense(rows, width, initializer_range=initializer_range, name=name), num_attention_heads
-        )
-        return tf.reshape(heads, [num_attention_heads, batch_size, seq_length, size_per_head])
-
-    # Each of them is [heads, batch, from or to, size_per_head].
-    query = project_to_heads(from_tensor, from_seq_length, "query")
-    key = project_to_heads(to_tensor, to_seq_length, "key")
-    value = project_to_heads(to_tensor, to_seq_length, "value")
-
+    query = dense(from_tensor, width, initializer_range=initializer_range, name="query")
     # The query is scaled instead of the scores because it has fewer elements.
     query *= 1.0 / math.sqrt(size_per_head)
-    scores = tf.matmul(query, key, transpose_b=True)  # [heads, batch, from, to]
-    if attention_mask is not None:
-        scores += (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
-    # Dropout here hides whole tokens from a head; so does the paper.
-    probabilities = dropout(tf.nn.softmax(scores), attention_probs_dropout_prob, dropout_seed)
-    context = tf.matmul(probabilities, value)
-    rows = _join_heads(tf.reshape(context, [num_attention_heads, -1, size_per_head]))
+    from_one_position = from_tensor.shape.as_list()[1] == 1
+    attend = _attend_from_one_position if from_one_position else _attend
+    return attend(query, to_tensor, num_attention_heads, initializer_range, weigh)
+
+
+def _attend(
+    query: tf.Tensor,
+    to_tensor: tf.Tensor,
+    num_heads: int,
+    initializer_range: float,
+    weigh: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+) -> tf.Tensor:
+    """Collects the values of all positions, weighed by how well their keys fit the query.
+
+    Args:
+        query: float32 `[batch_size, from_seq_length, width]`.
+        to_tensor: See `attention_layer`.
+        num_heads: Number of heads.
+        initializer_range: See `attention_layer`.
+        weigh: Gives weights of scores, and a total: weight / total is the probability. The total
+            divides what the weights collect, because that has fewer elements.
+
+    Returns:
+        float32 `[batch_size, from_seq_length, width]`.
+    """
+    batch_size, from_seq_length, width = get_shape_list(query)
+    to_seq_length = get_shape_list(to_tensor, expected_rank=3)[1]
+    rows = reshape_to_matrix(to_tensor)
+    key = dense(rows, width, initializer_range=initializer_range, name="key")
+    value = dense(rows, width, initializer_range=initializer_range, name="value")
+
+    def to_heads(rows: tf.Tensor, seq_length: int | tf.Tensor) -> tf.Tensor:
+        heads = _split_heads(rows, num_heads)
+        return tf.reshape(heads, [num_heads, batch_size, seq_length, width // num_heads])
+
+    query = to_heads(reshape_to_matrix(query), from_seq_length)
+    key = to_heads(key, to_seq_length)
+    value = to_heads(value, to_seq_length)
+    weights, total = weigh(tf.matmul(query, key, transpose_b=True))  # [heads, batch, from, to]
+    context = tf.matmul(weights, value) / total
+    rows = _join_heads(tf.reshape(context, [num_heads, -1, width // num_heads]))
     return tf.reshape(rows, [batch_size, from_seq_length, width])
+
+
+def _attend_from_one_position(
+    query: tf.Tensor,
+    to_tensor: tf.Tensor,
+    num_heads: int,
+    initializer_range: float,
+    weigh: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+) -> tf.Tensor:
+    """Does what `_attend` does where `from_seq_length` is 1, with less work.
+
+    query * (kernel * position) is (query * kernel) * position, so a kernel need not meet each
+    position, but one row for each head.
+    """
+    width, to_width = _width(query), _width(to_tensor)
+    # Which units of a row are a head's own.
+    own = np.repeat(np.eye(num_heads, dtype=np.float32), width // num_heads, axis=1)
+    with tf.variable_scope("key"):
+        kernel, bias = _kernel_and_bias(to_width, width, initializer_range)
+        rows = reshape_to_matrix(query * own)  # [batch * heads, width]
+        asked = tf.reshape(tf.matmul(rows, kernel, transpose_b=True), [-1, num_heads, to_width])
+        scores = tf.matmul(asked, to_tensor, transpose_b=True)  # [batch, heads, to]
+        scores += tf.reshape(tf.matmul(rows, bias[:, tf.newaxis]), [-1, num_heads, 1])
+    weights, total = weigh(scores)
+    with tf.variable_scope("value"):
+        kernel, bias = _kernel_and_bias(to_width, width, initializer_range)
+        rows = reshape_to_matrix(tf.matmul(weights, to_tensor))  # [batch * heads, to_width]
+        context = tf.reshape(tf.matmul(rows, kernel), [-1, num_heads, width])
+        context += tf.reduce_sum(weights, axis=-1, keepdims=True) * bias
+    return tf.reduce_sum(context / total * own, axis=1, keepdims=True)
 
 
 def _split_heads(rows: tf.Tensor, num_heads: int) -> tf.Tensor:
@@ -739,16 +804,19 @@ def dense(
         float32 `[..., units]`.
     """
     with tf.variable_scope(name):
-        kernel = tf.get_variable(
-            "kernel",
-            [_width(input_tensor), units],
-            initializer=create_initializer(initializer_range),
-        )
-        bias = tf.get_variable("bias", [units], initializer=tf.zeros_initializer())
+        kernel, bias = _kernel_and_bias(_width(input_tensor), units, initializer_range)
         output = _add_bias(tf.matmul(reshape_to_matrix(input_tensor), kernel), bias)
         if activation is not None:
             output = activation(output)
         return _reshape_like(input_tensor, output)
+
+
+def _kernel_and_bias(
+    width: int, units: int, initializer_range: float
+) -> tuple[tf.Variable, tf.Variable]:
+    initializer = create_initializer(initializer_range)
+    kernel = tf.get_variable("kernel", [width, units], initializer=initializer)
+    return kernel, tf.get_variable("bias", [units], initializer=tf.zeros_initializer())
 
 
 def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
@@ -836,13 +904,15 @@ def dropout(
     """
     if not dropout_prob:
         return input_tensor
-    return input_tensor * dropout_mask(tf.shape(input_tensor), dropout_prob, dropout_seed)
+    mask = dropout_mask(tf.shape(input_tensor), dropout_prob, dropout_seed)
+    # Scaling the mask first leaves one multiplication to the gradient.
+    return input_tensor * (mask * (1.0 / (1.0 - dropout_prob)))
 
 
 def dropout_mask(
     shape: Shape | tf.Tensor, dropout_prob: float, dropout_seed: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Draws what `dropout` multiplies by: 0 for a dropped element, 1 / (1 - dropout_prob) else.
+    """Draws which elements `dropout` keeps: 0 for a dropped one, else 1.
 
     A number drawn is four draws of 16 bits, so the probability is rounded to one of 1/65536.
 
@@ -863,9 +933,7 @@ def dropout_mask(
         site = zlib.crc32(tf.get_variable_scope().name.encode()) & 0x7FFFFFFF
         draws = tf.random.stateless_uniform(fours, seed=dropout_seed + [site, 0], **whole_range)
     draws = tf.reshape(tf.reshape(tf.bitcast(draws, tf.int16), [-1])[:size], shape)
-    kept = tf.cast(draws >= round(dropout_prob * 2**16) - 2**15, tf.float32)
-    # Scaling the mask first leaves one multiplication to the gradient.
-    return kept * (1.0 / (1.0 - dropout_prob))
+    return tf.cast(draws >= round(dropout_prob * 2**16) - 2**15, tf.float32)
 
 
 def create_initializer(initializer_range: float = 0.02) -> Callable[..., tf.Tensor]:

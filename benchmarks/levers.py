@@ -36,8 +36,7 @@ def standardize(x):
 def dropout_mask(shape, dropout_prob, dropout_seed=None):
     """Draws a float32 for each element."""
     del dropout_seed
-    kept = tf.cast(tf.random.uniform(shape) >= dropout_prob, tf.float32)
-    return kept * (1.0 / (1.0 - dropout_prob))
+    return tf.cast(tf.random.uniform(shape) >= dropout_prob, tf.float32)
 
 
 def attention_layer(from_tensor, to_tensor, attention_mask, **options):
