@@ -496,15 +496,17 @@ def flops_per_example(config: BertConfig, seq_length: int) -> int:
     """Counts the operations in the matrix products of layers and pooler for a training example.
 
     A token takes 2 per weight of each layer's kernels, and 4 `hidden_size` per token that it
-    attends to. Only [CLS] passes the pooler, and so the last layer, where the others do no more
-    than be attended to, by key and value. The gradients take twice as many again.
+    attends to. Only [CLS] passes the pooler, and so the last layer, where each head attends to all
+    of a token and not to its key and value: see `modeling._attend_from_one_position`. The
+    gradients take twice as many again.
     """
-    kernels = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
-    per_token = 2 * kernels + 4 * config.hidden_size * seq_length
-    key_and_value = 4 * config.hidden_size**2
-    last_layer = per_token + (seq_length - 1) * key_and_value
-    other_layers = (config.num_hidden_layers - 1) * per_token * seq_length
-    return 3 * (other_layers + last_layer + 2 * config.hidden_size**2)
+    square = config.hidden_size**2
+    feed_forward = 2 * config.hidden_size * config.intermediate_size
+    attended = 4 * config.hidden_size * seq_length
+    other_layer = (2 * (4 * square + feed_forward) + attended) * seq_length
+    head = 2 * (2 * square + config.hidden_size) + attended  # kernels of key and value, a bias
+    last_layer = 2 * (2 * square + feed_forward) + head * config.num_attention_heads
+    return 3 * ((config.num_hidden_layers - 1) * other_layer + last_layer + 2 * square)
 
 
 def _add_time(report: Report, flops: float) -> None:

@@ -661,21 +661,6 @@ def attention_layer(
     Returns:
         float32 `[batch_size, from_seq_length, num_attention_heads * size_per_head]`.
     """
-
-    def weigh(scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        if attention_mask is not None:
-            scores += (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
-        # The largest weight is 1. A shift of all scores changes no probability: no gradient.
-        largest = tf.stop_gradient(tf.reduce_max(scores, axis=-1, keepdims=True))
-        weights = tf.exp(scores - largest)
-        total = tf.reduce_sum(weights, axis=-1, keepdims=True)
-        if attention_probs_dropout_prob:
-            # Dropout here hides whole tokens from a head; so does the paper.
-            shape = tf.shape(weights)
-            weights *= dropout_mask(shape, attention_probs_dropout_prob, dropout_seed)
-            total *= 1.0 - attention_probs_dropout_prob
-        return weights, total
-
     assert_rank(from_tensor, 3)
     width = num_attention_heads * size_per_head
     query = dense(from_tensor, width, initializer_range=initializer_range, name="query")
@@ -683,7 +668,45 @@ def attention_layer(
     query *= 1.0 / math.sqrt(size_per_head)
     from_one_position = from_tensor.shape.as_list()[1] == 1
     attend = _attend_from_one_position if from_one_position else _attend
+    weigh = functools.partial(
+        _weigh,
+        attention_mask=attention_mask,
+        dropout_prob=attention_probs_dropout_prob,
+        dropout_seed=dropout_seed,
+    )
     return attend(query, to_tensor, num_attention_heads, initializer_range, weigh)
+
+
+def _weigh(
+    scores: tf.Tensor,
+    attention_mask: tf.Tensor | None,
+    dropout_prob: float,
+    dropout_seed: tf.Tensor | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Gives the probabilities, softmax(scores) after dropout, in two parts: weights and a total.
+
+    The total divides what the weights collect, because that has fewer elements than they have.
+
+    Args:
+        scores: float32 `[..., to_seq_length]`.
+        attention_mask: See `attention_layer`.
+        dropout_prob: See `dropout`.
+        dropout_seed: See `dropout`.
+
+    Returns:
+        float32 `[..., to_seq_length]` and `[..., 1]`.
+    """
+    if attention_mask is not None:
+        scores += (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
+    # The largest weight is 1. A shift of all scores changes no probability: no gradient.
+    largest = tf.stop_gradient(tf.reduce_max(scores, axis=-1, keepdims=True))
+    weights = tf.exp(scores - largest)
+    total = tf.reduce_sum(weights, axis=-1, keepdims=True)
+    if dropout_prob:
+        # Dropout here hides whole tokens from a head; so does the paper.
+        weights *= dropout_mask(tf.shape(weights), dropout_prob, dropout_seed)
+        total *= 1.0 - dropout_prob
+    return weights, total
 
 
 def _attend(
@@ -700,8 +723,7 @@ def _attend(
         to_tensor: See `attention_layer`.
         num_heads: Number of heads.
         initializer_range: See `attention_layer`.
-        weigh: Gives weights of scores, and a total: weight / total is the probability. The total
-            divides what the weights collect, because that has fewer elements.
+        weigh: `_weigh` of this layer.
 
     Returns:
         float32 `[batch_size, from_seq_length, width]`.

@@ -157,11 +157,12 @@ def test_bert_base_has_its_published_number_of_parameters():
     assert sum(counts) == 109482240
 
 
-def test_cross_attention_equals_googles():
+@pytest.mark.parametrize("from_seq_length", [5, 1])
+def test_cross_attention_equals_googles(from_seq_length):
     random = np.random.RandomState(2)
-    from_tensor = random.normal(size=[2, 5, 8]).astype(np.float32)
+    from_tensor = random.normal(size=[2, from_seq_length, 8]).astype(np.float32)
     to_tensor = random.normal(size=[2, 9, 12]).astype(np.float32)
-    attention_mask = random.randint(0, 2, [2, 5, 9]).astype(np.int32)
+    attention_mask = random.randint(0, 2, [2, from_seq_length, 9]).astype(np.int32)
 
     def attend(bert):
         with tf.Graph().as_default():
@@ -175,6 +176,40 @@ def test_cross_attention_equals_googles():
             return evaluate({"context": context})
 
     assert_equal(attend(modeling), attend(google))
+
+
+def test_one_position_attends_as_it_does_among_others(monkeypatch):
+    random = np.random.RandomState(2)
+    kept = random.randint(0, 2, [3, 2, 1, 9]).astype(np.float32)  # [heads, batch, from, to]
+
+    def dropout_mask(shape, *_):
+        return kept if shape.shape.as_list() == [4] else kept[:, :, 0].transpose([1, 0, 2])
+
+    monkeypatch.setattr(modeling, "dropout_mask", dropout_mask)
+    from_tensor = tf.constant(random.normal(size=[2, 5, 8]).astype(np.float32))
+    to_tensor = tf.constant(random.normal(size=[2, 9, 12]).astype(np.float32))
+    attention_mask = tf.constant(random.randint(0, 2, [2, 1, 9]).astype(np.int32))
+    upstream = tf.constant(random.normal(size=[2, 1, 12]).astype(np.float32))
+
+    def attend(from_tensor):
+        with tf.variable_scope("self", reuse=tf.AUTO_REUSE):
+            context = modeling.attention_layer(
+                from_tensor,
+                to_tensor,
+                attention_mask,
+                num_attention_heads=3,
+                size_per_head=4,
+                attention_probs_dropout_prob=0.4,
+            )[:, :1]
+        sources = [from_tensor, to_tensor, *tf.trainable_variables()]
+        gradients = tf.gradients(context, sources, upstream)
+        gradients[0] = gradients[0][:, :1]
+        names = [source.op.name for source in sources[2:]]
+        return dict(zip(["context", "from", "to", *names], [context, *gradients]))
+
+    among_others, alone = evaluate([attend(from_tensor), attend(from_tensor[:, :1])])
+    assert len(alone) == 3 + 6  # kernel and bias of query, key and value
+    assert_equal(alone, among_others)
 
 
 @pytest.mark.parametrize("do_return_all_layers", [False, True])
