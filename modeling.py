@@ -682,31 +682,15 @@ def _weigh(
     attention_mask: tf.Tensor | None,
     dropout_prob: float,
     dropout_seed: tf.Tensor | None,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gives the probabilities, softmax(scores) after dropout, in two parts: weights and a total.
+) -> tf.Tensor:
+    """Makes probabilities of scores, float32 `[..., to_seq_length]`: softmax, then dropout.
 
-    The total divides what the weights collect, because that has fewer elements than they have.
-
-    Args:
-        scores: float32 `[..., to_seq_length]`.
-        attention_mask: See `attention_layer`.
-        dropout_prob: See `dropout`.
-        dropout_seed: See `dropout`.
-
-    Returns:
-        float32 `[..., to_seq_length]` and `[..., 1]`.
+    The other arguments are those of `attention_layer`.
     """
     if attention_mask is not None:
         scores += (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
-    # The largest weight is 1. A shift of all scores changes no probability: no gradient.
-    largest = tf.stop_gradient(tf.reduce_max(scores, axis=-1, keepdims=True))
-    weights = tf.exp(scores - largest)
-    total = tf.reduce_sum(weights, axis=-1, keepdims=True)
-    if dropout_prob:
-        # Dropout here hides whole tokens from a head; so does the paper.
-        weights *= dropout_mask(tf.shape(weights), dropout_prob, dropout_seed)
-        total *= 1.0 - dropout_prob
-    return weights, total
+    # Dropout here hides whole tokens from a head; so does the paper.
+    return dropout(tf.nn.softmax(scores), dropout_prob, dropout_seed)
 
 
 def _attend(
@@ -714,7 +698,7 @@ def _attend(
     to_tensor: tf.Tensor,
     num_heads: int,
     initializer_range: float,
-    weigh: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    weigh: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
     """Collects the values of all positions, weighed by how well their keys fit the query.
 
@@ -741,8 +725,8 @@ def _attend(
     query = to_heads(reshape_to_matrix(query), from_seq_length)
     key = to_heads(key, to_seq_length)
     value = to_heads(value, to_seq_length)
-    weights, total = weigh(tf.matmul(query, key, transpose_b=True))  # [heads, batch, from, to]
-    context = tf.matmul(weights, value) / total
+    probabilities = weigh(tf.matmul(query, key, transpose_b=True))  # [heads, batch, from, to]
+    context = tf.matmul(probabilities, value)
     rows = _join_heads(tf.reshape(context, [num_heads, -1, width // num_heads]))
     return tf.reshape(rows, [batch_size, from_seq_length, width])
 
@@ -752,7 +736,7 @@ def _attend_from_one_position(
     to_tensor: tf.Tensor,
     num_heads: int,
     initializer_range: float,
-    weigh: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    weigh: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
     """Does what `_attend` does where `from_seq_length` is 1, with less work.
 
@@ -768,13 +752,14 @@ def _attend_from_one_position(
         asked = tf.reshape(tf.matmul(rows, kernel, transpose_b=True), [-1, num_heads, to_width])
         scores = tf.matmul(asked, to_tensor, transpose_b=True)  # [batch, heads, to]
         scores += tf.reshape(tf.matmul(rows, bias[:, tf.newaxis]), [-1, num_heads, 1])
-    weights, total = weigh(scores)
+    probabilities = weigh(scores)
     with tf.variable_scope("value"):
         kernel, bias = _kernel_and_bias(to_width, width, initializer_range)
-        rows = reshape_to_matrix(tf.matmul(weights, to_tensor))  # [batch * heads, to_width]
+        rows = reshape_to_matrix(tf.matmul(probabilities, to_tensor))  # [batch * heads, to_width]
         context = tf.reshape(tf.matmul(rows, kernel), [-1, num_heads, width])
-        context += tf.reduce_sum(weights, axis=-1, keepdims=True) * bias
-    return tf.reduce_sum(context / total * own, axis=1, keepdims=True)
+        # After dropout their sum is not 1.
+        context += tf.reduce_sum(probabilities, axis=-1, keepdims=True) * bias
+    return tf.reduce_sum(context * own, axis=1, keepdims=True)
 
 
 def _split_heads(rows: tf.Tensor, num_heads: int) -> tf.Tensor:

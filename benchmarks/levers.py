@@ -46,12 +46,6 @@ def attention_layer(from_tensor, to_tensor, attention_mask, **options):
     return ATTENTION_LAYER(from_tensor, to_tensor, attention_mask, **options)
 
 
-def weigh(scores, attention_mask, dropout_prob, dropout_seed):
-    """Divides the weights before they collect anything."""
-    scores += (1.0 - attention_mask) * modeling.MASKED_SCORE
-    return modeling.dropout(tf.nn.softmax(scores), dropout_prob, dropout_seed), 1.0
-
-
 def split_heads(rows, num_heads):
     """Transposes."""
     return tf.transpose(tf.reshape(rows, [tf.shape(rows)[0], num_heads, -1]), [1, 0, 2])
@@ -86,7 +80,6 @@ VARIANTS = {
     "nothing: how much is noise": (modeling, {"MASKED_SCORE": modeling.MASKED_SCORE}),
     "the last layer for one position": (modeling, {"_transformer_layer": transformer_layer}),
     "its keys and values": (modeling, {"_attend_from_one_position": modeling._attend}),
-    "division after attention": (modeling, {"_weigh": weigh}),
     "gradient of gelu": (modeling.ACTIVATIONS, {"gelu": gelu}),
     "gradient of layer norm": (modeling, {"_standardize": standardize}),
     "gradient of biases": (modeling, {"_add_bias": tf.nn.bias_add}),
