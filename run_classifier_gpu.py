@@ -1444,6 +1444,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the program; what the user can cure ends it with one line instead of a traceback."""
     del argv
     memory.keep_freed_memory()
+    memory.skip_last_collection()
     flags_obj = flags.FLAGS
     logs.log_to_stderr(flags_obj.debug)
     interruption = Interruption()

@@ -37,3 +37,30 @@ def test_freed_memory_is_used_again_without_being_fetched_anew():
     assert faults < without / 10, (faults, without)
     # One array of 80 MB at a time, beside NumPy.
     assert 80 < peak < 250, peak
+
+
+SEEN_AT_EXIT = """
+import atexit, gc
+import memory
+
+class Seen:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        print("collected")
+
+Seen()
+atexit.register(lambda: print("frozen" if gc.get_freeze_count() else "not frozen"))
+if {skips}:
+    memory.skip_last_collection()
+"""
+
+
+@pytest.mark.parametrize("skips, said", [(True, ["frozen"]), (False, ["not frozen", "collected"])])
+def test_garbage_is_not_collected_at_the_end(skips, said):
+    script = SEEN_AT_EXIT.format(skips=skips)
+    output = subprocess.run(
+        [sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    assert output.splitlines() == said
