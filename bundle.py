@@ -37,6 +37,9 @@ INPUTS = ("input_ids", "input_mask", "segment_ids")
 OUTPUTS = ("probabilities", "predictions", "top_3")
 SERVING_DEFAULT = tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
+# Up to this hidden size one thread computes one text faster than two do; see docs/performance.md.
+_NARROW = 512
+
 _CURE = "export the model again with --do_export or --do_frozen"
 
 
@@ -144,7 +147,8 @@ def open_bundle(path: str, session_config: tf.ConfigProto | None = None) -> Bund
 
     Args:
         path: folder of a SavedModel, or file of a frozen graph.
-        session_config: of the session; by default TensorFlow's own.
+        session_config: of the session; by default one for a model that is run from several threads
+            at once.
 
     Raises:
         BadInput: something is missing, damaged, of another version, or does not fit the rest.
@@ -174,7 +178,7 @@ def _open_saved_model(folder: str, session_config: tf.ConfigProto | None) -> Bun
     description = _read_description(folder, read)
     _check_digests(folder, description, digest)
     parts = {name: read(name) for name in description["digests"] if _is_part(name)}
-    session = tf.Session(graph=tf.Graph(), config=session_config)
+    session = tf.Session(graph=tf.Graph(), config=session_config or _session_config(parts))
     with _failures_are_bad_input(folder, session):
         loaded = tf.saved_model.load(session, [tf.saved_model.tag_constants.SERVING], folder)
         signatures = {
@@ -202,7 +206,7 @@ def _open_frozen_graph(path: str, session_config: tf.ConfigProto | None) -> Bund
     description = _read_description(path, content.__getitem__)
     _check_digests(path, description, digest)
     parts = {name: content[name] for name in description["digests"] if _is_part(name)}
-    session = tf.Session(graph=tf.Graph(), config=session_config)
+    session = tf.Session(graph=tf.Graph(), config=session_config or _session_config(parts))
     with _failures_are_bad_input(path, session):
         with session.graph.as_default():
             tf.import_graph_def(graph_def, name="")
@@ -212,6 +216,19 @@ def _open_frozen_graph(path: str, session_config: tf.ConfigProto | None) -> Bund
             for of_one_side in (INPUTS, OUTPUTS)
         )
         return _fitting(path, Model(session, {SERVING_DEFAULT: signature}), description, parts)
+
+
+def _session_config(parts: Mapping[str, bytes]) -> tf.ConfigProto:
+    """Chooses threads: each run of a model is done by the thread that asks for it.
+
+    It is helped by others where the operations are large enough for that to be worth the waiting.
+    """
+    # What a configuration does not say is as in BERT-base.
+    hidden_size = json.loads(parts[CONFIG].decode("utf-8-sig")).get("hidden_size", 768)
+    return tf.ConfigProto(
+        inter_op_parallelism_threads=-1,
+        intra_op_parallelism_threads=1 if hidden_size <= _NARROW else 0,
+    )
 
 
 def take_parts(graph_def: tf.GraphDef) -> dict[str, bytes]:
