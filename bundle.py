@@ -21,6 +21,8 @@ import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError  # type: ignore[import]
 
 import files
+import modeling
+import threads
 from errors import BadInput
 
 # Raise it when a program that knows the format as it was would misread what is written now.
@@ -36,9 +38,6 @@ PART_PREFIX = "bundle/"
 INPUTS = ("input_ids", "input_mask", "segment_ids")
 OUTPUTS = ("probabilities", "predictions", "top_3")
 SERVING_DEFAULT = tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY
-
-# Up to this hidden size one thread computes one text faster than two do; see docs/performance.md.
-_NARROW = 512
 
 _CURE = "export the model again with --do_export or --do_frozen"
 
@@ -219,16 +218,8 @@ def _open_frozen_graph(path: str, session_config: tf.ConfigProto | None) -> Bund
 
 
 def _session_config(parts: Mapping[str, bytes]) -> tf.ConfigProto:
-    """Chooses threads: each run of a model is done by the thread that asks for it.
-
-    It is helped by others where the operations are large enough for that to be worth the waiting.
-    """
-    # What a configuration does not say is as in BERT-base.
-    hidden_size = json.loads(parts[CONFIG].decode("utf-8-sig")).get("hidden_size", 768)
-    return tf.ConfigProto(
-        inter_op_parallelism_threads=-1,
-        intra_op_parallelism_threads=1 if hidden_size <= _NARROW else 0,
-    )
+    config = modeling.BertConfig.from_dict(json.loads(parts[CONFIG].decode("utf-8-sig")))
+    return threads.config_for_callers(config.hidden_size)
 
 
 def take_parts(graph_def: tf.GraphDef) -> dict[str, bytes]:

@@ -136,6 +136,64 @@ def create_model(
         )
 
 
+def create_model_in_parts(
+    bert_config: modeling.BertConfig,
+    is_training: bool,
+    input_ids: tf.Tensor,
+    input_mask: tf.Tensor,
+    segment_ids: tf.Tensor,
+    labels: tf.Tensor | None,
+    num_labels: int,
+    dropout_seeds: Sequence[tf.Tensor | None],
+    **options: Any,
+) -> ModelOutputs:
+    """Builds the model once for each part of the batch, with the same variables.
+
+    The parts are independent until their losses are joined, so each can have a thread of its own;
+    see `threads`. A part may be empty.
+
+    Args:
+        bert_config: this and the others as for `create_model`.
+        is_training: switches dropout on.
+        input_ids: int32 `[batch_size, seq_length]`, or in windows.
+        input_mask: like `input_ids`.
+        segment_ids: like `input_ids`.
+        labels: of the examples, or None.
+        num_labels: number of classes.
+        dropout_seeds: one for each part.
+        **options: further arguments of `create_model`.
+    """
+    columns = [input_ids, input_mask, segment_ids, labels]
+
+    def build(part: Sequence[tf.Tensor | None], dropout_seed: tf.Tensor | None) -> ModelOutputs:
+        ids, mask, segments, label_ids = part
+        return create_model(
+            bert_config,
+            is_training,
+            ids,
+            mask,
+            segments,
+            label_ids,
+            num_labels,
+            dropout_seed=dropout_seed,
+            **options,
+        )
+
+    num_parts = len(dropout_seeds)
+    if num_parts == 1:
+        return build(columns, dropout_seeds[0])
+    batch_size = modeling.get_shape_list(input_ids)[0]
+    borders = [batch_size * number // num_parts for number in range(num_parts + 1)]
+    outputs: list[ModelOutputs] = []
+    for begin, end, dropout_seed in zip(borders, borders[1:], dropout_seeds):
+        part = [None if column is None else column[begin:end] for column in columns]
+        with tf.variable_scope(tf.get_variable_scope(), reuse=bool(outputs) or None):
+            outputs.append(build(part, dropout_seed))
+    _, *of_examples = zip(*outputs)
+    joined = [None if of[0] is None else tf.concat(of, axis=0) for of in of_examples]
+    return ModelOutputs(None if labels is None else tf.reduce_mean(joined[0]), *joined)
+
+
 def _validate_problem(
     problem_type: str,
     num_labels: int,
@@ -351,6 +409,7 @@ def model_fn_builder(
     problem_type: str = "classification",
     thresholds: Sequence[float] | None = None,
     gradient_checkpointing: bool = False,
+    num_parts: int = 1,
     **optimizer_options: Any,
 ) -> Callable[..., tf.estimator.EstimatorSpec]:
     """Builds the `model_fn` of an Estimator.
@@ -364,7 +423,8 @@ def model_fn_builder(
         num_warmup_steps: steps over which it first rises.
         use_one_hot_embeddings: look embeddings up by a matrix product.
         extra_metrics: see `metric_fn`.
-        seed: of the dropout masks, which depend on it, the step, the worker and the place only.
+        seed: of the dropout masks, which depend on it, the step, the worker, its part of the batch
+            and the place only.
         class_weights: see `create_model`; an evaluation does not use them.
         label_smoothing: see `create_model`; an evaluation does not use it.
         num_shards: number of workers that train this model together.
@@ -373,6 +433,7 @@ def model_fn_builder(
         problem_type: see `create_model`.
         thresholds: see `create_model`.
         gradient_checkpointing: see `create_model`.
+        num_parts: in how many parts a batch is computed, see `create_model_in_parts`.
         **optimizer_options: further arguments of `optimization.create_optimizer`.
     """
 
@@ -394,7 +455,7 @@ def model_fn_builder(
             tf.shape(features["input_ids"], name="batch_shape")
 
         with tf.variable_scope(tf.get_variable_scope(), custom_getter=_seeded_by_name):
-            total_loss, per_example_loss, probabilities, predictions = create_model(
+            total_loss, per_example_loss, probabilities, predictions = create_model_in_parts(
                 bert_config,
                 is_training,
                 features["input_ids"],
@@ -403,21 +464,25 @@ def model_fn_builder(
                 # A client of the exported model has no label to send: only here is one asked for.
                 None if mode == tf.estimator.ModeKeys.PREDICT else features["label_ids"],
                 num_labels,
-                use_one_hot_embeddings,
-                _dropout_seed(
-                    seed,
-                    optimizer_options.get("num_accumulation_steps", 1),
-                    num_shards,
-                    shard_index,
-                )
-                if is_training
-                else None,
-                class_weights if is_training else None,
-                label_smoothing if is_training else 0.0,
-                problem_type,
-                thresholds,
+                # Each part of each worker is a batch to the random numbers.
+                [
+                    _dropout_seed(
+                        seed,
+                        optimizer_options.get("num_accumulation_steps", 1),
+                        num_shards * num_parts,
+                        shard_index * num_parts + part,
+                    )
+                    if is_training
+                    else None
+                    for part in range(num_parts)
+                ],
+                use_one_hot_embeddings=use_one_hot_embeddings,
+                class_weights=class_weights if is_training else None,
+                label_smoothing=label_smoothing if is_training else 0.0,
+                problem_type=problem_type,
+                thresholds=thresholds,
                 # Elsewhere there are no gradients, and nothing is kept for them.
-                gradient_checkpointing and is_training,
+                gradient_checkpointing=gradient_checkpointing and is_training,
             )
 
         if is_training:

@@ -48,8 +48,12 @@ class Workers:
         """Whether this worker writes files and speaks for all."""
         return self.index == 0
 
+    def num_cores(self) -> int:
+        """Gives how many cores of the machine are this worker's."""
+        return len(os.sched_getaffinity(0))
+
     def configure(self, session_config: tf.ConfigProto) -> None:
-        """Gives this worker its share of the machine."""
+        """Gives this worker its share of the machine's GPUs."""
 
     def first_hooks(self) -> list[tf.train.SessionRunHook]:
         """Gives the hooks with which all workers begin with the weights of the chief."""
@@ -131,8 +135,11 @@ class _HorovodWorkers(Workers):
             for number, gradient in enumerate(gradients)
         ]
 
+    def num_cores(self) -> int:
+        return max(1, super().num_cores() // self._horovod.local_size())
+
     def configure(self, session_config: tf.ConfigProto) -> None:
-        """Takes one GPU per worker of this machine; without GPUs, an equal part of its cores."""
+        """Takes one GPU per worker of this machine, if it has GPUs."""
         local_rank, local_size = self._horovod.local_rank(), self._horovod.local_size()
         gpus = tf.config.experimental.list_physical_devices("GPU")
         if gpus and local_rank >= len(gpus):
@@ -142,9 +149,6 @@ class _HorovodWorkers(Workers):
             )
         if gpus:
             session_config.gpu_options.visible_device_list = str(local_rank)
-        else:
-            cores = len(os.sched_getaffinity(0))
-            session_config.intra_op_parallelism_threads = max(1, cores // local_size)
 
     def first_hooks(self) -> list[tf.train.SessionRunHook]:
         return [self._horovod.BroadcastGlobalVariablesHook(0)]

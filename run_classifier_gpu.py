@@ -47,6 +47,7 @@ import modeling
 import runs
 import serving
 import tables
+import threads
 import tokenization
 import training
 from batches import evaluation_order, file_based_input_fn_builder, input_fn_builder, restore_order
@@ -393,7 +394,7 @@ def run_classifier(
         for line in summary:
             _LOG.info("  %s", line)
         records = convert(job)
-        estimator = make_estimator(job)
+        estimator = make_estimator(job, count_parts(job))
         if job.schedule:
             train(job, job.schedule, estimator, records)
         checkpoint_path = job.workers.from_chief(
@@ -936,8 +937,8 @@ def count_tokens(job: Job, split: str) -> np.ndarray:
 # The Estimator
 
 
-def make_estimator(job: Job) -> tf.estimator.Estimator:
-    """Wraps the model function in a plain Estimator."""
+def make_estimator(job: Job, num_parts: int) -> tf.estimator.Estimator:
+    """Wraps the model function in a plain Estimator that computes batches in so many parts."""
     flags_obj, inputs, schedule, workers = job.flags_obj, job.inputs, job.schedule, job.workers
     amp = use_amp(flags_obj)
     model_fn = model_fn_builder(
@@ -958,6 +959,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         problem_type=inputs.problem_type,
         thresholds=inputs.thresholds,
         gradient_checkpointing=flags_obj.gradient_checkpointing,
+        num_parts=num_parts,
         optimizer=flags_obj.optimizer,
         weight_decay_rate=flags_obj.weight_decay_rate,
         clip_norm=flags_obj.clip_norm,
@@ -975,9 +977,17 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         use_xla=flags_obj.use_xla,
         amp=amp,
         workers=workers,
+        num_parts=num_parts,
     )
     warm_start = job.warm_start if workers.is_chief else None
     return tf.estimator.Estimator(model_fn, config=run_config, warm_start_from=warm_start)
+
+
+def count_parts(job: Job) -> int:
+    """Says in how many parts a batch is computed: whole for a GPU, or where XLA compiles it."""
+    if has_gpu() or job.flags_obj.use_xla:
+        return 1
+    return threads.count_parts(job.inputs.bert_config.hidden_size, job.workers.num_cores())
 
 
 def use_amp(flags_obj: flags.FlagValues) -> bool:
@@ -996,11 +1006,14 @@ def make_run_config(
     use_xla: bool,
     amp: bool = False,
     workers: Workers | None = None,
+    num_parts: int = 1,
 ) -> tf.estimator.RunConfig:
     """Builds the RunConfig of the Estimator; all workers but the chief write nothing."""
     workers = workers or Workers()
     session_config = tf.ConfigProto()
     workers.configure(session_config)
+    if not has_gpu():
+        session_config.intra_op_parallelism_threads = max(1, workers.num_cores() // num_parts)
     if use_xla:
         session_config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
         # Without a GPU the level above alone compiles nothing. Read before the first session.
@@ -1058,9 +1071,7 @@ def train(
     eval_input_fn = make_input_fn(job, records, "dev", flags_obj.eval_batch_size)
     exporters = [
         EvaluationRecorder(history, schedule.max_steps_without_improvement),
-        serving.BestExporter(
-            history, make_bundle_writer(job, estimator).export, flags_obj.exports_to_keep
-        ),
+        serving.BestExporter(history, make_bundle_writer(job).export, flags_obj.exports_to_keep),
     ]
 
     def write_record(status: str, reason: str | None = None) -> None:
@@ -1114,12 +1125,12 @@ def train(
     _LOG.info("  Num steps = %d, from step %d", schedule.num_train_steps, start_step)
     if workers.size > 1:
         _LOG.info("  Workers = %d", workers.size)
-    # TensorFlow's own choice is as many as there are cores, of both: on a CPU, fewer were slower.
-    session_config, cores = estimator.config.session_config, len(os.sched_getaffinity(0))
+    session_config, cores = estimator.config.session_config, workers.num_cores()
     _LOG.info(
-        "  Threads = %d for an operation, %d operations at a time",
+        "  Threads = %d for an operation, %d operations at a time, a batch in parts: %d",
         session_config.intra_op_parallelism_threads or cores,
         session_config.inter_op_parallelism_threads or cores,
+        count_parts(job),
     )
     write_record("training")
     try:
@@ -1302,7 +1313,7 @@ def export(job: Job, estimator: tf.estimator.Estimator, records: Mapping[str, st
     """Exports a checkpoint, as a SavedModel or as one file with a frozen graph, or both."""
     flags_obj, output_dir = job.flags_obj, job.flags_obj.output_dir
     checkpoint_path = checkpoints.find(output_dir, checkpoint_to_export(flags_obj))
-    writer = make_bundle_writer(job, estimator)
+    writer = make_bundle_writer(job)
     if flags_obj.calibrate:
         temperature = calibrate(job, estimator, checkpoint_path, records)
         writer = writer._replace(settings=writer.settings._replace(temperature=temperature))
@@ -1317,7 +1328,7 @@ def export(job: Job, estimator: tf.estimator.Estimator, records: Mapping[str, st
         writer.freeze(checkpoint_path, frozen_path, metrics)
 
 
-def make_bundle_writer(job: Job, estimator: tf.estimator.Estimator) -> serving.BundleWriter:
+def make_bundle_writer(job: Job) -> serving.BundleWriter:
     """Prepares what is exported with every checkpoint of this run."""
     flags_obj, inputs = job.flags_obj, job.inputs
     sample = serving.read_sample(os.path.join(flags_obj.output_dir, _DEV_SAMPLE))
@@ -1333,7 +1344,8 @@ def make_bundle_writer(job: Job, estimator: tf.estimator.Estimator) -> serving.B
         min_confidence=flags_obj.min_confidence,
     )
     return serving.BundleWriter(
-        estimator,
+        # Who serves has one text at a time, and threads of his own.
+        make_estimator(job, num_parts=1),
         settings,
         inputs.tokenizer,
         flags_obj.vocab_file,
@@ -1445,6 +1457,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     memory.keep_freed_memory()
     memory.skip_last_collection()
+    threads.give_each_session_its_own()
     flags_obj = flags.FLAGS
     logs.log_to_stderr(flags_obj.debug)
     interruption = Interruption()

@@ -301,6 +301,7 @@ def test_dropout_depends_on_the_seed_and_the_step_only():
     assert losses(2, [3]) != [first]
 
 
+INPUTS = ("input_ids", "input_mask", "segment_ids")
 NUM_LABELS = {"classification": 3, "regression": 1, "multi_label": 4}
 
 
@@ -352,6 +353,61 @@ def run(fetched, scale=1.0):
                 value = random.normal(scale=scale, size=variable.shape.as_list())
                 variable.load(value, session)
         return session.run(fetched)
+
+
+@pytest.mark.parametrize("problem_type", classifier.PROBLEM_TYPES)
+@pytest.mark.parametrize("size", [1, 4, 5], ids=["one part empty", "even", "uneven"])
+@pytest.mark.parametrize("is_size_known", [True, False])
+def test_a_batch_in_parts_gives_what_it_gives_as_a_whole(problem_type, size, is_size_known):
+    columns = task_batch(problem_type, size)
+    features = {
+        name: tf.placeholder_with_default(column, column.shape if is_size_known else [None] * 2)
+        if name != "label_ids"
+        else tf.constant(column)
+        for name, column in columns.items()
+    }
+
+    def model(num_parts):
+        with tf.variable_scope("model", reuse=tf.AUTO_REUSE):
+            outputs = classifier.create_model_in_parts(
+                bert_config(),
+                False,
+                *[features[name] for name in (*INPUTS, "label_ids")],
+                NUM_LABELS[problem_type],
+                [None] * num_parts,
+                problem_type=problem_type,
+            )
+        gradients = tf.gradients(outputs.total_loss, tf.trainable_variables())
+        return [
+            [output for output in outputs if output is not None],
+            [tf.convert_to_tensor(gradient) for gradient in gradients],
+        ]
+
+    whole, parts = run([model(1), model(2)])
+    for of_whole, of_parts in zip(whole[0] + whole[1], parts[0] + parts[1]):
+        assert of_whole.shape == of_parts.shape and of_whole.dtype == of_parts.dtype
+        np.testing.assert_allclose(of_whole, of_parts, rtol=1e-5, atol=1e-6)
+
+
+def test_the_parts_of_a_batch_and_those_of_workers_have_masks_of_their_own():
+    same = {name: np.concatenate([column[:1]] * 4) for name, column in batch().items()}
+
+    def losses(**options):
+        tf.reset_default_graph()
+        model_fn(seed=1, **options)(constants(same), None, TRAIN)
+        of_parts = [
+            op.outputs[0]
+            for op in tf.get_default_graph().get_operations()
+            if op.type == "SoftmaxCrossEntropyWithLogits"
+        ]
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            return np.concatenate(session.run(of_parts)).tolist()
+
+    first = losses(num_parts=2, num_shards=2, shard_index=0)
+    second = losses(num_parts=2, num_shards=2, shard_index=1)
+    assert first == losses(num_parts=2, num_shards=2, shard_index=0)
+    assert len({*first, *second}) == 8
 
 
 def test_a_regression_is_a_number_with_a_squared_error():

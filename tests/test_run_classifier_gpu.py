@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ import features
 import run_classifier_gpu
 import serving
 import tokenization
+from distributed import Workers
 from errors import BadInput
 from predictor import Predictor
 from processors import InputExample
@@ -478,6 +480,31 @@ def test_the_learning_rate_is_scaled_when_told_to(scaling, num_workers, expected
 def test_lengths_are_rounded_to_what_the_device_gains_by(has_gpu, use_xla, expected, monkeypatch):
     monkeypatch.setattr(run_classifier_gpu, "has_gpu", lambda: has_gpu)
     assert run_classifier_gpu.pad_to_multiple_of(96, use_xla) == expected
+
+
+@pytest.mark.parametrize(
+    "hidden_size,cores,has_gpu,use_xla,expected",
+    [
+        (384, 2, False, False, 2),
+        (384, 16, False, False, 2),
+        (384, 1, False, False, 1),
+        (768, 16, False, False, 1),
+        (384, 2, True, False, 1),
+        (384, 2, False, True, 1),
+    ],
+)
+def test_a_narrow_model_has_its_batches_cut_in_parts_on_a_cpu(
+    hidden_size, cores, has_gpu, use_xla, expected, monkeypatch
+):
+    monkeypatch.setattr(run_classifier_gpu, "has_gpu", lambda: has_gpu)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    job = mock.Mock(workers=Workers())
+    job.inputs.bert_config.hidden_size = hidden_size
+    job.flags_obj.use_xla = use_xla
+    assert run_classifier_gpu.count_parts(job) == expected
+    config = run_classifier_gpu.make_run_config("", None, 1, 0, False, num_parts=expected)
+    num_threads = config.session_config.intra_op_parallelism_threads
+    assert num_threads == (0 if has_gpu else cores // expected)
 
 
 def test_google_flags_have_googles_defaults():
