@@ -1,6 +1,6 @@
 """How long one training step takes: google's graph, ours, and what the matrix products need.
 
-    .venv/bin/python benchmarks/step.py [--seq_lengths=64,128] [--json=step.json]
+    .venv/bin/python benchmarks/step.py [--seq_lengths=64,128] [--parts=1] [--json=step.json]
 
 The graphs take turns in one process, so that what else the machine does falls on both alike;
 medians are printed, and the median of the ratios turn by turn. google's graph is that of
@@ -19,6 +19,7 @@ import os
 import statistics
 import sys
 import time
+from typing import Callable, NamedTuple, Sequence
 
 import cases
 import numpy as np
@@ -37,6 +38,7 @@ sys.path.insert(0, ROOT)
 import classifier  # noqa: E402
 import modeling  # noqa: E402
 import optimization  # noqa: E402
+import threads  # noqa: E402
 
 CONFIG = {
     "vocab_size": 30522,
@@ -49,19 +51,34 @@ CONFIG = {
 NUM_LABELS = 2
 SCHEDULE = (2e-5, 1000, 100)
 GEMM = (4096, 384, 1536)
+NUM_CORES = len(os.sched_getaffinity(0))
+# As the program has it on a CPU.
+NUM_PARTS = threads.count_parts(CONFIG["hidden_size"], NUM_CORES)
 
 
-def ours(features):
-    """Adds our training step to the graph, with dropout by seed and step, as a run has it."""
-    step = tf.cast(tf.train.get_or_create_global_step(), tf.int32)
-    outputs = classifier.create_model(
-        modeling.BertConfig.from_dict(CONFIG),
-        True,
-        *features,
-        NUM_LABELS,
-        dropout_seed=tf.stack([1, step]),
-    )
-    return optimization.create_optimizer(outputs.total_loss, *SCHEDULE)
+class Graph(NamedTuple):
+    """What adds a training step to the graph, and the threads that run it."""
+
+    build: Callable[[Sequence[tf.Tensor]], tf.Operation]
+    session_config: tf.ConfigProto
+
+
+def ours(num_parts):
+    """Gives our training step, with dropout by seed and step, as a run has it."""
+
+    def build(features):
+        step = tf.cast(tf.train.get_or_create_global_step(), tf.int32)
+        outputs = classifier.create_model_in_parts(
+            modeling.BertConfig.from_dict(CONFIG),
+            True,
+            *features,
+            NUM_LABELS,
+            [tf.stack([1, step * num_parts + part]) for part in range(num_parts)],
+        )
+        return optimization.create_optimizer(outputs.total_loss, *SCHEDULE)
+
+    config = tf.ConfigProto(intra_op_parallelism_threads=max(1, NUM_CORES // num_parts))
+    return Graph(build, config)
 
 
 def googles(features):
@@ -72,15 +89,15 @@ def googles(features):
     return google_optimization.create_optimizer(loss, *SCHEDULE, False)
 
 
-def make_step(build, batch_size, seq_length, session_config):
+def make_step(graph, batch_size, seq_length):
     """Returns a function that runs one step on a batch without padding."""
     random = np.random.RandomState(1)
     ids = random.randint(0, CONFIG["vocab_size"], [batch_size, seq_length])
     values = [ids, np.ones_like(ids), np.zeros_like(ids), random.randint(0, 2, [batch_size])]
     with tf.Graph().as_default():
         features = [tf.placeholder(tf.int32, value.shape) for value in values]
-        train_op = build(features)
-        session = tf.Session(config=session_config)
+        train_op = graph.build(features)
+        session = tf.Session(config=graph.session_config)
         session.run(tf.global_variables_initializer())
         step = session.make_callable(train_op, feed_list=features)
     return lambda: step(*values)
@@ -93,10 +110,10 @@ def seconds(function):
     return time.perf_counter() - start
 
 
-def gemm_speed(session_config, repeats=100):
+def gemm_speed(repeats=100):
     """Measures one large product alone, in GFLOP/s: the median."""
     rows, inner, columns = GEMM
-    with tf.Graph().as_default(), tf.Session(config=session_config) as session:
+    with tf.Graph().as_default(), tf.Session() as session:
         left = tf.get_variable("left", [rows, inner])
         right = tf.get_variable("right", [inner, columns])
         product = tf.matmul(left, right).op
@@ -106,12 +123,9 @@ def gemm_speed(session_config, repeats=100):
     return 2e-9 * rows * inner * columns / statistics.median(times)
 
 
-def measure(builds, batch_size, seq_length, repeats, session_config):
-    """Returns the times of each build's steps, which took turns."""
-    steps = {
-        name: make_step(build, batch_size, seq_length, session_config)
-        for name, build in builds.items()
-    }
+def measure(graphs, batch_size, seq_length, repeats):
+    """Returns the times of each graph's steps, which took turns."""
+    steps = {name: make_step(graph, batch_size, seq_length) for name, graph in graphs.items()}
     for step in steps.values():
         step()
         step()
@@ -130,28 +144,25 @@ def main():
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seq_lengths", default="32,64,128,256")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--inter_op", type=int, default=0, help="0: TensorFlow's choice")
-    parser.add_argument("--intra_op", type=int, default=0, help="0: TensorFlow's choice")
+    parser.add_argument("--parts", type=int, default=NUM_PARTS, help="of our batches")
     parser.add_argument("--json", help="a file for all numbers")
     arguments = parser.parse_args()
     tf.disable_v2_behavior()
     tf.get_logger().setLevel("ERROR")
-    session_config = tf.ConfigProto(
-        inter_op_parallelism_threads=arguments.inter_op,
-        intra_op_parallelism_threads=arguments.intra_op,
-    )
-    builds = {"ours": ours}
+    threads.give_each_session_its_own()
+    graphs = {"ours": ours(arguments.parts)}
     if google_classifier:
-        builds["google"] = googles
+        # As its users run it: TensorFlow's default, all cores for each operation.
+        graphs["google"] = Graph(googles, tf.ConfigProto())
 
     report = {"tensorflow": tf.__version__, "batch_size": arguments.batch_size, "steps": []}
-    report["gemm_gflop_per_second"] = speed = gemm_speed(session_config)
+    report["gemm_gflop_per_second"] = speed = gemm_speed()
     print("TensorFlow %s, matrix product %s: %.0f GFLOP/s" % (tf.__version__, GEMM, speed))
     print("\n| batch | google, s | ours, s | google / ours | examples/s | share of roofline |")
     print("|---|---|---|---|---|---|")
     for seq_length in map(int, arguments.seq_lengths.split(",")):
         size = (arguments.batch_size, seq_length)
-        times = measure(builds, *size, arguments.repeats, session_config)
+        times = measure(graphs, *size, arguments.repeats)
         median = statistics.median(times["ours"])
         share = cases.step_gigaflop(CONFIG, *size) / speed / median
         entry = {"seq_length": seq_length, "times": times, "share_of_roofline": share}
