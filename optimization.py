@@ -408,8 +408,10 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
             for gradient, variable in grads_and_vars
             if gradient is not None
         ]
-        # The weights change in place, so whatever the gradients are computed from must be read.
-        with tf.control_dependencies([gradient for gradient, _ in pairs]):
+        # The weights change in place, so whatever the gradients are computed from must be read. All
+        # are waited for as one: each operation here waiting for each of them would be most of the
+        # graph, and of the time in which it is prepared.
+        with tf.control_dependencies([tf.group(*(gradient for gradient, _ in pairs))]):
             updates = [self._update(gradient, variable) for gradient, variable in pairs]
         return tf.group(*updates, name=name)
 

@@ -1013,7 +1013,9 @@ def make_run_config(
     session_config = tf.ConfigProto()
     workers.configure(session_config)
     if not has_gpu():
-        session_config.intra_op_parallelism_threads = max(1, workers.num_cores() // num_parts)
+        session_config.intra_op_parallelism_threads = threads.count_threads(
+            num_parts, workers.num_cores()
+        )
     if use_xla:
         session_config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
         # Without a GPU the level above alone compiles nothing. Read before the first session.

@@ -32,6 +32,14 @@ def count_parts(hidden_size: int, num_cores: int) -> int:
     return min(_MOST_PARTS, num_cores) if hidden_size <= _NARROW else 1
 
 
+def count_threads(num_parts: int, num_cores: int) -> int:
+    """Says how many threads share an operation.
+
+    With parts, those that run the parts compute as well: so many cores need no other thread.
+    """
+    return num_cores if num_parts == 1 else max(1, num_cores - num_parts)
+
+
 def config_for_callers(hidden_size: int) -> tf.ConfigProto:
     """Configures a session whose callers bring the threads: each runs the whole model for a batch.
 

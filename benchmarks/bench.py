@@ -90,7 +90,7 @@ def write_data(
     """Writes all rows below a folder; returns kind -> folder of train.tsv, dev.tsv, test.tsv."""
     vocab = made_up_data.load_vocab(os.path.join(model_dir, "vocab.txt"))
     words = made_up_data.Words(vocab)
-    texts = made_up_data.long_texts(words, seed=1, num_words=max(cases.LENGTHS))
+    texts = made_up_data.long_texts(words, seed=1, num_words=max(cases.LENGTHS + size.lengths))
     of_one_step = Training(BATCH_SIZE, BATCH_SIZE, 1)
     kinds = {
         "pairs": (read_splits("mrpc", pairs_dir) or made_up(made_up_data.pairs, words), size.pairs),
@@ -352,6 +352,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=names, help="some of %s" % ", ".join(GROUPS))
     parser.add_argument("--peers", type=names, help="some of the names in the table's head")
     parser.add_argument("--turns", type=int, help="instead of those of the size")
+    parser.add_argument(
+        "--lengths",
+        type=lambda text: tuple(map(int, names(text))),
+        help="of training steps, instead of those of the size",
+    )
     parser.add_argument("--python", default=sys.executable, help="TensorFlow's, ours and google's")
     parser.add_argument(
         "--build",
@@ -410,6 +415,8 @@ def main() -> None:
     size = cases.SIZES[arguments.size]
     if arguments.turns:
         size = size._replace(short_turns=arguments.turns, long_turns=arguments.turns)
+    if arguments.lengths:
+        size = size._replace(lengths=arguments.lengths)
     os.makedirs(CACHE, exist_ok=True)
     model_dir = os.path.abspath(arguments.model_dir or fetch_minilm.fetch(CACHE))
     turns, peers, facts = measure(arguments, size, model_dir)

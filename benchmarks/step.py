@@ -77,8 +77,8 @@ def ours(num_parts):
         )
         return optimization.create_optimizer(outputs.total_loss, *SCHEDULE)
 
-    config = tf.ConfigProto(intra_op_parallelism_threads=max(1, NUM_CORES // num_parts))
-    return Graph(build, config)
+    num_threads = threads.count_threads(num_parts, NUM_CORES)
+    return Graph(build, tf.ConfigProto(intra_op_parallelism_threads=num_threads))
 
 
 def googles(features):

@@ -483,18 +483,18 @@ def test_lengths_are_rounded_to_what_the_device_gains_by(has_gpu, use_xla, expec
 
 
 @pytest.mark.parametrize(
-    "hidden_size,cores,has_gpu,use_xla,expected",
+    "hidden_size,cores,has_gpu,use_xla,expected,num_threads",
     [
-        (384, 2, False, False, 2),
-        (384, 16, False, False, 2),
-        (384, 1, False, False, 1),
-        (768, 16, False, False, 1),
-        (384, 2, True, False, 1),
-        (384, 2, False, True, 1),
+        (384, 2, False, False, 2, 1),
+        (384, 16, False, False, 2, 14),
+        (384, 1, False, False, 1, 1),
+        (768, 16, False, False, 1, 16),
+        (384, 2, True, False, 1, 0),
+        (384, 2, False, True, 1, 2),
     ],
 )
 def test_a_narrow_model_has_its_batches_cut_in_parts_on_a_cpu(
-    hidden_size, cores, has_gpu, use_xla, expected, monkeypatch
+    hidden_size, cores, has_gpu, use_xla, expected, num_threads, monkeypatch
 ):
     monkeypatch.setattr(run_classifier_gpu, "has_gpu", lambda: has_gpu)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
@@ -503,8 +503,7 @@ def test_a_narrow_model_has_its_batches_cut_in_parts_on_a_cpu(
     job.flags_obj.use_xla = use_xla
     assert run_classifier_gpu.count_parts(job) == expected
     config = run_classifier_gpu.make_run_config("", None, 1, 0, False, num_parts=expected)
-    num_threads = config.session_config.intra_op_parallelism_threads
-    assert num_threads == (0 if has_gpu else cores // expected)
+    assert config.session_config.intra_op_parallelism_threads == num_threads
 
 
 def test_google_flags_have_googles_defaults():
