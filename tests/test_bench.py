@@ -136,6 +136,15 @@ def test_data_has_as_many_rows_as_the_size_says(tmp_path, model_dir):
         assert len(row.text.split()) >= max(cases.LENGTHS)
 
 
+def test_texts_are_as_long_as_the_longest_steps_that_are_asked_for(tmp_path, model_dir):
+    lengths = bench.parse_arguments(["--lengths=32,512"]).lengths
+    assert lengths == (32, 512)
+    size = SMALL._replace(lengths=lengths)
+    folders = bench.write_data(str(tmp_path), size, None, None, model_dir)
+    for row in rows_of(folders, "long texts", "train"):
+        assert len(row.text.split()) >= 512
+
+
 def as_our_program_reads(folder):
     examples = processors.get_processor("file").get_train_examples(folder)
     return [(row.label, row.text_a, row.text_b) for row in examples]
