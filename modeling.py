@@ -299,22 +299,26 @@ class BertModel:
                     "initializer_range": config.initializer_range,
                     "dropout_seed": dropout_seed,
                 }
-                self.all_encoder_layers = transformer_model(
+                self._layers_but_last = transformer_model(
                     self.embedding_output,
                     attention_mask,
-                    num_hidden_layers=config.num_hidden_layers,
+                    num_hidden_layers=config.num_hidden_layers - 1,
                     do_return_all_layers=True,
                     gradient_checkpointing=gradient_checkpointing,
                     **layer_options,
                 )
-                # The pooler reads one position of the last layer. TensorFlow computes what is
-                # asked for only, so a classifier does without the other positions.
-                last_input = [self.embedding_output, *self.all_encoder_layers][-2]
-                with tf.variable_scope("layer_%d" % (config.num_hidden_layers - 1), reuse=True):
-                    first_position = _layer_function(gradient_checkpointing)(
-                        last_input, attention_mask=attention_mask, num_positions=1, **layer_options
-                    )
-            self.sequence_output = self.all_encoder_layers[-1]
+                self._last_layer = functools.partial(
+                    _layer_function(gradient_checkpointing),
+                    [self.embedding_output, *self._layers_but_last][-1],
+                    attention_mask=attention_mask,
+                    **layer_options,
+                )
+                # The pooler reads one position of the last layer, and a classifier the pooler: the
+                # other positions are not in the graph until they are asked for.
+                self._sequence_output: tf.Tensor | None = None
+                with tf.variable_scope("layer_%d" % (config.num_hidden_layers - 1)) as scope:
+                    self._last_scope = scope
+                    first_position = self._last_layer(num_positions=1)
 
             with tf.variable_scope("pooler"):
                 # The first token, [CLS], was pre-trained to stand for the whole text.
@@ -335,11 +339,14 @@ class BertModel:
 
     def get_sequence_output(self) -> tf.Tensor:
         """Returns the last layer: float32 `[batch_size, seq_length, hidden_size]`."""
-        return self.sequence_output
+        if self._sequence_output is None:
+            with tf.variable_scope(self._last_scope, reuse=True):
+                self._sequence_output = self._last_layer()
+        return self._sequence_output
 
     def get_all_encoder_layers(self) -> list[tf.Tensor]:
         """Returns the layers in order: float32 `[batch_size, seq_length, hidden_size]` each."""
-        return self.all_encoder_layers
+        return [*self._layers_but_last, self.get_sequence_output()]
 
     def get_embedding_output(self) -> tf.Tensor:
         """Returns what the first layer reads: float32 `[batch_size, seq_length, hidden_size]`."""
@@ -588,8 +595,6 @@ def _transformer_layer(
     What is not asked for is not computed.
     """
     attending = hidden if num_positions is None else hidden[:, :num_positions]
-    # From attention on positions are alike: as rows of one matrix they need no shapes.
-    shape = get_shape_list(attending)
     with tf.variable_scope("attention"):
         with tf.variable_scope("self"):
             context = attention_layer(
@@ -602,6 +607,7 @@ def _transformer_layer(
                 initializer_range=initializer_range,
                 dropout_seed=dropout_seed,
             )
+        # From here on positions are alike: as rows of one matrix they need no shapes.
         with tf.variable_scope("output"):
             attended = _add_projection(
                 reshape_to_matrix(attending),
@@ -616,7 +622,7 @@ def _transformer_layer(
         output = _add_projection(
             attended, intermediate, hidden_dropout_prob, initializer_range, dropout_seed
         )
-    return reshape_from_matrix(output, shape)
+    return _reshape_like(attending, output)
 
 
 def _add_projection(
@@ -712,23 +718,11 @@ def _attend(
     Returns:
         float32 `[batch_size, from_seq_length, width]`.
     """
-    batch_size, from_seq_length, width = get_shape_list(query)
-    to_seq_length = get_shape_list(to_tensor, expected_rank=3)[1]
-    rows = reshape_to_matrix(to_tensor)
-    key = dense(rows, width, initializer_range=initializer_range, name="key")
-    value = dense(rows, width, initializer_range=initializer_range, name="value")
-
-    def to_heads(rows: tf.Tensor, seq_length: int | tf.Tensor) -> tf.Tensor:
-        heads = _split_heads(rows, num_heads)
-        return tf.reshape(heads, [num_heads, batch_size, seq_length, width // num_heads])
-
-    query = to_heads(reshape_to_matrix(query), from_seq_length)
-    key = to_heads(key, to_seq_length)
-    value = to_heads(value, to_seq_length)
+    key = dense(to_tensor, _width(query), initializer_range=initializer_range, name="key")
+    value = dense(to_tensor, _width(query), initializer_range=initializer_range, name="value")
+    query, key, value = (_split_heads(each, num_heads) for each in (query, key, value))
     probabilities = weigh(tf.matmul(query, key, transpose_b=True))  # [heads, batch, from, to]
-    context = tf.matmul(probabilities, value)
-    rows = _join_heads(tf.reshape(context, [num_heads, -1, width // num_heads]))
-    return tf.reshape(rows, [batch_size, from_seq_length, width])
+    return _join_heads(tf.matmul(probabilities, value))
 
 
 def _attend_from_one_position(
@@ -762,19 +756,19 @@ def _attend_from_one_position(
     return tf.reduce_sum(context * own, axis=1, keepdims=True)
 
 
-def _split_heads(rows: tf.Tensor, num_heads: int) -> tf.Tensor:
-    """Gives each head its part of each row: [rows, heads * size] becomes [heads, rows, size].
+def _split_heads(tensor: tf.Tensor, num_heads: int) -> tf.Tensor:
+    """Gives each head its part of each row: `[..., heads * size]` becomes `[heads, ..., size]`.
 
     It is a transposition. On a CPU, TensorFlow's own moves one number at a time.
     """
-    return tf.stack(tf.raw_ops.Split(axis=1, value=rows, num_split=num_heads))
+    return tf.stack(tf.raw_ops.Split(axis=-1, value=tensor, num_split=num_heads))
 
 
 @tf.custom_gradient
 def _join_heads(heads: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
     """Undoes `_split_heads`, which is its gradient."""
     num_heads = heads.shape.as_list()[0]
-    return tf.concat(tf.unstack(heads), axis=1), lambda upstream: _split_heads(upstream, num_heads)
+    return tf.concat(tf.unstack(heads), axis=-1), lambda upstream: _split_heads(upstream, num_heads)
 
 
 def attention_head_size(hidden_size: int, num_attention_heads: int) -> int:
@@ -1007,6 +1001,8 @@ def _reshape_like(input_tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     """Gives a matrix the dimensions that `reshape_to_matrix` has joined."""
     if input_tensor.shape.ndims == 2:
         return rows
+    if _width(rows) == _width(input_tensor):
+        return tf.reshape(rows, tf.shape(input_tensor))
     return reshape_from_matrix(rows, get_shape_list(input_tensor))
 
 

@@ -47,15 +47,19 @@ def attention_layer(from_tensor, to_tensor, attention_mask, **options):
     return ATTENTION_LAYER(from_tensor, to_tensor, attention_mask, **options)
 
 
-def split_heads(rows, num_heads):
+def split_heads(tensor, num_heads):
     """Transposes."""
-    return tf.transpose(tf.reshape(rows, [tf.shape(rows)[0], num_heads, -1]), [1, 0, 2])
+    batch_size, seq_length, width = modeling.get_shape_list(tensor)
+    heads = tf.reshape(tensor, [batch_size, seq_length, num_heads, width // num_heads])
+    return tf.transpose(heads, [2, 0, 1, 3])
 
 
 def join_heads(heads):
     """Transposes back."""
-    num_heads, _, size = heads.shape.as_list()
-    return tf.reshape(tf.transpose(heads, [1, 0, 2]), [-1, num_heads * size])
+    num_heads, batch_size, seq_length, size = modeling.get_shape_list(heads)
+    return tf.reshape(
+        tf.transpose(heads, [1, 2, 0, 3]), [batch_size, seq_length, num_heads * size]
+    )
 
 
 def transformer_layer(hidden, num_positions=None, layer=modeling._transformer_layer, **options):
