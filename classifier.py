@@ -433,7 +433,8 @@ def model_fn_builder(
         problem_type: see `create_model`.
         thresholds: see `create_model`.
         gradient_checkpointing: see `create_model`.
-        num_parts: in how many parts a batch is computed, see `create_model_in_parts`.
+        num_parts: in how many parts a batch of TRAIN and EVAL is computed, see
+            `create_model_in_parts`.
         **optimizer_options: further arguments of `optimization.create_optimizer`.
     """
 
@@ -449,6 +450,8 @@ def model_fn_builder(
         ):
             raise NotImplementedError("mode %r is none of TRAIN, EVAL and PREDICT" % mode)
         is_training = mode == tf.estimator.ModeKeys.TRAIN
+        # Predictions need not wait for each other: there whole batches are computed side by side.
+        parts = 1 if mode == tf.estimator.ModeKeys.PREDICT else num_parts
         if is_training:
             _log_features(features)
             # Names are for hooks, which cannot hold tensors: they do not exist when they are made.
@@ -474,7 +477,7 @@ def model_fn_builder(
                     )
                     if is_training
                     else None
-                    for part in range(num_parts)
+                    for part in range(parts)
                 ],
                 use_one_hot_embeddings=use_one_hot_embeddings,
                 class_weights=class_weights if is_training else None,

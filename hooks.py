@@ -215,13 +215,13 @@ class CheckpointHook(tf.train.CheckpointSaverHook):
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
         """Saves the initial state of a new run; that of a resumed run is on disk already.
 
-        The parent would also write the graph as text, which takes seconds and nobody reads.
+        The parent would also write the graph: as text, which takes seconds and nobody reads, and
+        for TensorBoard a second time.
         """
         del coord
         step = int(session.run(self._global_step_tensor))
         self._timer.update_last_triggered_step(step)
         if step == 0:
-            self._summary_writer.add_graph(tf.get_default_graph())
             self._save(session, step)
             return
         for listener in self._listeners:

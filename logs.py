@@ -9,6 +9,9 @@ from typing import Iterator
 
 import tqdm
 
+# Not public.
+from tensorflow.python.util import deprecation
+
 _FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
@@ -36,6 +39,8 @@ def log_to_stderr(debug: bool) -> None:
     tf_logger = logging.getLogger("tensorflow")
     tf_logger.handlers = []
     tf_logger.setLevel(logging.INFO if debug else logging.ERROR)
+    # It would be looked for at each operation of each graph, to be told to nobody.
+    deprecation._PRINT_DEPRECATION_WARNINGS = debug
 
 
 def log_warnings_only() -> None:

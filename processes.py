@@ -1,8 +1,9 @@
-"""A function, mapped over chunks of work in several processes."""
+"""A function, mapped over chunks of work in several processes or threads."""
 
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import multiprocessing
 import signal
@@ -41,6 +42,20 @@ def map_in_processes(
     finally:
         for worker in workers:
             worker.kill()
+
+
+def map_in_threads(
+    function: Callable[[Any], Any], chunks: Iterator[Any], num_threads: int
+) -> Generator[Any, None, None]:
+    """Gives `function(chunk)` for each chunk, in their order; one chunk waits for a thread."""
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as threads:
+        at_work: collections.deque[concurrent.futures.Future] = collections.deque()
+        for chunk in chunks:
+            at_work.append(threads.submit(function, chunk))
+            if len(at_work) > num_threads:
+                yield at_work.popleft().result()
+        for result in at_work:
+            yield result.result()
 
 
 class WorkerProcess:

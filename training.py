@@ -1,13 +1,19 @@
-"""The training loop: all workers step together, the chief saves, evaluates, keeps and exports."""
+"""The training loop: all workers step together, the chief saves, evaluates, keeps and exports.
+
+Beside it the other uses of an Estimator: one evaluation, predictions.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 import checkpoints
+import processes
 from distributed import Workers
 from history import EvalHistory
 from hooks import (
@@ -175,6 +181,44 @@ def evaluate(
         return {}
     hooks = evaluation_hooks(workers, interruption)
     return estimator.evaluate(input_fn, hooks=hooks, checkpoint_path=checkpoint_path, name=name)
+
+
+def predict(
+    estimator: tf.estimator.Estimator, input_fn: InputFn, checkpoint_path: str, num_threads: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Gives what `estimator.predict` gives: the predictions of each example, by name, in order.
+
+    So many batches are computed at a time, each in a thread of its own: `estimator.predict` reads,
+    computes and hands out one after the other.
+
+    Args:
+        estimator: that of this worker.
+        input_fn: gives the data, once.
+        checkpoint_path: the checkpoint.
+        num_threads: how many batches at a time.
+    """
+    with tf.Graph().as_default() as graph:
+        batches = tf.data.make_initializable_iterator(input_fn())
+        features = batches.get_next()
+        mode = tf.estimator.ModeKeys.PREDICT
+        predictions = estimator.model_fn(features, None, mode, estimator.config).predictions
+        saver = tf.train.Saver()
+    session = tf.Session(graph=graph, config=estimator.config.session_config)
+
+    def read() -> Iterator[dict[str, np.ndarray]]:
+        session.run(batches.initializer)
+        with contextlib.suppress(tf.errors.OutOfRangeError):
+            while True:
+                yield session.run(features)
+
+    def compute(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return session.run(predictions, {features[name]: batch[name] for name in features})
+
+    with contextlib.closing(session):
+        saver.restore(session, checkpoint_path)
+        for batch in processes.map_in_threads(compute, read(), num_threads):
+            for row in zip(*batch.values()):
+                yield dict(zip(batch, row))
 
 
 def evaluation_hooks(workers: Workers, interruption: Interruption) -> list[tf.train.SessionRunHook]:

@@ -57,9 +57,7 @@ def split_heads(tensor, num_heads):
 def join_heads(heads):
     """Transposes back."""
     num_heads, batch_size, seq_length, size = modeling.get_shape_list(heads)
-    return tf.reshape(
-        tf.transpose(heads, [1, 2, 0, 3]), [batch_size, seq_length, num_heads * size]
-    )
+    return tf.reshape(tf.transpose(heads, [1, 2, 0, 3]), [batch_size, seq_length, num_heads * size])
 
 
 def transformer_layer(hidden, num_positions=None, layer=modeling._transformer_layer, **options):

@@ -504,6 +504,8 @@ def test_a_narrow_model_has_its_batches_cut_in_parts_on_a_cpu(
     assert run_classifier_gpu.count_parts(job) == expected
     config = run_classifier_gpu.make_run_config("", None, 1, 0, False, num_parts=expected)
     assert config.session_config.intra_op_parallelism_threads == num_threads
+    rewrites = config.session_config.graph_options.rewrite_options.optimizers
+    assert ("remap" in rewrites) == (not has_gpu)  # A GPU has all that is TensorFlow's default.
 
 
 def test_google_flags_have_googles_defaults():
