@@ -352,6 +352,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=names, help="some of %s" % ", ".join(GROUPS))
     parser.add_argument("--peers", type=names, help="some of the names in the table's head")
     parser.add_argument("--turns", type=int, help="instead of those of the size")
+    parser.add_argument("--long_turns", type=int, help="the same for training only")
     parser.add_argument(
         "--lengths",
         type=lambda text: tuple(map(int, names(text))),
@@ -373,6 +374,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sentences_dir", help="SST-2, instead of made-up sentences")
     parser.add_argument("--json", default=os.path.join(CACHE, "bench.json"), help="to be written")
     return parser.parse_args(argv)
+
+
+def chosen_size(arguments: argparse.Namespace) -> Size:
+    """Gives how much is measured: a named size, but for what the command line says."""
+    size = cases.SIZES[arguments.size]
+    return size._replace(
+        short_turns=arguments.turns or size.short_turns,
+        long_turns=arguments.long_turns or arguments.turns or size.long_turns,
+        lengths=arguments.lengths or size.lengths,
+    )
 
 
 def chosen(wanted: Sequence[str] | None, there_are: Sequence[str], flag: str) -> list[str]:
@@ -412,11 +423,7 @@ def main() -> None:
     arguments = parse_arguments()
     # As Ctrl-C: what was measured is told, and nothing is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    size = cases.SIZES[arguments.size]
-    if arguments.turns:
-        size = size._replace(short_turns=arguments.turns, long_turns=arguments.turns)
-    if arguments.lengths:
-        size = size._replace(lengths=arguments.lengths)
+    size = chosen_size(arguments)
     os.makedirs(CACHE, exist_ok=True)
     model_dir = os.path.abspath(arguments.model_dir or fetch_minilm.fetch(CACHE))
     turns, peers, facts = measure(arguments, size, model_dir)

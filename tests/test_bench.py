@@ -145,6 +145,22 @@ def test_texts_are_as_long_as_the_longest_steps_that_are_asked_for(tmp_path, mod
         assert len(row.text.split()) >= 512
 
 
+@pytest.mark.parametrize(
+    "arguments, short_turns, long_turns, lengths",
+    [
+        ([], 3, 2, cases.LENGTHS),
+        (["--turns=5"], 5, 5, cases.LENGTHS),
+        (["--long_turns=1", "--lengths=128"], 3, 1, (128,)),
+        (["--turns=5", "--long_turns=1"], 5, 1, cases.LENGTHS),
+    ],
+)
+def test_the_command_line_says_how_much_is_measured(arguments, short_turns, long_turns, lengths):
+    size = bench.chosen_size(bench.parse_arguments(arguments))
+    assert size[:2] == (short_turns, long_turns)
+    assert size.lengths == lengths
+    assert size.pairs == cases.SIZES["quick"].pairs
+
+
 def as_our_program_reads(folder):
     examples = processors.get_processor("file").get_train_examples(folder)
     return [(row.label, row.text_a, row.text_b) for row in examples]

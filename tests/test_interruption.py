@@ -216,9 +216,8 @@ def test_a_run_that_is_interrupted_in_everything_it_does(interrupting, small_run
     assert run.status()[0] == "stopped early"
     assert not (run.output_dir / "eval_results.json").exists()
     only_predict = ("--nodo_train", "--nodo_eval", "--predict_batch_size=4")
-    predicting = Moment(
-        "prediction", "tf.train.MonitoredSession.run", 2, only_predict, 15, (5, 10, 15)
-    )
+    # By then a batch has been read, and a thread has begun with it.
+    predicting = Moment("prediction", "tf.Session.run", 4, only_predict, 15, (5, 10, 15))
     run.interrupt(SIGINT, predicting)
     assert not list(run.output_dir.glob("test_results*"))
     run.finish()

@@ -15,6 +15,8 @@ import termios
 import threading
 
 import pytest
+import tensorflow.compat.v1 as tf
+from tensorflow.python.util import deprecation
 
 import logs
 
@@ -26,7 +28,9 @@ def logging_as_before():
     loggers = (logging.root, TENSORFLOW)
     before = [(logger, logger.handlers, logger.level) for logger in loggers]
     raise_exceptions = logging.raiseExceptions
+    looks_for_deprecations = deprecation._PRINT_DEPRECATION_WARNINGS
     yield
+    deprecation._PRINT_DEPRECATION_WARNINGS = looks_for_deprecations
     logging.raiseExceptions = raise_exceptions
     for logger, handlers, level in before:
         logger.handlers = handlers
@@ -179,3 +183,18 @@ def test_in_a_terminal_an_interruption_has_the_last_line(
     assert empty == ""
     assert last.startswith("run_classifier_gpu.py: SIGINT: go on with: python ")
     assert "%d/5 [" % (5 if number == 1 else 3) in above[-1]
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_deprecations_are_looked_for_where_somebody_is_told(debug, monkeypatch):
+    looked_at = []
+    getcallargs = deprecation.tf_inspect.getcallargs
+    monkeypatch.setattr(
+        deprecation.tf_inspect,
+        "getcallargs",
+        lambda *args, **kwargs: looked_at.append(args) or getcallargs(*args, **kwargs),
+    )
+    logs.log_to_stderr(debug)
+    with tf.Graph().as_default():
+        tf.no_op()
+    assert bool(looked_at) == debug

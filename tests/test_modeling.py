@@ -150,6 +150,21 @@ def test_variables_equal_googles_in_name_shape_and_order(scope):
     assert variables(modeling) == variables(google)
 
 
+def test_the_last_layer_has_its_other_positions_when_they_are_asked_for():
+    model = modeling.BertModel(config_of(modeling), False, **constants())
+    graph, variables = tf.get_default_graph(), tf.global_variables()
+    products = [op for op in graph.get_operations() if op.type == "BatchMatMulV2"]
+    # Two for each layer; a key and a value are not asked for where one position attends.
+    assert len(products) == 2 * SETTINGS["num_hidden_layers"]
+    sequence_output = model.get_sequence_output()
+    assert sequence_output.shape.as_list()[1] > 1
+    assert model.get_sequence_output() is sequence_output
+    assert model.get_all_encoder_layers()[-1] is sequence_output
+    products = [op for op in graph.get_operations() if op.type == "BatchMatMulV2"]
+    assert len(products) == 2 * SETTINGS["num_hidden_layers"] + 2
+    assert tf.global_variables() == variables
+
+
 def test_bert_base_has_its_published_number_of_parameters():
     input_ids = tf.zeros([1, 128], tf.int32)
     modeling.BertModel(modeling.BertConfig(**BERT_BASE), False, input_ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 
 import pytest
@@ -39,6 +40,42 @@ def test_chunks_are_read_as_they_are_needed():
         assert len(read) == number + 3
     results.close()
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+@pytest.mark.parametrize("num_threads", [1, 2, 4])
+def test_results_of_threads_come_in_the_order_of_the_chunks(count, num_threads):
+    results = processes.map_in_threads(square, iter(range(count)), num_threads)
+    assert list(results) == [number**2 for number in range(count)]
+
+
+def test_threads_work_side_by_side_and_one_chunk_waits():
+    read = []
+    both = threading.Barrier(2, timeout=60)
+
+    def chunks():
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    def meet(number):
+        both.wait()  # For ever, if the other one began only afterwards.
+        return number
+
+    results = processes.map_in_threads(meet, chunks(), 2)
+    for number in range(6):
+        assert next(results) == number
+        assert len(read) == number + 3
+    # So that each of those that have begun finds another one.
+    assert next(results) == 6
+    results.close()
+
+
+def test_an_error_of_a_thread_comes_where_its_result_would():
+    results = processes.map_in_threads(square, iter([1, "no number", 3]), 2)
+    assert next(results) == 1
+    with pytest.raises(TypeError):
+        next(results)
 
 
 def test_an_error_names_its_place_in_the_other_process():
