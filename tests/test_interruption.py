@@ -216,7 +216,7 @@ def test_a_run_that_is_interrupted_in_everything_it_does(interrupting, small_run
     assert run.status()[0] == "stopped early"
     assert not (run.output_dir / "eval_results.json").exists()
     only_predict = ("--nodo_train", "--nodo_eval", "--predict_batch_size=4")
-    # By then a batch has been read, and a thread has begun with it.
+    # By then the weights are loaded and a batch has been read.
     predicting = Moment("prediction", "tf.Session.run", 4, only_predict, 15, (5, 10, 15))
     run.interrupt(SIGINT, predicting)
     assert not list(run.output_dir.glob("test_results*"))
