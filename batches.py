@@ -133,7 +133,10 @@ def evaluation_plan(num_tokens: np.ndarray, batch_size: int, drop_remainder: boo
 
 
 def evaluation_order(num_tokens: np.ndarray, batch_size: int) -> np.ndarray:
-    """Gives the order of one pass: consecutive blocks of batches, each block sorted by length.
+    """Gives the order of one pass: consecutive blocks of batches, each block longest first.
+
+    What is too long for the memory fails at once, and batches that are computed side by side end
+    with short ones, so that no one waits long for the last.
 
     Args:
         num_tokens: how long each example is, int `[num_examples]`. If all are equally long, nothing
@@ -146,7 +149,7 @@ def evaluation_order(num_tokens: np.ndarray, batch_size: int) -> np.ndarray:
     size = batch_size * _SORTED_TOGETHER
     order = np.arange(len(num_tokens))
     blocks = [order[start : start + size] for start in range(0, len(order), size)]
-    return np.concatenate([_by_length(block, num_tokens) for block in blocks])
+    return np.concatenate([_by_length(block, -num_tokens) for block in blocks])
 
 
 def restore_order(rows: Iterable[Any], order: Sequence[int]) -> Iterator[Any]:

@@ -22,13 +22,35 @@ import tensorflow.compat.v1 as tf
 from errors import BadInput
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
-# Takes the gradient of a result, returns that of each argument.
+# Takes the gradient of a result, returns that of each argument; None where nothing is to go.
 Gradient = Callable[..., Any]
 # The sizes of a tensor: an int where the graph knows the size, a scalar tensor where it does not.
 Shape = List[Union[int, tf.Tensor]]
 
 # Added to the attention score of a masked position: the softmax makes it a probability of zero.
 MASKED_SCORE = -10000.0
+
+
+@tf.RegisterGradient("OfItsOwn")
+def _gradient_of_its_own(operation: tf.Operation, upstream: tf.Tensor) -> Any:
+    return operation.gradient_of_its_own(upstream)
+
+
+def _with_gradient(op_type: str, compute: Callable[[], tf.Tensor], gradient: Gradient) -> tf.Tensor:
+    """Computes a tensor, and exchanges the gradient of the operation that it comes from.
+
+    Other than `tf.custom_gradient`, it adds nothing to the graph and keeps no graph alive.
+
+    Args:
+        op_type: Type of that operation, the only one of this type that is computed.
+        compute: Computes the tensor.
+        gradient: Gives the gradient of each input of the operation.
+    """
+    with tf.get_default_graph().gradient_override_map({op_type: "OfItsOwn"}):
+        result = compute()
+    assert result.op.type == op_type
+    result.op.gradient_of_its_own = gradient
+    return result
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
@@ -39,20 +61,15 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
     size cost by the number of times they are read.
     """
     scale = 2.0 * math.sqrt(2.0 / math.pi)
+    score = x * (scale + scale * 0.044715 * tf.square(x))
+    open_part = tf.sigmoid(score)
 
-    @tf.custom_gradient
-    def gate(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
-        score = x * (scale + scale * 0.044715 * tf.square(x))
-        open_part = tf.sigmoid(score)
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        # x * score'(x), the cube being all of the score but its linear part.
+        slope = 3.0 * score - 2.0 * scale * x
+        return upstream * (open_part + tf.raw_ops.SigmoidGrad(y=open_part, dy=slope)), None
 
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            # x * score'(x), the cube being all of the score but its linear part.
-            slope = 3.0 * score - 2.0 * scale * x
-            return upstream * (open_part + tf.raw_ops.SigmoidGrad(y=open_part, dy=slope))
-
-        return x * open_part, gradient
-
-    return gate(x)
+    return _with_gradient("Mul", lambda: x * open_part, gradient)
 
 
 def gelu_erf(x: tf.Tensor) -> tf.Tensor:
@@ -61,18 +78,13 @@ def gelu_erf(x: tf.Tensor) -> tf.Tensor:
     It is x * Phi(x), Phi being the distribution function of the normal distribution. Its gradient,
     Phi(x) + x * Phi'(x), is in closed form for the reason given in `gelu`.
     """
+    distribution = 0.5 + 0.5 * tf.math.erf(x * math.sqrt(0.5))
 
-    @tf.custom_gradient
-    def gate(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
-        distribution = 0.5 + 0.5 * tf.math.erf(x * math.sqrt(0.5))
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        density = math.sqrt(0.5 / math.pi) * tf.exp(-0.5 * tf.square(x))
+        return upstream * (distribution + x * density), None
 
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            density = math.sqrt(0.5 / math.pi) * tf.exp(-0.5 * tf.square(x))
-            return upstream * (distribution + x * density)
-
-        return x * distribution, gradient
-
-    return gate(x)
+    return _with_gradient("Mul", lambda: x * distribution, gradient)
 
 
 ACTIVATIONS = {
@@ -668,10 +680,6 @@ def attention_layer(
         float32 `[batch_size, from_seq_length, num_attention_heads * size_per_head]`.
     """
     assert_rank(from_tensor, 3)
-    width = num_attention_heads * size_per_head
-    query = dense(from_tensor, width, initializer_range=initializer_range, name="query")
-    # The query is scaled instead of the scores because it has fewer elements.
-    query *= 1.0 / math.sqrt(size_per_head)
     from_one_position = from_tensor.shape.as_list()[1] == 1
     attend = _attend_from_one_position if from_one_position else _attend
     weigh = functools.partial(
@@ -680,7 +688,18 @@ def attention_layer(
         dropout_prob=attention_probs_dropout_prob,
         dropout_seed=dropout_seed,
     )
-    return attend(query, to_tensor, num_attention_heads, initializer_range, weigh)
+    return attend(
+        from_tensor, to_tensor, num_attention_heads, size_per_head, initializer_range, weigh
+    )
+
+
+def _scaled_query(
+    from_tensor: tf.Tensor, num_heads: int, size_per_head: int, initializer_range: float
+) -> tf.Tensor:
+    """Makes the queries, scaled instead of the scores because they have fewer elements."""
+    width = num_heads * size_per_head
+    query = dense(from_tensor, width, initializer_range=initializer_range, name="query")
+    return query * (1.0 / math.sqrt(size_per_head))
 
 
 def _weigh(
@@ -700,35 +719,37 @@ def _weigh(
 
 
 def _attend(
-    query: tf.Tensor,
+    from_tensor: tf.Tensor,
     to_tensor: tf.Tensor,
     num_heads: int,
+    size_per_head: int,
     initializer_range: float,
     weigh: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
     """Collects the values of all positions, weighed by how well their keys fit the query.
 
-    Args:
-        query: float32 `[batch_size, from_seq_length, width]`.
-        to_tensor: See `attention_layer`.
-        num_heads: Number of heads.
-        initializer_range: See `attention_layer`.
-        weigh: `_weigh` of this layer.
+    `weigh` is `_weigh` of this layer; the other arguments are those of `attention_layer`.
 
     Returns:
-        float32 `[batch_size, from_seq_length, width]`.
+        float32 `[batch_size, from_seq_length, num_heads * size_per_head]`.
     """
-    key = dense(to_tensor, _width(query), initializer_range=initializer_range, name="key")
-    value = dense(to_tensor, _width(query), initializer_range=initializer_range, name="value")
-    query, key, value = (_split_heads(each, num_heads) for each in (query, key, value))
+    width = num_heads * size_per_head
+    query = _scaled_query(from_tensor, num_heads, size_per_head, initializer_range)
+    key = dense(to_tensor, width, initializer_range=initializer_range, name="key")
+    value = dense(to_tensor, width, initializer_range=initializer_range, name="value")
+    from_rows = _rows_of_heads(from_tensor, num_heads)
+    to_rows = from_rows if to_tensor is from_tensor else _rows_of_heads(to_tensor, num_heads)
+    query = _split_heads(query, from_rows)
+    key, value = _split_heads(key, to_rows), _split_heads(value, to_rows)
     probabilities = weigh(tf.matmul(query, key, transpose_b=True))  # [heads, batch, from, to]
-    return _join_heads(tf.matmul(probabilities, value))
+    return _join_heads(tf.matmul(probabilities, value), from_rows)
 
 
 def _attend_from_one_position(
-    query: tf.Tensor,
+    from_tensor: tf.Tensor,
     to_tensor: tf.Tensor,
     num_heads: int,
+    size_per_head: int,
     initializer_range: float,
     weigh: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
@@ -737,9 +758,10 @@ def _attend_from_one_position(
     query * (kernel * position) is (query * kernel) * position, so a kernel need not meet each
     position, but one row for each head.
     """
-    width, to_width = _width(query), _width(to_tensor)
+    width, to_width = num_heads * size_per_head, _width(to_tensor)
+    query = _scaled_query(from_tensor, num_heads, size_per_head, initializer_range)
     # Which units of a row are a head's own.
-    own = np.repeat(np.eye(num_heads, dtype=np.float32), width // num_heads, axis=1)
+    own = np.repeat(np.eye(num_heads, dtype=np.float32), size_per_head, axis=1)
     with tf.variable_scope("key"):
         kernel, bias = _kernel_and_bias(to_width, width, initializer_range)
         rows = reshape_to_matrix(query * own)  # [batch * heads, width]
@@ -756,19 +778,48 @@ def _attend_from_one_position(
     return tf.reduce_sum(context * own, axis=1, keepdims=True)
 
 
-def _split_heads(tensor: tf.Tensor, num_heads: int) -> tf.Tensor:
-    """Gives each head its part of each row: `[..., heads * size]` becomes `[heads, ..., size]`.
+def _rows_of_heads(tensor: tf.Tensor, num_heads: int) -> tf.Tensor:
+    """Says where the parts of each head are when all parts of a tensor are rows of one matrix.
 
-    It is a transposition. On a CPU, TensorFlow's own moves one number at a time.
+    Args:
+        tensor: `[batch_size, seq_length, ...]`, a tensor of this batch size and length.
+        num_heads: Number of heads.
+
+    Returns:
+        int32 `[heads, batch_size, seq_length]`.
     """
-    return tf.stack(tf.raw_ops.Split(axis=-1, value=tensor, num_split=num_heads))
+    shape = tf.shape(tensor)[:2]
+    first_rows = num_heads * tf.reshape(tf.range(tf.reduce_prod(shape)), shape)
+    return first_rows + np.arange(num_heads, dtype=np.int32)[:, np.newaxis, np.newaxis]
 
 
-@tf.custom_gradient
-def _join_heads(heads: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+def _split_heads(tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Gives each head its part of each position: `[heads, batch_size, seq_length, size]`.
+
+    It is a transposition. On a CPU, TensorFlow's own moves one number at a time, this one a part.
+
+    Args:
+        tensor: float32 `[batch_size, seq_length, heads * size]`.
+        rows: `_rows_of_heads` of this shape.
+    """
+    size = _width(tensor) // rows.shape.as_list()[0]
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None, None]:
+        return tf.reshape(_join_heads(upstream, rows), [-1, size]), None, None
+
+    parts = tf.reshape(tensor, [-1, size])
+    return _with_gradient("GatherV2", lambda: tf.gather(parts, rows), gradient)
+
+
+def _join_heads(heads: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     """Undoes `_split_heads`, which is its gradient."""
-    num_heads = heads.shape.as_list()[0]
-    return tf.concat(tf.unstack(heads), axis=-1), lambda upstream: _split_heads(upstream, num_heads)
+
+    @tf.custom_gradient
+    def join(heads: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        joined = tf.concat(tf.unstack(heads), axis=-1)
+        return joined, lambda upstream: _split_heads(upstream, rows)
+
+    return join(heads)
 
 
 def attention_head_size(hidden_size: int, num_attention_heads: int) -> int:
@@ -841,8 +892,7 @@ def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
         return _reshape_like(input_tensor, shifted)
 
 
-@tf.custom_gradient
-def _add_bias(rows: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+def _add_bias(rows: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """Adds a bias to each row of a matrix.
 
     The gradient of the bias is the sum of the rows, which is faster as a product.
@@ -852,27 +902,28 @@ def _add_bias(rows: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
         ones = tf.ones([1, tf.shape(upstream)[0]])
         return upstream, tf.matmul(ones, upstream)[0]
 
-    return tf.nn.bias_add(rows, bias), gradient
+    return _with_gradient("BiasAdd", lambda: tf.nn.bias_add(rows, bias), gradient)
 
 
-@tf.custom_gradient
-def _standardize(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+def _standardize(x: tf.Tensor) -> tf.Tensor:
     """Shifts and scales each row of a matrix to a mean of 0 and a variance of 1.
 
     The gradient of x is that of the result without its components along a row of ones and along
     the result, since a change of x in these directions changes nothing, over the deviation of x.
     """
-    centered = x - tf.reduce_mean(x, axis=1, keepdims=True)
+    mean = tf.reduce_mean(x, axis=1, keepdims=True)
+    # All of the gradient of x comes by this way.
+    centered = _with_gradient("Sub", lambda: x - mean, lambda upstream: (upstream, None))
     variance = tf.reduce_mean(tf.square(centered), axis=1, keepdims=True)
     scale = tf.math.rsqrt(variance + 1e-12)
-    standardized = centered * scale
 
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
         mean = tf.reduce_mean(upstream, axis=1, keepdims=True)
         slope = tf.reduce_mean(upstream * standardized, axis=1, keepdims=True)
-        return (upstream - mean - standardized * slope) * scale
+        return (upstream - mean - standardized * slope) * scale, None
 
-    return standardized, gradient
+    standardized = _with_gradient("Mul", lambda: centered * scale, gradient)
+    return standardized
 
 
 def layer_norm_and_dropout(

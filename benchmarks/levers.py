@@ -47,15 +47,17 @@ def attention_layer(from_tensor, to_tensor, attention_mask, **options):
     return ATTENTION_LAYER(from_tensor, to_tensor, attention_mask, **options)
 
 
-def split_heads(tensor, num_heads):
+def split_heads(tensor, rows):
     """Transposes."""
+    num_heads = rows.shape.as_list()[0]
     batch_size, seq_length, width = modeling.get_shape_list(tensor)
     heads = tf.reshape(tensor, [batch_size, seq_length, num_heads, width // num_heads])
     return tf.transpose(heads, [2, 0, 1, 3])
 
 
-def join_heads(heads):
+def join_heads(heads, rows):
     """Transposes back."""
+    del rows
     num_heads, batch_size, seq_length, size = modeling.get_shape_list(heads)
     return tf.reshape(tf.transpose(heads, [1, 2, 0, 3]), [batch_size, seq_length, num_heads * size])
 

@@ -148,7 +148,7 @@ def test_evaluation_sorts_blocks_and_restores_their_order(lengths, batch_size):
     expected = []
     for start in range(0, len(lengths), 64 * batch_size):
         block = range(len(lengths))[start : start + 64 * batch_size]
-        expected += sorted(block, key=lambda number: (lengths[number], number))
+        expected += sorted(block, key=lambda number: (-lengths[number], number))
     assert order == expected
     restored = batches.restore_order(("row %d" % number for number in order), order)
     assert list(restored) == ["row %d" % number for number in range(len(lengths))]
@@ -290,7 +290,7 @@ def test_an_evaluation_has_every_example_once(path, group_by_length, drop_remain
     )
     expected = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     if group_by_length:
-        expected = [[1, 5, 7, 0], [9, 3, 6, 4], [8, 2]]
+        expected = [[2, 8, 4, 6], [3, 9, 0, 7], [1, 5]]
     assert of_batches == expected[: 2 if drop_remainder else 3]
 
 
@@ -340,7 +340,7 @@ def test_workers_together_read_what_one_reads(
 def test_an_evaluation_is_dealt_out(examples, tokenizer, num_shards):
     for num_tokens, expected in (
         (None, [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]),
-        (np.arange(10)[::-1], [[9, 8, 7], [6, 5, 4], [3, 2, 1], [0]]),
+        (np.arange(10), [[9, 8, 7], [6, 5, 4], [3, 2, 1], [0]]),
     ):
         workers = dealt_batches(examples, tokenizer, False, num_shards, num_tokens=num_tokens)
         assert workers == [expected[index::num_shards] for index in range(num_shards)]
