@@ -135,7 +135,7 @@ def evaluation_plan(num_tokens: np.ndarray, batch_size: int, drop_remainder: boo
 def evaluation_order(num_tokens: np.ndarray, batch_size: int) -> np.ndarray:
     """Gives the order of one pass: consecutive blocks of batches, each block longest first.
 
-    What is too long for the memory fails at once, and batches that are computed side by side end
+    What is too long for the memory fails early, and batches that are computed side by side end
     with short ones, so that no one waits long for the last.
 
     Args:
