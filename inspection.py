@@ -475,14 +475,14 @@ def memory(
     """Estimates the bytes that training takes, in float32, beside those of the program itself.
 
     42 per weight: it, its gradient and its two moments take 16, copies that live while weights are
-    initialized and updated the rest. And what layers keep for the gradients: per token and layer 13
+    initialized and updated the rest. And what layers keep for the gradients: per token and layer 10
     vectors of `hidden_size`, the attention probabilities of all heads three times, and 4 vectors of
     `intermediate_size` for gelu, 3 for gelu_erf, else 1. The last layer keeps as much for the first
     token only, and 2 vectors of `hidden_size` for the others.
 
     With gradient checkpointing it is as much for one layer at a time, and what each layer reads.
     """
-    per_token = 13 * config.hidden_size + 3 * config.num_attention_heads * seq_length
+    per_token = 10 * config.hidden_size + 3 * config.num_attention_heads * seq_length
     per_token += _KEPT_BY_ACTIVATION.get(str(config.hidden_act), 1) * config.intermediate_size
     if gradient_checkpointing:
         per_example = (per_token + config.num_hidden_layers * config.hidden_size) * seq_length
