@@ -32,14 +32,14 @@ MASKED_SCORE = -10000.0
 
 
 @tf.RegisterGradient("OfItsOwn")
-def _gradient_of_its_own(operation: tf.Operation, upstream: tf.Tensor) -> Any:
-    return operation.gradient_of_its_own(upstream)
+def _gradient_of_its_own(operation: tf.Operation, *upstream: tf.Tensor) -> Any:
+    return operation.gradient_of_its_own(*upstream)
 
 
 def _with_gradient(op_type: str, compute: Callable[[], tf.Tensor], gradient: Gradient) -> tf.Tensor:
     """Computes a tensor, and exchanges the gradient of the operation that it comes from.
 
-    Other than `tf.custom_gradient`, it adds nothing to the graph and keeps no graph alive.
+    Other than `tf.custom_gradient`, it adds nothing to the graph, which it does not keep alive.
 
     Args:
         op_type: Type of that operation, the only one of this type that is computed.
@@ -813,13 +813,13 @@ def _split_heads(tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
 
 def _join_heads(heads: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     """Undoes `_split_heads`, which is its gradient."""
+    joined = tf.concat(tf.unstack(heads), axis=-1)
 
-    @tf.custom_gradient
-    def join(heads: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
-        joined = tf.concat(tf.unstack(heads), axis=-1)
-        return joined, lambda upstream: _split_heads(upstream, rows)
+    def gradient(upstream: tf.Tensor, _: tf.Tensor) -> tuple[None, tf.Tensor]:
+        return None, _split_heads(upstream, rows)
 
-    return join(heads)
+    # Several operations have this gradient together: it goes past them to what they are made of.
+    return _with_gradient("IdentityN", lambda: tf.identity_n([joined, heads])[0], gradient)
 
 
 def attention_head_size(hidden_size: int, num_attention_heads: int) -> int:
