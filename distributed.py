@@ -179,7 +179,10 @@ class _HorovodWorkers(Workers):
             return collective(value, session=session, name="agreement")
 
     def loss_of_worker(self, error: Exception) -> str | None:
-        if "Horovod" not in str(error):
+        # Horovod says its name where it has noticed the loss before it was asked for something;
+        # otherwise its operation fails with what the network has said.
+        op = error.op if isinstance(error, tf.errors.UnknownError) else None
+        if "Horovod" not in str(error) and not (op and op.type.startswith("Horovod")):
             return None
         return (
             "another worker has died or was killed; the same command goes on from the last "

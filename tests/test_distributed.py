@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import time
+import types
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from conftest import CONFIG
 from program import Launch, assert_equal, end_state, model_flags, parsed, write_data
 
 import checkpoints
+import distributed
 import run_classifier_gpu
 import serving
 
@@ -417,6 +419,15 @@ def test_when_a_worker_is_killed_the_others_say_so_and_end(ended, name, survivor
     assert any("another worker has died or was killed" in line for line in said)
     assert end.newest_step == 10
     assert_no_traceback(end.launch)
+
+
+@pytest.mark.parametrize("op_type, is_loss", [("HorovodAllreduce", True), ("MatMul", False)])
+def test_what_the_network_says_may_reach_a_worker_before_horovod_does(op_type, is_loss):
+    op = types.SimpleNamespace(type=op_type, name="votes_to_stop", traceback=[], _original_op=None)
+    said = "[gloo/transport/tcp/pair.cc:598] Connection closed by peer [127.0.0.1]:43757"
+    error = tf.errors.UnknownError(None, op, said)
+    workers = object.__new__(distributed._HorovodWorkers)
+    assert bool(workers.loss_of_worker(error)) == is_loss
 
 
 def test_sigterm_to_one_worker(two):
