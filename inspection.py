@@ -86,7 +86,7 @@ def inspect(
         labels: the classes.
         tokenizer: splits the texts.
         bert_config: of the encoder.
-        init_checkpoint: prefix of a readable checkpoint, or None.
+        init_checkpoint: prefix of a readable checkpoint; None or empty if there is none.
         schedule: the plan.
         max_seq_length: tokens per example.
         train_batch_size: examples in a batch of one worker.
@@ -424,7 +424,7 @@ def _check_config(report: Report, config: BertConfig, vocab_size: int, max_seq_l
 def _add_checkpoint(
     report: Report, shapes: Mapping[str, Sequence[int]], init_checkpoint: str | None
 ) -> None:
-    if init_checkpoint is None:
+    if not init_checkpoint:
         report.add("checkpoint", "none")
         report.warnings.append("no --init_checkpoint: the encoder begins with random values")
         return

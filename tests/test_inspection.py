@@ -337,6 +337,13 @@ FINDINGS = {
         ["no --init_checkpoint: the encoder begins with random values"],
         [],
     ),
+    "an empty checkpoint": (
+        MANY + FEW,
+        DEV,
+        {"init_checkpoint": ""},
+        ["no --init_checkpoint: the encoder begins with random values"],
+        [],
+    ),
     "several labels": (
         [("nice film", ("a", "b")), ("good film", ("b",)), ("bad film", ())],
         [("sad film", ("c", "a"))],
