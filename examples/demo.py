@@ -75,8 +75,10 @@ def small_model() -> list[str]:
     return [
         "--bert_config_file=" + os.path.join(folder, "bert_config.json"),
         "--vocab_file=" + os.path.join(folder, "vocab.txt"),
-        "--learning_rate=1e-3",
-        "--num_train_epochs=30",
+        "--learning_rate=3e-4",
+        "--num_train_epochs=20",
+        # It guesses for some epochs before it learns.
+        "--early_stopping_min_steps=350",
     ]
 
 
@@ -117,7 +119,8 @@ def report(model: list[str]) -> None:
         for sentence, prediction in zip(SENTENCES, predictor.predict(SENTENCES)):
             print("  %-58s -> %s (%.2f)" % (sentence, prediction.label, prediction.confidence))
 
-    own = [flag for flag in model if not flag.startswith(("--learning_rate", "--num_train"))]
+    of_training = ("--learning_rate", "--num_train", "--early_stopping")
+    own = [flag for flag in model if not flag.startswith(of_training)]
     own = ["--task_name=file", *own, "--output_dir=my_output"]
     train_files = ["--train_file=my_train.tsv", "--dev_file=my_dev.tsv"]
     print("\nTrain on your own file (tab separated, header `label<TAB>text`):\n")
