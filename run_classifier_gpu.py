@@ -1077,10 +1077,13 @@ def train(
     )
     early_stopping = make_early_stopping_hook(flags_obj, schedule, watched, estimator, workers)
     eval_input_fn = make_input_fn(job, records, "dev", flags_obj.eval_batch_size)
-    exporters = [
-        EvaluationRecorder(history, schedule.max_steps_without_improvement),
-        serving.BestExporter(history, make_bundle_writer(job).export, flags_obj.exports_to_keep),
-    ]
+    exporters: list[tf.estimator.Exporter] = []
+    if workers.is_chief:  # The others need not have the files that an export is made of.
+        write = make_bundle_writer(job).export
+        exporters = [
+            EvaluationRecorder(history, schedule.max_steps_without_improvement),
+            serving.BestExporter(history, write, flags_obj.exports_to_keep),
+        ]
 
     def write_record(status: str, reason: str | None = None) -> None:
         if not workers.is_chief:
