@@ -12,6 +12,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import tensorflow.compat.v1 as tf
 
+import logs
 import modeling
 import optimization
 import tf_metrics
@@ -568,9 +569,9 @@ def _example_weights(features: Mapping[str, tf.Tensor], per_example_loss: tf.Ten
 
 
 def _log_features(features: Mapping[str, tf.Tensor]) -> None:
-    _LOG.info("*** Features ***")
+    _LOG.info("*** Features ***", extra=logs.FOR_FILE)
     for name in sorted(features):
-        _LOG.info("  name = %s, shape = %s", name, features[name].shape)
+        _LOG.info("  name = %s, shape = %s", name, features[name].shape, extra=logs.FOR_FILE)
 
 
 def _initialize_from_checkpoint(init_checkpoint: str | None) -> None:
@@ -583,10 +584,22 @@ def _initialize_from_checkpoint(init_checkpoint: str | None) -> None:
         )
         _validate_coverage(variables, set(initialized), init_checkpoint)
         tf.train.init_from_checkpoint(init_checkpoint, assignment_map)
-    _LOG.info("**** Trainable Variables ****")
+    _LOG.info(
+        "Trainable variables = %d, of which %d begin as in %s",
+        len(variables),
+        len(initialized),
+        init_checkpoint or "no checkpoint",
+    )
+    _LOG.info("**** Trainable Variables ****", extra=logs.FOR_FILE)
     for variable in variables:
         source = ", *INIT_FROM_CKPT*" if variable.name in initialized else ""
-        _LOG.info("  name = %s, shape = %s%s", variable.name, variable.shape, source)
+        _LOG.info(
+            "  name = %s, shape = %s%s",
+            variable.name,
+            variable.shape,
+            source,
+            extra=logs.FOR_FILE,
+        )
 
 
 def _validate_coverage(

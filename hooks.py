@@ -335,10 +335,17 @@ class EvaluationRecorder(tf.estimator.Exporter):
     `EvalSpec(exporters=...)`: exporters that act on the best evaluation ask the history.
     """
 
-    def __init__(self, history: EvalHistory, patience: int):
-        """Takes the run's history; `patience` in steps is for the log only, 0 for none."""
+    def __init__(self, history: EvalHistory, patience: int, num_train_steps: int):
+        """Take the run's history and, for what the log says about an early stop, its plan.
+
+        Args:
+            history: of the run.
+            patience: steps without improvement that end it; 0 for none.
+            num_train_steps: steps of the whole run.
+        """
         self._history = history
         self._patience = patience
+        self._num_train_steps = num_train_steps
 
     @property
     def name(self) -> str:
@@ -380,7 +387,10 @@ class EvaluationRecorder(tf.estimator.Exporter):
             )
         if self._patience:
             left = self._patience - history.steps_without_improvement()
-            verdict += "; stops early " + ("now" if left <= 0 else "after %d more steps" % left)
+            if left <= 0:
+                verdict += "; stops early now"
+            elif step + left < self._num_train_steps:
+                verdict += "; stops early after %d more steps without improvement" % left
         _LOG.info("evaluation at step %d: %s | %s", step, numbers, verdict)
 
 

@@ -21,6 +21,9 @@ from processors import InputExample
 from tokenization import FullTokenizer
 from training import Schedule
 
+# A run of fewer steps often ends before the model has learned anything.
+FEW_STEPS = 300
+
 # From these shares on, a finding is a warning.
 _MAJORITY, _LEAKED, _CUT, _UNKNOWN = 0.95, 0.01, 0.2, 0.05
 
@@ -36,7 +39,16 @@ _HUGGING_FACE_KEYS = {"architectures", "model_type", "transformers_version"}
 _BYTES_PER_WEIGHT = 42
 _KEPT_BY_ACTIVATION = {"gelu": 4, "gelu_erf": 3}
 
-_SUMMARY = "baseline", "cut", "[UNK]", "checkpoint", "steps", "evaluations", "early stopping"
+_SUMMARY = (
+    "baseline",
+    "cut",
+    "[UNK]",
+    "checkpoint",
+    "steps",
+    "evaluations",
+    "early stopping",
+    "advice",
+)
 
 
 class Report(NamedTuple):
@@ -463,6 +475,10 @@ def _add_plan(report: Report, schedule: Schedule, early_stopping_min_steps: int)
     if stop is not None:
         text = f"possible from step {stop:,} on"
     report.add("early stopping", text if patience else "off")
+    if last < FEW_STEPS:
+        epochs = math.ceil(FEW_STEPS / schedule.steps_per_epoch)
+        few = f"{last:,} steps are few for a model to learn something"
+        report.add("advice", f"{few}: --num_train_epochs={epochs} makes {FEW_STEPS}")
 
 
 def memory(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from typing import Iterator
 
@@ -11,6 +12,9 @@ import tqdm
 
 # Not public.
 from tensorflow.python.util import deprecation
+
+# `extra` of what is for run.log, and on stderr only with --debug: long lists.
+FOR_FILE = {"for_file": True}
 
 _FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
@@ -25,13 +29,20 @@ class _AboveTheBar(logging.Handler):
 
 def is_terminal() -> bool:
     """Tells whether a person watches stderr, who is shown a progress bar."""
-    return sys.stderr.isatty()
+    if not sys.stderr.isatty():
+        return False
+    try:
+        # Some, such as that of `docker exec -t`, have no size: a bar would be an empty line there.
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except OSError:  # What has taken the place of stderr may not tell.
+        return True
 
 
 def log_to_stderr(debug: bool) -> None:
     """Sends the log to stderr, in place of the handlers that TensorFlow and absl bring along."""
     handler = _AboveTheBar() if is_terminal() else logging.StreamHandler(sys.stderr)
     handler.setFormatter(_FORMAT)
+    handler.addFilter(lambda record: debug or not getattr(record, "for_file", False))
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.INFO)
     # Where the log file is on a full disk, each line would bring a traceback of its own.

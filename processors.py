@@ -71,6 +71,8 @@ class Task(NamedTuple):
         dev: the examples to evaluate.
         test: the examples to predict.
         metrics: what an evaluation reports beyond the usual, see `classifier.metric_fn`.
+        best_metric: the metric that says which checkpoint is best, unless a flag says otherwise:
+            for a GLUE task the one that GLUE ranks by.
         problem_type: one of `PROBLEM_TYPES`.
         label_separator: what stands between the labels of a cell that has several.
         is_dev_optional: whether a part of the training examples may take the place of a dev file.
@@ -82,6 +84,7 @@ class Task(NamedTuple):
     dev: Split
     test: Split
     metrics: Sequence[str] = ()
+    best_metric: str = "eval_accuracy"
     problem_type: str = "classification"
     label_separator: str = ","
     is_dev_optional: bool = False
@@ -135,6 +138,7 @@ TASKS: dict[str, Task] = {
         dev=_COLA_TRAIN._replace(file_name="dev.tsv"),
         test=Split("test.tsv", text_a="sentence"),
         metrics=("matthews_correlation",),
+        best_metric="eval_matthews_correlation",
         submission="CoLA.tsv",
     ),
     "mnli": _tsv_task(
@@ -155,11 +159,25 @@ TASKS: dict[str, Task] = {
         test_file="test_mismatched.tsv",
         submission="MNLI-mm.tsv",
     ),
-    "mrpc": _tsv_task(_NO_YES, "#1 String", "#2 String", label="Quality", submission="MRPC.tsv"),
+    "mrpc": _tsv_task(
+        _NO_YES,
+        "#1 String",
+        "#2 String",
+        label="Quality",
+        best_metric="eval_f1",
+        submission="MRPC.tsv",
+    ),
     "qnli": _tsv_task(_ENTAILMENT, "question", "sentence", submission="QNLI.tsv"),
     # A few rows of its training file have tabs and line feeds too many or too few.
     "qqp": _ragged(
-        _tsv_task(_NO_YES, "question1", "question2", label="is_duplicate", submission="QQP.tsv")
+        _tsv_task(
+            _NO_YES,
+            "question1",
+            "question2",
+            label="is_duplicate",
+            best_metric="eval_f1",
+            submission="QQP.tsv",
+        )
     ),
     "rte": _tsv_task(_ENTAILMENT, "sentence1", "sentence2", submission="RTE.tsv"),
     "sst-2": _tsv_task(_NO_YES, "sentence", submission="SST-2.tsv"),
@@ -168,6 +186,7 @@ TASKS: dict[str, Task] = {
         "sentence1",
         "sentence2",
         label="score",
+        best_metric="eval_pearson",
         problem_type="regression",
         submission="STS-B.tsv",
     ),
@@ -230,6 +249,7 @@ def file_task(
         train,
         train._replace(file_name="dev.tsv"),
         test,
+        best_metric="eval_loss",
         problem_type=problem_type,
         label_separator=label_separator,
         is_dev_optional=True,
@@ -266,6 +286,7 @@ class Examples(Collection[InputExample]):
     Attributes:
         set_type: train, dev or test.
         path: the file.
+        is_part: whether other rows of the file belong to another split.
         is_labelled: whether the file has labels.
         is_pair: whether the texts come in pairs.
         label_counts: label -> number of examples that have it; empty for regression.
@@ -296,6 +317,7 @@ class Examples(Collection[InputExample]):
         """
         self.set_type = set_type
         self.path = path
+        self.is_part = rows is not None
         self._split = split
         self._task = task
         self._labels = labels

@@ -20,7 +20,6 @@ import json
 import logging
 import math
 import os
-import pathlib
 import platform
 import re
 import shlex
@@ -35,12 +34,14 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import app, flags
 
+import baseline
 import bundle
 import calibration
 import checkpoints
 import distributed
 import files
 import inspection
+import later_call
 import logs
 import memory
 import modeling
@@ -74,6 +75,7 @@ from hooks import (
     stop_if_no_increase_hook,
 )
 from interruption import Interrupted, Interruption
+from later_call import Trained
 from processors import (
     PROBLEM_TYPES,
     DataProcessor,
@@ -91,10 +93,12 @@ from training import Schedule
 
 _LOG = logging.getLogger("run_classifier_gpu")
 
-# By these files in output_dir a later call knows how texts became inputs, and tests its exports.
-_PREPROCESSING, _DEV_SAMPLE = "preprocessing.json", "dev_sample.jsonl"
+# Some rows of the dev set, in output_dir, by which later calls test their exports.
+_DEV_SAMPLE = "dev_sample.jsonl"
 _SAMPLE_SIZE = 8
-_PREPROCESSING_FLAGS = ("max_seq_length", "do_lower_case", "truncation", "window_stride")
+
+# Evaluations without an improvement that end a run, unless a flag says otherwise.
+_PATIENCE = 3
 
 # What TensorFlow does on a CPU to a graph before it first runs it, once each. Its default is more,
 # and twice, which takes three seconds for a training graph and makes no step faster.
@@ -125,7 +129,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     switch("do_export", False, "Export the best checkpoint as a SavedModel.")
     switch("do_frozen", False, "Write the best checkpoint as one file, frozen_model.pb.")
 
-    switch("dry_run", False, "Check the data and the plan of a training run, and do nothing else.")
+    switch("dry_run", False, "Check data and plan of a training run, and do nothing else.")
 
     # Data.
     text("task_name", None, "Task, e.g. mrpc, or file for your own files.")
@@ -204,7 +208,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     whole(
         "save_checkpoints_steps",
         None,
-        "Steps between checkpoints, each of which is evaluated. Default: one epoch, at most 1000.",
+        "Steps between checkpoints, each of which is evaluated. Default: half an epoch, at "
+        "most 1000.",
         lower_bound=1,
     )
     whole("keep_checkpoint_max", 2, "Recent checkpoints to keep, beside the best.", lower_bound=1)
@@ -227,9 +232,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     # The optimizer.
     choice(
         "optimizer",
-        "adamw",
+        "adamw_corrected",
         ["adamw", "adamw_corrected", "lamb"],
-        "adamw is BERT's, without bias correction; adamw_corrected has it, as in transformers.",
+        "adamw_corrected is Adam with weight decay; adamw is google's, without bias correction.",
     )
     number("learning_rate", 5e-5, "Peak learning rate.", lower_bound=0.0)
     choice(
@@ -269,7 +274,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
 
     # What is best, and when progress has ended.
-    text("best_metric", "eval_loss", "Metric that says what is best.")
+    text(
+        "best_metric",
+        None,
+        "Metric that says what is best. Default: the one that the task is ranked by, eval_loss for "
+        "your own files.",
+    )
     switch(
         "best_metric_higher_is_better",
         None,
@@ -308,24 +318,18 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         upper_bound=1.0,
     )
 
-    for required in ("task_name", "bert_config_file", "vocab_file", "output_dir"):
-        flags.mark_flag_as_required(required, flag_values)
+    flags.mark_flag_as_required("output_dir", flag_values)
     flags.register_multi_flags_validator(
-        ["do_train", "do_eval", "do_predict", "do_export", "do_frozen"],
+        ["do_train", "do_eval", "do_predict", "do_export", "do_frozen", "dry_run"],
         lambda wanted: any(wanted.values()),
-        "nothing to do: give --do_train, --do_eval, --do_predict, --do_export or --do_frozen",
+        "nothing to do: give --do_train, --do_eval, --do_predict, --do_export, --do_frozen or "
+        "--dry_run",
         flag_values,
     )
     flags.register_multi_flags_validator(
         ["num_trials", "do_train", "do_eval"],
         lambda values: values["num_trials"] == 1 or (values["do_train"] and values["do_eval"]),
         "several trials are compared by their evaluation: give --do_train and --do_eval",
-        flag_values,
-    )
-    flags.register_multi_flags_validator(
-        ["dry_run", "do_train"],
-        lambda values: values["do_train"] or not values["dry_run"],
-        "a dry run is one of a training run: give --do_train",
         flag_values,
     )
     flags.register_multi_flags_validator(
@@ -388,6 +392,9 @@ def run_classifier(
     Returns:
         The metrics of the evaluation; empty if there was none, and for all workers but the chief.
     """
+    if flags_obj.dry_run:
+        flags_obj = copy.deepcopy(flags_obj)
+        flags_obj.do_train = True
     job = make_job(flags_obj, workers or Workers(), interruption or Interruption())
     summary = job.workers.from_chief(lambda: inspect(job))
     metrics: dict[str, float] = {}
@@ -449,10 +456,9 @@ def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers:
 
 def make_job(flags_obj: flags.FlagValues, workers: Workers, interruption: Interruption) -> Job:
     """Reads and plans everything; raises BadInput for what is wrong with it."""
-    known_labels = workers.from_chief(lambda: check_checkpoints(flags_obj))
-    if not flags_obj.do_train:
-        flags_obj = workers.together(lambda: as_in_training(flags_obj))
-    inputs = workers.together(lambda: load_inputs(flags_obj, known_labels))
+    trained = workers.from_chief(lambda: find_trained(flags_obj))
+    flags_obj = workers.together(lambda: as_in_training(flags_obj, trained))
+    inputs = workers.together(lambda: load_inputs(flags_obj, trained))
     data_of_chief = workers.from_chief(lambda: inputs.fingerprints)
     workers.together(lambda: check_same_data(inputs.fingerprints, data_of_chief, workers))
     watched = workers.together(lambda: make_watched(flags_obj, inputs))
@@ -467,15 +473,26 @@ def make_job(flags_obj: flags.FlagValues, workers: Workers, interruption: Interr
     return Job(flags_obj, inputs, watched, schedule, warm_start, workers, interruption)
 
 
-def check_checkpoints(flags_obj: flags.FlagValues) -> list[str] | None:
-    """Checks the checkpoints that are there; returns the labels of a model that was trained."""
+def find_trained(flags_obj: flags.FlagValues) -> Trained:
+    """Check the checkpoints that are there; return what is known of a model that was trained."""
     if flags_obj.init_checkpoint:
         checkpoints.validate_init_checkpoint(flags_obj.init_checkpoint)
     if flags_obj.do_train:
-        return None
-    for which in {flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)}:
-        checkpoints.find(flags_obj.output_dir, which)
-    return read_labels(flags_obj.output_dir)
+        return Trained(None, None, None)
+    output_dir = flags_obj.output_dir
+    wanted = sorted({flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)})
+    paths = [checkpoints.find(output_dir, which) for which in wanted]
+    folders = [runs.find_folder(path) or output_dir for path in paths]
+    if len({os.path.realpath(folder) for folder in folders}) > 1:
+        raise BadInput(
+            "--export_checkpoint=%s: is of another run than --eval_checkpoint=%s; export it in a "
+            "call of its own" % (flags_obj.export_checkpoint, flags_obj.eval_checkpoint)
+        )
+    sample_path = os.path.join(folders[0], _DEV_SAMPLE)
+    is_pair = None
+    if os.path.exists(sample_path):
+        is_pair = serving.read_sample(sample_path)[0].text_b is not None
+    return Trained(runs.read_record(folders[0]), read_labels(folders[0]), is_pair)
 
 
 def checkpoint_to_export(flags_obj: flags.FlagValues) -> str:
@@ -483,24 +500,33 @@ def checkpoint_to_export(flags_obj: flags.FlagValues) -> str:
     return flags_obj.export_checkpoint or flags_obj.eval_checkpoint
 
 
-def as_in_training(flags_obj: flags.FlagValues) -> flags.FlagValues:
-    """Gives flags in which texts become inputs as they did in training, unless they say how."""
-    path = os.path.join(flags_obj.output_dir, _PREPROCESSING)
-    if not os.path.exists(path):
-        return flags_obj
-    with open(path, encoding="utf-8") as stream:
-        recorded = json.load(stream)
-    flags_obj = copy.deepcopy(flags_obj)
-    for name, value in recorded.items():
-        given = flags_obj[name]
-        if not given.present:
-            given.value = value
-        elif given.value != value:
-            _LOG.warning("--%s=%s, but the model was trained with %s", name, given.value, value)
+def as_in_training(flags_obj: flags.FlagValues, trained: Trained) -> flags.FlagValues:
+    """Return flags which, where a call does not say otherwise, are those of the training run."""
+    if trained.record:
+        flags_obj = copy.deepcopy(flags_obj)
+        given = {
+            name: value for name, value in own_flags(flags_obj).items() if is_given(flags_obj, name)
+        }
+        for name, value in later_call.take_up(trained.record, given).items():
+            # Another version may have had other flags.
+            if name in flags_obj:
+                flags_obj[name].value = value
+        later_call.check(trained.record, own_flags(flags_obj), given)
+    for name in ("task_name", "bert_config_file", "vocab_file"):
+        if not flags_obj[name].value:
+            raise BadInput(
+                "--%s is missing: a training needs it, and so does a call without a run.json in "
+                "--output_dir=%s" % (name, flags_obj.output_dir)
+            )
     return flags_obj
 
 
-def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None) -> Inputs:
+def is_given(flags_obj: flags.FlagValues, name: str) -> bool:
+    """Tell whether a flag is on the command line."""
+    return bool(flags_obj[name].present)
+
+
+def load_inputs(flags_obj: flags.FlagValues, trained: Trained) -> Inputs:
     """Reads configuration, vocabulary and data."""
     bert_config = modeling.BertConfig.from_json_file(flags_obj.bert_config_file)
     tokenizer = load_tokenizer(flags_obj, bert_config)
@@ -513,8 +539,16 @@ def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None)
                 bert_config.max_position_embeddings,
             )
         )
-    processor = get_processor(flags_obj.task_name, known_labels, make_file_task(flags_obj))
+    own_files = make_file_task(flags_obj)
+    if flags_obj.labels_file and trained.labels and list(own_files.labels or ()) != trained.labels:
+        raise BadInput(
+            "--labels_file=%s: the model was trained with the labels %s; leave it out"
+            % (flags_obj.labels_file, ", ".join(trained.labels))
+        )
+    processor = get_processor(flags_obj.task_name, trained.labels, own_files)
     examples = read_examples(flags_obj, processor)
+    for of_split in examples.values():
+        check_texts_per_row(of_split, trained.is_pair)
     labels = processor.get_labels()
     problem_type = processor.task.problem_type
     class_weights = thresholds = None
@@ -533,7 +567,9 @@ def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None)
     if problem_type == "regression" and flags_obj.calibrate:
         raise BadInput("--calibrate: a regression has no probabilities; leave it out")
     if problem_type == "multi_label":
-        thresholds = load_thresholds(flags_obj.thresholds, labels)
+        thresholds = trained.thresholds
+        if thresholds is None or is_given(flags_obj, "thresholds"):
+            thresholds = load_thresholds(flags_obj.thresholds, labels)
     fingerprints = {
         split: fingerprint(
             of_split,
@@ -544,6 +580,8 @@ def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None)
         )
         for split, of_split in examples.items()
     }
+    if trained.record and not any(is_given(flags_obj, name) for name in later_call.MAY_DIFFER):
+        check_set_aside(examples, fingerprints, trained.record["identity"])
     return Inputs(
         bert_config,
         tokenizer,
@@ -554,6 +592,38 @@ def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None)
         class_weights,
         thresholds,
     )
+
+
+def check_texts_per_row(examples: Examples, is_pair: bool | None) -> None:
+    """Raise BadInput unless rows have as many texts as the model was trained with."""
+    if is_pair is not None and examples.is_pair != is_pair:
+        raise BadInput(
+            "%s: %s, but the model was trained with %s; name the columns with --text_column%s"
+            % (
+                examples.path,
+                *(
+                    ("single texts", "pairs of texts")
+                    if is_pair
+                    else ("pairs of texts", "single texts")
+                ),
+                " and --text_b_column" if is_pair else ", or remove the second text",
+            )
+        )
+
+
+def check_set_aside(
+    examples: Mapping[str, Examples], fingerprints: Mapping[str, str], identity: Mapping[str, Any]
+) -> None:
+    """Raise BadInput if rows that were set aside for the evaluation may have been learned since."""
+    if (
+        "dev" in examples
+        and examples["dev"].is_part
+        and fingerprints["dev"] != identity["dev data"]
+    ):
+        raise BadInput(
+            "%s: has changed since the training, so that the rows set aside for the evaluation "
+            "would be others, which the model has learned; give a --dev_file" % examples["dev"].path
+        )
 
 
 def conversion_options(
@@ -628,10 +698,8 @@ def make_warm_start_settings(source: str, labels: Sequence[str]) -> tf.estimator
             "--warm_start_from=%s: no readable checkpoint; give the output_dir of a run, or a "
             "checkpoint of it" % source
         ) from error
-    # The labels are in the output_dir, the checkpoint may be in its best/ or best/slim/.
-    folders = list(pathlib.Path(os.path.abspath(path)).parents)[:3]
-    found = next(filter(None, (read_labels(str(folder)) for folder in folders)), None)
-    same_labels = found == list(labels)
+    folder = runs.find_folder(path)
+    same_labels = folder is not None and read_labels(folder) == list(labels)
     _LOG.info("Warm start from %s, %s classifier", path, "with its" if same_labels else "new")
     return tf.estimator.WarmStartSettings(
         path, vars_to_warm_start=".*" if same_labels else "bert/.*"
@@ -735,7 +803,7 @@ def make_schedule(flags_obj: flags.FlagValues, num_examples: int, num_workers: i
                 examples_per_step,
             )
         )
-    save_steps = flags_obj.save_checkpoints_steps or min(1000, math.ceil(steps_per_epoch))
+    save_steps = flags_obj.save_checkpoints_steps or half_an_epoch(steps_per_epoch, num_train_steps)
     patience = flags_obj.max_steps_without_improvement
     return Schedule(
         examples_per_step=examples_per_step,
@@ -744,8 +812,20 @@ def make_schedule(flags_obj: flags.FlagValues, num_examples: int, num_workers: i
         num_warmup_steps=int(num_train_steps * flags_obj.warmup_proportion),
         steps_per_epoch=steps_per_epoch,
         save_checkpoints_steps=save_steps,
-        max_steps_without_improvement=3 * save_steps if patience is None else patience,
+        max_steps_without_improvement=_PATIENCE * save_steps if patience is None else patience,
     )
+
+
+def half_an_epoch(steps_per_epoch: float, num_train_steps: int) -> int:
+    """Return the default of --save_checkpoints_steps, at most 1000.
+
+    It is rounded up, so that no evaluation comes right before the last one, but not where the
+    default patience would then outlast the run.
+    """
+    steps = math.ceil(steps_per_epoch / 2)
+    if (1 + _PATIENCE) * steps >= num_train_steps:
+        steps = max(1, math.floor(steps_per_epoch / 2))
+    return min(1000, steps)
 
 
 def scale_learning_rate(flags_obj: flags.FlagValues, num_workers: int) -> float:
@@ -767,7 +847,7 @@ def scale_learning_rate(flags_obj: flags.FlagValues, num_workers: int) -> float:
 
 def make_watched(flags_obj: flags.FlagValues, inputs: Inputs) -> Watched:
     """Gives the metric that says what is best, after checking that evaluations will have it."""
-    metric = flags_obj.best_metric
+    metric = flags_obj.best_metric or inputs.processor.task.best_metric
     known = metric_names(len(inputs.labels), inputs.processor.task.metrics, inputs.problem_type)
     if metric not in known:
         raise BadInput("--best_metric=%s: an evaluation has %s" % (metric, ", ".join(known)))
@@ -835,10 +915,6 @@ def open_folder(job: Job, until_closed: contextlib.ExitStack) -> None:
     until_closed.enter_context(logs.also_to(os.path.join(output_dir, "run.log")))
     text = "".join(label + "\n" for label in job.inputs.labels)
     files.write_text(os.path.join(output_dir, "labels.txt"), text)
-    if job.schedule:
-        recorded = {name: flags_obj[name].value for name in _PREPROCESSING_FLAGS}
-        text = json.dumps(recorded, indent=2) + "\n"
-        files.write_text(os.path.join(output_dir, _PREPROCESSING), text)
     if "dev" in job.inputs.examples:
         sample = itertools.islice(job.inputs.examples["dev"], _SAMPLE_SIZE)
         serving.write_sample(os.path.join(output_dir, _DEV_SAMPLE), sample)
@@ -1081,7 +1157,9 @@ def train(
     if workers.is_chief:  # The others need not have the files that an export is made of.
         write = make_bundle_writer(job).export
         exporters = [
-            EvaluationRecorder(history, schedule.max_steps_without_improvement),
+            EvaluationRecorder(
+                history, schedule.max_steps_without_improvement, schedule.num_train_steps
+            ),
             serving.BestExporter(history, write, flags_obj.exports_to_keep),
         ]
 
@@ -1101,6 +1179,8 @@ def train(
             "peak_memory_mb": round(memory.peak_megabytes()),
             "workers": workers.size,
         }
+        if status in ("finished", "stopped early"):
+            result["warning"] = judge(job, schedule, history)
         runs.write_record(output_dir, identity, own_flags(flags_obj), result)
 
     def write_end(reason: str | None) -> None:
@@ -1181,6 +1261,38 @@ def train(
             % (progress.step, schedule.num_train_steps)
         )
     write_end(early_stopping.reason)
+
+
+def judge(job: Job, schedule: Schedule, history: EvalHistory) -> str | None:
+    """Return what is wrong with the best model of a run, and what to try; None if nothing is."""
+    inputs, metric = job.inputs, job.watched.metric
+    best = history.best()
+    if best is None:
+        return "no evaluation has a finite %s; lower --learning_rate" % metric
+    labels = (example.label for example in inputs.examples["dev"])
+    constant = baseline.find(labels, inputs.problem_type, inputs.labels)
+    not_above = constant.judge(metric, best.metrics)
+    if not_above is None:
+        return None
+    name, score = not_above
+    return (
+        "the best model is no better than the same answer to everything (%s): %s is %.4f, and %.4f "
+        "for that; try %s"
+        % (constant.answer, name, best.metrics[name], score, what_to_try(job.flags_obj, schedule))
+    )
+
+
+def what_to_try(flags_obj: flags.FlagValues, schedule: Schedule) -> str:
+    """Return what most often helps where a model has learned nothing, the likeliest first."""
+    cures = []
+    if not flags_obj.init_checkpoint and not flags_obj.warm_start_from:
+        cures.append("an --init_checkpoint")
+    if flags_obj.optimizer == "adamw":
+        cures.append("--optimizer=adamw_corrected")
+    if schedule.num_train_steps < inspection.FEW_STEPS:
+        cures.append("more --num_train_epochs")
+    cures += ["another --seed", "a lower --learning_rate", "--dry_run to look at the data"]
+    return ", ".join(cures)
 
 
 def make_early_stopping_hook(
@@ -1276,6 +1388,28 @@ def predict(
             if submit:
                 submit(str(index), answer)
     _LOG.info("  %d predictions in %s", len(examples), path)
+    if examples.is_labelled:
+        score_predictions(job, estimator, checkpoint_path, records)
+
+
+def score_predictions(
+    job: Job, estimator: tf.estimator.Estimator, checkpoint_path: str, records: Mapping[str, str]
+) -> None:
+    """Write what the metrics of a labelled test file are to test_metrics.json."""
+    input_fn = make_input_fn(job, records, "test", job.flags_obj.predict_batch_size)
+    # By the chief alone, as the predictions are.
+    result = training.evaluate(
+        estimator, input_fn, checkpoint_path, Workers(), job.interruption, name="test"
+    )
+    metrics = {
+        re.sub("^eval_", "test_", name): value.item()
+        for name, value in sorted(result.items())
+        if name.startswith("eval_")
+    }
+    for name, value in metrics.items():
+        _LOG.info("  %s = %s", name, value)
+    text = json.dumps(metrics, indent=2) + "\n"
+    files.write_text(os.path.join(job.flags_obj.output_dir, "test_metrics.json"), text)
 
 
 def predict_in_order(
@@ -1400,7 +1534,9 @@ def log_summary(job: Job) -> None:
         return
     result = record["result"]
     exports = serving.list_exports(os.path.join(output_dir, "export", "best_exporter"))
-    again = "python run_classifier_gpu.py %s (and the flags of the data and the model)"
+    folder = shlex.quote(output_dir)
+    again = "python run_classifier_gpu.py --do_%s --output_dir=" + folder
+    texts = " ".join(["TEXT", "TEXT_B"][: 2 if job.inputs.examples["dev"].is_pair else 1])
     rows = [
         ("ended", result["reason"] or "all steps are done"),
         ("last step", "%(last_step)d of %(num_train_steps)d" % result),
@@ -1411,12 +1547,17 @@ def log_summary(job: Job) -> None:
         ("best checkpoint", tf.train.latest_checkpoint(checkpoints.best_dir(output_dir))),
         ("best export", exports[-1] if exports else None),
         ("evaluations", eval_history_path(output_dir)),
-        ("evaluate", again % ("--do_eval --output_dir=" + shlex.quote(output_dir))),
-        ("export", again % ("--do_export --output_dir=" + shlex.quote(output_dir))),
+        ("evaluate", again % "eval"),
+        ("predict", again % "predict" + " --test_file=FILE"),
+        ("export", again % "export"),
+        ("answer", "python predictor.py %s %s" % (folder, texts) if exports else None),
+        ("curves", "tensorboard --logdir=" + folder),
     ]
     _LOG.info("***** Training %s *****", result["status"])
     for name, value in rows:
         _LOG.info("  %-16s %s", name, "-" if value is None else value)
+    if result.get("warning"):
+        _LOG.warning("WARNING: %s", result["warning"])
 
 
 def own_flags(flags_obj: flags.FlagValues) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import fcntl
 import glob
 import json
 import os
+import pathlib
 import platform
 import re
 import shutil
@@ -22,11 +23,11 @@ from errors import BadInput
 _OWN_FILES = re.compile(
     r"checkpoint|graph\.pbtxt|model\.ckpt-\d+\..*|events\.out\.tfevents\..*"
     r"|(train|dev|test)\.[0-9a-f]{12}\.tf_record(\.index)?|labels\.txt|preprocessing\.json"
-    r"|dev_sample\.jsonl|eval_history\.jsonl|eval_results\.(txt|json)|test_results\.tsv"
+    r"|dev_sample\.jsonl|eval_history\.jsonl|eval_results\.(txt|json)|test_results\.tsv|test_metrics\.json"
     r"|frozen_model\.pb"
     r"|(CoLA|MNLI-m|MNLI-mm|MRPC|QNLI|QQP|RTE|SST-2|STS-B|WNLI)\.tsv|run\.(json|log)"
 )
-_OWN_FOLDERS = re.compile(r"eval|eval_best|best|slim|export|best_exporter|saved_model")
+_OWN_FOLDERS = re.compile(r"eval|eval_best|eval_test|best|slim|export|best_exporter|saved_model")
 # TensorFlow means temp-1795409899 and writes temp-b'1795409899'.
 _UNFINISHED_EXPORT = re.compile(r"temp-(b')?\d{10}'?")
 # Made by one rename or by the Saver, so whatever is inside comes from there too.
@@ -45,7 +46,11 @@ def record_path(output_dir: str) -> str:
 
 
 def read_record(output_dir: str) -> dict[str, Any] | None:
-    """Reads run.json, None when there is none.
+    """Read run.json, None when there is none.
+
+    Returns:
+        Its parts `result`, `identity`, `flags`, `versions`, and `folder`, to which paths among the
+        flags are relative; None where it does not tell that.
 
     Raises:
         BadInput: it is damaged.
@@ -56,11 +61,22 @@ def read_record(output_dir: str) -> dict[str, Any] | None:
     try:
         with open(path, encoding="utf-8") as stream:
             record = json.load(stream)
-        return {part: record[part] for part in ("result", "identity", "flags", "versions")}
+        parts = {part: record[part] for part in ("result", "identity", "flags", "versions")}
+        # Records of earlier versions do not tell the folder in which the program was started.
+        return dict(parts, folder=record.get("folder"))
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
             "%s: is damaged (%s); begin anew with --overwrite_output_dir" % (path, error)
         ) from error
+
+
+def find_folder(checkpoint_path: str) -> str | None:
+    """Return the output_dir that a checkpoint belongs to; None if it is in none."""
+    # It may be in best/ or best/slim/.
+    for folder in list(pathlib.Path(os.path.abspath(checkpoint_path)).parents)[:3]:
+        if os.path.exists(record_path(str(folder))):
+            return str(folder)
+    return None
 
 
 def has_ended(output_dir: str) -> bool:
@@ -80,6 +96,7 @@ def write_record(
         "result": result,
         "identity": identity,
         "flags": flag_values,
+        "folder": os.getcwd(),
         "versions": {
             "python": platform.python_version(),
             "tensorflow": tf.__version__,
