@@ -587,7 +587,7 @@ def _initialize_from_checkpoint(init_checkpoint: str | None) -> None:
     _LOG.info(
         "Trainable variables = %d, of which %d begin as in %s",
         len(variables),
-        len(initialized),
+        sum(variable.name in initialized for variable in variables),
         init_checkpoint or "no checkpoint",
     )
     _LOG.info("**** Trainable Variables ****", extra=logs.FOR_FILE)
