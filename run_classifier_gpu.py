@@ -598,6 +598,7 @@ def load_tokenizer(
     )
     tokenizer = tokenization.FullTokenizer(flags_obj.vocab_file, flags_obj.do_lower_case)
     tokenization.validate_vocab(tokenizer.vocab, flags_obj.vocab_file)
+    tokenization.log_repeated_tokens(flags_obj.vocab_file)
     if tokenizer.vocab_size > bert_config.vocab_size:
         raise BadInput(
             "%s: %d tokens, but vocab_size is %d in %s; give the model's own vocabulary"

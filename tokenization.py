@@ -101,24 +101,29 @@ def load_vocab(vocab_file: str) -> dict[str, int]:
         BadInput: the file cannot be read, is not UTF-8 or is empty.
     """
     vocab: dict[str, int] = OrderedDict()
-    lines = _read_lines(vocab_file)
-    for index, line in enumerate(lines):
+    for index, line in enumerate(_read_lines(vocab_file)):
         vocab[line.strip()] = index
-    # Lines are compared as they stand: two tokens that differ by an exotic space are nothing to
-    # tell of.
+    return vocab
+
+
+def log_repeated_tokens(vocab_file: str) -> None:
+    """Warns where lines of a vocabulary have the same token, as some published ones do.
+
+    Lines are compared as they stand: tokens that differ by an exotic space are nothing to tell of.
+    """
+    lines = _read_lines(vocab_file)
     repeated = [line for line, number in Counter(lines).items() if number > 1 and line.strip()]
     if repeated:
-        token = repeated[0]
+        first = lines.index(repeated[0])
         _LOG.warning(
-            "%s: %d tokens are in several lines, the first of them %r in lines %d and %d: the last "
-            "line counts",
+            "%s: tokens in several lines, of which the last one counts: %d, the first %r in lines "
+            "%d and %d",
             vocab_file,
             len(repeated),
-            token.strip(),
-            lines.index(token) + 1,
-            vocab[token.strip()] + 1,
+            repeated[0].strip(),
+            first + 1,
+            lines.index(repeated[0], first + 1) + 1,
         )
-    return vocab
 
 
 def _read_lines(vocab_file: str) -> list[str]:

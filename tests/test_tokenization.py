@@ -301,9 +301,11 @@ def test_of_lines_with_the_same_token_the_last_one_counts(tmp_path, caplog):
     assert tokenizer.vocab == google.load_vocab(str(path))
     assert tokenizer.convert_tokens_to_ids(["a", "b", "c"]) == [3, 4, 5]
     assert tokenizer.vocab_size == 6
+    assert not caplog.records
+    tokenization.log_repeated_tokens(str(path))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: 2 tokens are in several lines, the first of them 'a' in lines 2 and 4: the last "
-        "line counts"
+        f"{path}: tokens in several lines, of which the last one counts: 2, the first 'a' in lines "
+        "2 and 4"
     ]
 
 
@@ -311,6 +313,7 @@ def test_blank_lines_at_the_end_are_no_tokens(tmp_path, caplog):
     path = tmp_path / "vocab.txt"
     path.write_bytes(b"[PAD]\na\n\nb\n\n \r\n\t\n")
     assert tokenization.load_vocab(str(path)) == {"[PAD]": 0, "a": 1, "": 2, "b": 3}
+    tokenization.log_repeated_tokens(str(path))
     assert not caplog.records
 
 
