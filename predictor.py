@@ -51,7 +51,7 @@ import files
 from calibration import apply_temperature
 from errors import BadInput
 from processors import InputExample
-from tables import FORMATS, Table
+from tables import FORMATS, SEPARATORS, Table
 from tokenization import FullTokenizer
 
 Text = Union[str, Tuple[str, str]]
@@ -351,6 +351,9 @@ def _argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--text_b_column", help="of pairs; default: text_b, or the second column")
     parser.add_argument("--file_format", choices=FORMATS, help="default: as the file's name says")
+    parser.add_argument(
+        "--separator", choices=SEPARATORS, help="of CSV; default: as the rows of the file tell"
+    )
     header = parser.add_mutually_exclusive_group()
     header.add_argument(
         "--has_header",
@@ -443,6 +446,7 @@ def _read_table(options: argparse.Namespace, texts_per_example: int) -> Iterator
         options.has_header,
         names,
         cure="check --input_file",
+        separator=options.separator,
     )
     columns: Sequence[str | int] = names
     if not table.has_header:
@@ -453,7 +457,8 @@ def _read_table(options: argparse.Namespace, texts_per_example: int) -> Iterator
                 "--text_column" % (options.input_file, len(table.columns), " and ".join(names))
             )
         columns = [column or number for number, column in enumerate(given[:texts_per_example])]
-    positions = [table.position(column) for column in columns]
+    flags = ("--text_column", "--text_b_column")
+    positions = [table.position(column, flag) for column, flag in zip(columns, flags)]
     return (_text([row.cells[position] for position in positions]) for row in table)
 
 

@@ -158,7 +158,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     text("text_b_column", None, "Column of the second text of a pair. Default: text_b, if any.")
     text("label_column", "label", "Column of the label.")
     text("label_separator", ",", "What stands between the labels of a cell that has several.")
+    text(
+        "id_column",
+        None,
+        "Column that names each row of the predictions. Default: id, index or guid, if any.",
+    )
     choice("file_format", None, list(tables.FORMATS), "Default: as the file's name says.")
+    choice("separator", None, list(tables.SEPARATORS), "Of CSV files. Default: as the rows tell.")
     switch(
         "has_header",
         None,
@@ -528,6 +534,9 @@ def is_given(flags_obj: flags.FlagValues, name: str) -> bool:
 
 def load_inputs(flags_obj: flags.FlagValues, trained: Trained) -> Inputs:
     """Reads configuration, vocabulary and data."""
+    # They are read again for the run's identity and for each export.
+    for path in (flags_obj.bert_config_file, flags_obj.vocab_file):
+        files.check_rereadable(path)
     bert_config = modeling.BertConfig.from_json_file(flags_obj.bert_config_file)
     tokenizer = load_tokenizer(flags_obj, bert_config)
     if flags_obj.max_seq_length > bert_config.max_position_embeddings:
@@ -659,12 +668,13 @@ def load_tokenizer(
     )
     tokenizer = tokenization.FullTokenizer(flags_obj.vocab_file, flags_obj.do_lower_case)
     tokenization.validate_vocab(tokenizer.vocab, flags_obj.vocab_file)
-    if len(tokenizer.vocab) > bert_config.vocab_size:
+    tokenization.log_repeated_tokens(flags_obj.vocab_file)
+    if tokenizer.vocab_size > bert_config.vocab_size:
         raise BadInput(
             "%s: %d tokens, but vocab_size is %d in %s; give the model's own vocabulary"
             % (
                 flags_obj.vocab_file,
-                len(tokenizer.vocab),
+                tokenizer.vocab_size,
                 bert_config.vocab_size,
                 flags_obj.bert_config_file,
             )
@@ -717,6 +727,8 @@ def make_file_task(flags_obj: flags.FlagValues) -> Task:
         flags_obj.file_format,
         flags_obj.has_header,
         flags_obj.label_separator,
+        flags_obj.id_column,
+        flags_obj.separator,
     )
 
 
@@ -746,6 +758,9 @@ def read_examples(flags_obj: flags.FlagValues, processor: DataProcessor) -> dict
         examples["dev"] = processor.get_dev_examples(data_dir, flags_obj.dev_file)
     if flags_obj.do_predict:
         examples["test"] = processor.get_test_examples(data_dir, flags_obj.test_file)
+    for of_split in examples.values():
+        if of_split.skipped:
+            _LOG.info("%s: %d malformed rows are left out", of_split.path, of_split.skipped)
     if not flags_obj.do_train:
         examples.pop("train", None)
     return examples
