@@ -25,7 +25,7 @@ _DATA_FILES = frozenset("train_file dev_file test_file".split())
 # How the files of `--task_name=file` are read.
 _OWN_FILES = _DATA_FILES | frozenset(
     "data_dir problem_type text_column text_b_column label_column id_column label_separator "
-    "file_format has_header dev_fraction".split()
+    "file_format separator has_header dev_fraction".split()
 )
 _PATHS = _DATA_FILES | frozenset("data_dir class_weights bert_config_file vocab_file".split())
 _MODEL_FILES = ("bert_config_file", "vocab_file")
