@@ -379,8 +379,8 @@ class Examples(Collection[InputExample]):
             if split.label is None or "label" not in split.optional:
                 raise
             # To predict needs no labels. If they are not what is wrong, it is wrong without them.
-            self._split = split._replace(label=None, has_header=self._table.has_header)
-            self._table = self._open_table()
+            self._split = split._replace(label=None)
+            self._table.forget(split.label)
             self._read()
             self.unusable_label = str(error)
 
@@ -461,11 +461,12 @@ class Examples(Collection[InputExample]):
     def divide(self, dev_fraction: float) -> tuple[Examples, Examples]:
         """Divides the examples in two, each class by itself, always in the same way.
 
-        An example of several labels belongs to the rarest of them that is not its own only.
+        An example of several labels belongs to the rarest of them that another one has too.
 
         Args:
             dev_fraction: part of each class that goes to the second, at least one example of a
-                class that has two, unless that would make much more of the whole.
+                class that has two, unless so many classes are small that it would be more than
+                twice the part.
 
         Returns:
             What is left to learn from, and what was taken to evaluate, both in the file's order.
@@ -566,11 +567,7 @@ class Examples(Collection[InputExample]):
 
     def _class(self, line: int, text: str) -> str:
         label = self._split.label_names.get(text, text)
-        control = _CONTROL_CHARACTER.search(label)
-        if control:
-            raise self._error(
-                line, f"label {label!r:.100} has the character {control.group()!r}; remove it"
-            )
+        _check_characters(label, f"{self.path}:{line}")
         if self._labels is not None and label not in self._labels:
             known = ", ".join(self._labels)
             raise self._label_error(line, f"unknown label {label!r}; known are {known:.500}")
@@ -679,11 +676,7 @@ def load_labels(path: str) -> list[str]:
         label = row.cells[0].strip()
         if not label or label in labels:
             raise BadInput(f"{path}:{row.line}: {label!r} is empty or there twice; one per line")
-        control = _CONTROL_CHARACTER.search(label)
-        if control:
-            raise BadInput(
-                f"{path}:{row.line}: {label!r} has the character {control.group()!r}; remove it"
-            )
+        _check_characters(label, f"{path}:{row.line}")
         labels.append(label)
     return labels
 
@@ -765,6 +758,14 @@ def _numbers_of_labels(path: str, labels: Sequence[str], what: str, flag: str) -
     if missing:
         raise BadInput(f"{path}: no {what} for {', '.join(missing)}; add a line for each")
     return [numbers[label] for label in labels]
+
+
+def _check_characters(label: str, place: str) -> None:
+    control = _CONTROL_CHARACTER.search(label)
+    if control:
+        raise BadInput(
+            f"{place}: label {label!r:.100} has the character {control.group()!r}; remove it"
+        )
 
 
 def _find_file(set_type: str, split: Split, data_dir: str | None, own_file: str | None) -> str:
