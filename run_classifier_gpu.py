@@ -154,6 +154,11 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     text("text_b_column", None, "Column of the second text of a pair. Default: text_b, if any.")
     text("label_column", "label", "Column of the label.")
     text("label_separator", ",", "What stands between the labels of a cell that has several.")
+    text(
+        "id_column",
+        None,
+        "Column that names each row of the predictions. Default: id, index or guid, if any.",
+    )
     choice("file_format", None, list(tables.FORMATS), "Default: as the file's name says.")
     switch(
         "has_header",
@@ -649,6 +654,7 @@ def make_file_task(flags_obj: flags.FlagValues) -> Task:
         flags_obj.file_format,
         flags_obj.has_header,
         flags_obj.label_separator,
+        flags_obj.id_column,
     )
 
 
