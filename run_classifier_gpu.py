@@ -27,8 +27,10 @@ import sys
 import time
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
-# Read by TensorFlow's C++ side when it is imported; it would log every CPU feature that it finds.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Read by TensorFlow's C++ side when it is imported; it would log every CPU feature that it finds, and
+# as an error that there is no driver of a GPU.
+_HAS_DRIVER = os.path.exists("/proc/driver/nvidia/version")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _HAS_DRIVER else "3")
 
 import numpy as np
 import tensorflow.compat.v1 as tf
