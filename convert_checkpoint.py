@@ -27,6 +27,7 @@ import numpy as np
 import safetensors
 
 import checkpoints
+import files
 from errors import BadInput
 
 CHECKPOINT_NAME = "bert_model.ckpt"
@@ -181,8 +182,10 @@ def _check_vocab(hf_dir: str, vocab_size: int) -> str:
     if not os.path.exists(path):
         cure = "BertTokenizer.from_pretrained(...).save_vocabulary(...) writes it"
         raise BadInput("%s: no such file; %s" % (path, cure))
+    files.check_rereadable(path)
     with open(path, "rb") as stream:
-        num_words = sum(1 for _ in stream)
+        # Blank lines at the end are no words.
+        num_words = stream.read().rstrip().count(b"\n") + 1
     if num_words > vocab_size:
         message = "%s:%d: more words than vocab_size %d; use the vocab.txt of this model"
         raise BadInput(message % (path, num_words, vocab_size))
@@ -356,6 +359,7 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
     Raises:
         BadInput: the file is damaged, or asks to run code.
     """
+    files.check_rereadable(path)
     with open(path, "rb") as stream:
         try:
             if path.endswith(".safetensors"):

@@ -160,11 +160,13 @@ class Converter:
 
     def settings(self) -> Sequence[Any]:
         """Gives everything but the examples that features depend on."""
+        # An id of a line whose token is in a later line again has none.
+        token_of = {index: token for token, index in self._tokenizer.vocab.items()}
         return (
             list(self._label_ids),
             self._max_seq_length,
             self._tokenizer.basic_tokenizer.do_lower_case,
-            list(self._tokenizer.vocab),
+            [token_of.get(index, "") for index in range(self._tokenizer.vocab_size)],
             self._problem_type,
             self._truncation,
             self._window_stride,

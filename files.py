@@ -1,4 +1,4 @@
-"""How this project writes a file, all of it or nothing, and names one to TensorFlow."""
+"""How this project treats files: all or nothing is written, and what is read can be read again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 import sys
 import tempfile
 from typing import Iterator
+
+from errors import BadInput
 
 # What TensorFlow's file system has in patterns; in a path that is a pattern it finds other files.
 _PATTERN_CHARACTERS = re.compile(r"[\\\[\]*?]")
@@ -49,6 +52,21 @@ def digest_of_file(path: str) -> str:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
             sum_so_far.update(chunk)
     return sum_so_far.hexdigest()
+
+
+def check_rereadable(path: str) -> None:
+    """Checks that a file can be read more than once; does not open it, which could wait for ever.
+
+    Raises:
+        BadInput: `path` is a pipe or a device. What else is wrong with it, whoever opens it says.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "pipe" if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else "device"
+        raise BadInput(f"{path}: is a {kind} and can be read only once; write it to a file first")
 
 
 @contextlib.contextmanager

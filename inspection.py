@@ -108,6 +108,7 @@ def inspect(
         if problem_type == "regression":
             _check_values(report, train, dev)
         else:
+            _check_first_row(report, train, dev)
             _check_classes(report, train, dev, labels)
         _add_duplicates(report, train)
         for split in splits.values():
@@ -116,7 +117,7 @@ def inspect(
         _add_tokens(report, train, tokenizer, max_seq_length)
     report.lines.append("Model")
     shapes = encoder_shapes(bert_config)
-    _check_config(report, bert_config, len(tokenizer.vocab), max_seq_length)
+    _check_config(report, bert_config, tokenizer.vocab_size, max_seq_length)
     _add_checkpoint(report, shapes, init_checkpoint)
     report.lines.append("Plan")
     _add_plan(report, schedule, early_stopping_min_steps)
@@ -202,7 +203,7 @@ class _Split:
 
 
 def _texts_of(example: InputExample) -> tuple[str, ...]:
-    return (example.text_a, example.text_b) if example.text_b else (example.text_a,)
+    return (example.text_a,) if example.text_b is None else (example.text_a, example.text_b)
 
 
 def _classes_of(answer: Any) -> tuple[str, ...]:
@@ -247,6 +248,20 @@ def _check_texts(report: Report, train: _Split, splits: Iterable[_Split]) -> Non
             report.fatal.append(f"{odd}: texts: {3 - usual}, but {usual} in other rows; {cure}")
 
 
+def _check_first_row(report: Report, train: _Split, dev: _Split) -> None:
+    """Warns of what looks like a header that was taken for a row."""
+    first = next(iter(train.examples))
+    if not first.guid.endswith("-0"):  # not in line 1
+        return
+    is_only = all(train.class_counts()[label] == 1 for label in _classes_of(first.label))
+    is_in_dev = (train.texts[0], train.labels[0]) == (dev.texts[0], dev.labels[0])
+    if is_only or (is_in_dev and dev.path != train.path):
+        where = "dev too begins with" if is_in_dev else "no other row has"
+        report.warnings.append(
+            f"{train.place(0)}: {where} {first.label!r:.40}: if this is a header, give --has_header"
+        )
+
+
 def _check_values(report: Report, train: _Split, dev: _Split) -> None:
     mean = train.labels.mean()
     if train.labels.min() == train.labels.max():
@@ -259,10 +274,16 @@ def _check_classes(report: Report, train: _Split, dev: _Split, labels: Sequence[
     in_train, in_dev = train.class_counts(), dev.class_counts()
     for label in sorted(in_dev.keys() - in_train.keys())[:_SHOWN]:
         place = dev.first(label in _classes_of(example.label) for example in dev.examples)
-        report.fatal.append(f"{place}: no example of {label!r:.40} in {train.path}; add some there")
+        report.warnings.append(
+            f"{place}: no example of {label!r:.40} in {train.path}: such rows count as errors"
+        )
     unseen = [f"{label!r:.40}" for label in labels if label not in in_train]
     if unseen:
         report.warnings.append(f"no training example of {_list(unseen)}: never to be predicted")
+    lonely = [label for label, number in in_train.items() if number == 1]
+    if len(lonely) > max(_SHOWN, len(in_train) / 2):
+        what = f"{len(lonely):,} of {len(in_train):,} labels have one example only"
+        report.warnings.append(f"{what}: is this the right --label_column?")
     answer, num_rows = train.answers.most_common(1)[0]
     if len(train.answers) == 1:
         report.fatal.append(f"{train.place(0)}: {answer!r:.40} in all rows; give other labels too")

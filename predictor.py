@@ -58,7 +58,7 @@ import features
 from answers import Prediction
 from errors import BadInput
 from processors import InputExample, find_ids
-from tables import FORMATS, Table
+from tables import FORMATS, SEPARATORS, Table
 from tokenization import FullTokenizer
 
 _LOG = logging.getLogger(__name__)
@@ -350,6 +350,9 @@ def _argument_parser() -> argparse.ArgumentParser:
         "--id_column", help="what names a row of the answers; default: id, index or guid, if any"
     )
     parser.add_argument("--file_format", choices=FORMATS, help="default: as the file's name says")
+    parser.add_argument(
+        "--separator", choices=SEPARATORS, help="of CSV; default: as the rows of the file tell"
+    )
     header = parser.add_mutually_exclusive_group()
     header.add_argument(
         "--has_header",
@@ -450,7 +453,7 @@ def _read_questions(
     if options.input_file:
         id_name, questions = _read_table(options, texts_per_example)
         return id_name, _chunks(questions, lambda question: question[1])
-    for flag in ("text_column", "text_b_column", "id_column"):
+    for flag in ("text_column", "text_b_column", "id_column", "file_format", "separator"):
         if getattr(options, flag):
             raise BadInput("--%s: is for an --input_file; give one, or leave it out" % flag)
     if not options.texts:
@@ -478,6 +481,7 @@ def _read_table(
         options.has_header,
         [*names, options.id_column] if options.id_column else names,
         cure="check --input_file",
+        separator=options.separator,
     )
     columns: Sequence[str | int] = names
     if not table.has_header:
@@ -488,10 +492,11 @@ def _read_table(
                 "--text_column" % (options.input_file, len(table.columns), " and ".join(names))
             )
         columns = [column or number for number, column in enumerate(given[:texts_per_example])]
-    positions = [table.position(column) for column in columns]
+    flags = ("--text_column", "--text_b_column")
+    positions = [table.position(column, flag) for column, flag in zip(columns, flags)]
     id_position = find_ids(table, positions)
     if options.id_column:
-        id_position = table.position(options.id_column)
+        id_position = table.position(options.id_column, "--id_column")
     id_name = "index"
     if id_position is not None:
         id_name = table.columns[id_position] if table.has_header else "id"

@@ -10,10 +10,11 @@ import difflib
 import math
 import os
 import random
+import re
 from typing import Any, Collection, Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from errors import BadInput
-from tables import Row, Table
+from tables import ListCell, Row, Table
 
 # A column has a name where the file has a header, and a number, from 0, where it has none.
 Column = Union[str, int]
@@ -24,6 +25,12 @@ Label = Union[str, float, Tuple[str, ...]]
 
 # Columns that name a row, unless a split says which one does: the first that a header has.
 ID_COLUMNS = ("id", "index", "guid")
+
+# A dev set is not to be more than so many times what was asked for, from so many examples on.
+_MOST_OF_DEV, _SMALL_DEV = 2, 10
+
+# What ends a line or a cell for some program that reads it, or moves a terminal's cursor.
+_CONTROL_CHARACTER = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class InputExample(NamedTuple):
@@ -50,7 +57,10 @@ class Split(NamedTuple):
         filter_value: what that column says in those rows.
         file_format: one of `tables.FORMATS`; None where the file's name tells it.
         has_header: whether the first row names the columns; None where that is to be seen.
-        skip_ragged: whether rows with a wrong number of columns are left out and not an error.
+        separator: of CSV files, one of `tables.SEPARATORS`; None where the content tells it.
+        skip_malformed: whether rows with a wrong number of columns or an empty text are left out
+            and not an error.
+        may_lack_text: whether a text may be empty.
     """
 
     file_name: str
@@ -64,7 +74,9 @@ class Split(NamedTuple):
     filter_value: str | None = None
     file_format: str | None = "tsv"
     has_header: bool | None = True
-    skip_ragged: bool = False
+    separator: str | None = None
+    skip_malformed: bool = False
+    may_lack_text: bool = False
 
 
 class Task(NamedTuple):
@@ -80,6 +92,7 @@ class Task(NamedTuple):
         label_separator: what stands between the labels of a cell that has several.
         is_dev_optional: whether a part of the training examples may take the place of a dev file.
         submission: name of the file in which GLUE wants the predictions of the test set.
+        column_flags: field of a split -> flag by which the user names its column.
     """
 
     labels: Sequence[str] | None
@@ -91,6 +104,7 @@ class Task(NamedTuple):
     label_separator: str = ","
     is_dev_optional: bool = False
     submission: str | None = None
+    column_flags: Mapping[str, str] = {}
 
 
 def _tsv_task(
@@ -110,10 +124,15 @@ def _tsv_task(
     return Task(labels, train, dev, test, **options)
 
 
-def _ragged(task: Task) -> Task:
-    """Leaves out the malformed rows of a task's training and dev files, which then are counted."""
+def _malformed(task: Task) -> Task:
+    """Leaves out the malformed rows of a task's training and dev files, which then are counted.
+
+    In the test file each row has to have a prediction.
+    """
     return task._replace(
-        train=task.train._replace(skip_ragged=True), dev=task.dev._replace(skip_ragged=True)
+        train=task.train._replace(skip_malformed=True),
+        dev=task.dev._replace(skip_malformed=True),
+        test=task.test._replace(may_lack_text=True),
     )
 
 
@@ -162,8 +181,8 @@ TASKS: dict[str, Task] = {
     ),
     "mrpc": _tsv_task(_NO_YES, "#1 String", "#2 String", label="Quality", submission="MRPC.tsv"),
     "qnli": _tsv_task(_ENTAILMENT, "question", "sentence", submission="QNLI.tsv"),
-    # A few rows of its training file have tabs and line feeds too many or too few.
-    "qqp": _ragged(
+    # A few rows of its training file have tabs and line feeds too many or too few, or no question2.
+    "qqp": _malformed(
         _tsv_task(_NO_YES, "question1", "question2", label="is_duplicate", submission="QQP.tsv")
     ),
     "rte": _tsv_task(_ENTAILMENT, "sentence1", "sentence2", submission="RTE.tsv"),
@@ -204,6 +223,7 @@ def file_task(
     has_header: bool | None = None,
     label_separator: str = ",",
     id_column: Column | None = None,
+    separator: str | None = None,
 ) -> Task:
     """Declares the task of a user's own files.
 
@@ -220,7 +240,16 @@ def file_task(
         label_separator: what stands between the labels of a cell that has several.
         id_column: what names a row of a test file; other files may lack it. By default the first of
             `ID_COLUMNS`, if there is one.
+        separator: of CSV files, one of `tables.SEPARATORS`; by default their content tells it.
+
+    Raises:
+        BadInput: this cannot stand between labels.
     """
+    if not label_separator or _CONTROL_CHARACTER.search(label_separator):
+        raise BadInput(
+            f"--label_separator={label_separator!r}: cannot stand between labels; give a character "
+            "such as ,"
+        )
     optional = () if text_b_column else ("text_b",)
     train = Split(
         "train.tsv",
@@ -231,6 +260,7 @@ def file_task(
         optional=(*optional, "id"),
         file_format=file_format,
         has_header=has_header,
+        separator=separator,
     )
     test = train._replace(file_name="test.tsv", optional=(*optional, "label"))
     if problem_type == "regression":
@@ -243,6 +273,12 @@ def file_task(
         problem_type=problem_type,
         label_separator=label_separator,
         is_dev_optional=True,
+        column_flags={
+            "text_a": "--text_column",
+            "text_b": "--text_b_column",
+            "label": "--label_column",
+            "id": "--id_column",
+        },
     )
 
 
@@ -276,7 +312,9 @@ class Examples(Collection[InputExample]):
     Attributes:
         set_type: train, dev or test.
         path: the file.
-        is_labelled: whether the file has labels.
+        is_labelled: whether the examples have labels.
+        unusable_label: why those of a test file are not used; None where they are, or where the
+            file has none. Other files must have labels that can be used.
         is_pair: whether the texts come in pairs.
         label_counts: label -> number of examples that have it; empty for regression.
         skipped: number of malformed rows that are left out.
@@ -311,32 +349,53 @@ class Examples(Collection[InputExample]):
         self._task = task
         self._labels = labels
         self._rows = rows
-        cure = f"check --data_dir and --{set_type}_file"
-        self._table = Table(
-            path,
+        self.unusable_label: str | None = None
+        self._table = self._open_table()
+        try:
+            self._read()
+        except BadInput as error:
+            if split.label is None or "label" not in split.optional:
+                raise
+            # To predict needs no labels. If they are not what is wrong, it is wrong without them.
+            self._split = split._replace(label=None, has_header=self._table.has_header)
+            self._table = self._open_table()
+            self._read()
+            self.unusable_label = str(error)
+
+    def _open_table(self) -> Table:
+        split = self._split
+        columns = (split.text_a, split.text_b, split.label, split.id)
+        return Table(
+            self.path,
             split.file_format,
             split.has_header,
-            [
-                column
-                for column in (split.text_a, split.text_b, split.label, split.id)
-                if column is not None
-            ],
-            split.skip_ragged,
-            cure,
+            [column for column in columns if column is not None],
+            split.skip_malformed,
+            self._cure(),
+            split.separator,
         )
+
+    def _cure(self) -> str:
+        return f"check --data_dir and --{self.set_type}_file"
+
+    def _read(self) -> None:
+        """Finds the columns, counts the examples, and sees that each of them can be read."""
         self._positions = self._find_columns()
         self._filter_position = self._positions.pop("filter_column", None)
         self._id_position = self._positions.pop("id", None)
-        if split.id is None:
+        if self._split.id is None:
             self._id_position = find_ids(self._table, self._positions.values())
         self.id_name = self._name_of_ids()
         self.is_pair = "text_b" in self._positions
         self.is_labelled = "label" in self._positions
         self._size = 0
         self.label_counts = count_labels(self._counted())
-        self.skipped = self._table.skipped
+        self.skipped = self._table.skipped + self._num_without_text
         if not self._size:
-            raise BadInput(f"{path}: holds no examples; {cure}")
+            raise BadInput(f"{self.path}: holds no examples; {self._cure()}")
+        if "label" in self._split.optional and self._task.problem_type == "multi_label":
+            if self.is_labelled and not self.label_counts:
+                raise BadInput(f"{self.path}: column {self._split.label!r} is empty in all rows")
 
     def __len__(self) -> int:
         return self._size
@@ -357,14 +416,22 @@ class Examples(Collection[InputExample]):
 
     def _chosen_rows(self) -> Iterator[Row]:
         """Yields the rows of which each is an example."""
+        self._num_without_text = 0
         number = -1
         for row in self._table:
             if self._filter_position is not None:
                 if row.cells[self._filter_position] != self._split.filter_value:
                     continue
+            if self._split.skip_malformed and not all(map(str.strip, self._texts(row))):
+                self._num_without_text += 1
+                continue
             number += 1
             if self._rows is None or self._rows[number]:
                 yield row
+
+    def _texts(self, row: Row) -> list[str]:
+        fields = ("text_a", "text_b")
+        return [row.cells[at] for field, at in self._positions.items() if field in fields]
 
     def _counted(self) -> Iterator[InputExample]:
         for example in self:
@@ -374,33 +441,51 @@ class Examples(Collection[InputExample]):
     def divide(self, dev_fraction: float) -> tuple[Examples, Examples]:
         """Divides the examples in two, each class by itself, always in the same way.
 
+        An example of several labels belongs to the rarest of them that is not its own only.
+
         Args:
             dev_fraction: part of each class that goes to the second, at least one example of a
-                class that has two.
+                class that has two, unless that would make much more of the whole.
 
         Returns:
             What is left to learn from, and what was taken to evaluate, both in the file's order.
         """
         numbers: dict[Any, list[int]] = collections.defaultdict(list)
         for number, example in enumerate(self):
-            # The values of a regression are no classes.
-            numbers[example.label if self.label_counts else None].append(number)
+            numbers[self._group(example)].append(number)
         dev = bytearray(self._size)
         shuffle = random.Random(12345).shuffle
-        for label in sorted(numbers, key=str):
-            of_label = numbers[label]
-            shuffle(of_label)
-            count = max(round(dev_fraction * len(of_label)), 1) if len(of_label) > 1 else 0
-            for number in of_label[:count]:
+        groups = [numbers[label] for label in sorted(numbers, key=str)]
+        for group, count in zip(
+            groups, _dev_counts([len(group) for group in groups], dev_fraction)
+        ):
+            shuffle(group)
+            for number in group[:count]:
                 dev[number] = 1
         train = bytes(1 - chosen for chosen in dev)
         if not any(dev) or not any(train):
-            raise BadInput(
-                f"{self.path}: {self._size} examples are too few to set some aside for the "
-                "evaluation; give a --dev_file"
-            )
+            raise BadInput(self._too_few())
         arguments = (self._split, self.path, self._task, self._labels)
         return Examples("train", *arguments, train), Examples("dev", *arguments, bytes(dev))
+
+    def _group(self, example: InputExample) -> Any:
+        """Gives the class with which an example is divided; a regression has only one group."""
+        if not isinstance(example.label, tuple):
+            return example.label if self.label_counts else None
+        others = [label for label in example.label if self.label_counts[label] > 1]
+        return min(others, key=lambda label: (self.label_counts[label], label), default=None)
+
+    def _too_few(self) -> str:
+        too_few = (
+            f"{self.path}: {self._size} examples are too few to set some aside for the evaluation"
+        )
+        if max(self.label_counts.values(), default=2) > 1:
+            return f"{too_few}; give a --dev_file"
+        return (
+            f"{too_few}: there are {len(self.label_counts)} labels of one example each; give a "
+            f"--dev_file, or another --label_column if {self._split.label!r} is not that of the "
+            "labels"
+        )
 
     def _find_columns(self) -> dict[str, int]:
         """Maps each field of an example, its id and the filter to their positions in a row."""
@@ -410,7 +495,8 @@ class Examples(Collection[InputExample]):
             if column is None:
                 continue
             if field not in self._split.optional or column in self._table.columns:
-                positions[field] = self._table.position(column)
+                flag = self._task.column_flags.get(field)
+                positions[field] = self._table.position(column, flag)
         return positions
 
     def _name_of_ids(self) -> str | None:
@@ -420,6 +506,8 @@ class Examples(Collection[InputExample]):
 
     def _create_example(self, line: int, values: Mapping[str, str]) -> InputExample:
         may_be_empty = {"label"} if self._task.problem_type == "multi_label" else set()
+        if self._split.may_lack_text:
+            may_be_empty.update(("text_a", "text_b"))
         for field, value in values.items():
             if not value.strip() and field not in may_be_empty:
                 column = getattr(self._split, field)
@@ -428,26 +516,36 @@ class Examples(Collection[InputExample]):
                 )
         label = None
         if "label" in values:
-            label = self._label(line, values["label"].strip())
+            label = self._label(line, values["label"])
         return InputExample(
             f"{self.set_type}-{line - 1}", values["text_a"], values.get("text_b"), label
         )
 
-    def _label(self, line: int, text: str) -> Label:
+    def _label(self, line: int, cell: str) -> Label:
         if self._task.problem_type == "regression":
-            return self._number(line, text)
+            return self._number(line, cell.strip())
         if self._task.problem_type == "multi_label":
-            parts = (part.strip() for part in text.split(self._task.label_separator))
-            return tuple(self._class(line, part) for part in parts if part)
-        return self._class(line, text)
+            parts: Sequence[str] = cell.split(self._task.label_separator)
+            if isinstance(cell, ListCell):
+                parts = cell.elements
+            return tuple(self._class(line, part.strip()) for part in parts if part.strip())
+        if isinstance(cell, ListCell) and len(cell.elements) > 1:
+            raise self._error(
+                line,
+                f"{len(cell.elements)} labels; give --problem_type=multi_label, or one label",
+            )
+        return self._class(line, cell.strip())
 
     def _class(self, line: int, text: str) -> str:
         label = self._split.label_names.get(text, text)
-        if not label.isprintable():
-            raise self._error(line, f"label {label!r:.100} has a character that cannot be printed")
+        control = _CONTROL_CHARACTER.search(label)
+        if control:
+            raise self._error(
+                line, f"label {label!r:.100} has the character {control.group()!r}; remove it"
+            )
         if self._labels is not None and label not in self._labels:
             known = ", ".join(self._labels)
-            raise self._error(line, f"unknown label {label!r}; known are {known:.500}")
+            raise self._label_error(line, f"unknown label {label!r}; known are {known:.500}")
         return label
 
     def _number(self, line: int, text: str) -> float:
@@ -456,8 +554,13 @@ class Examples(Collection[InputExample]):
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise self._error(line, f"label {text!r} is no number; write one, such as 2.5")
+            raise self._label_error(line, f"label {text!r} is no number; write one, such as 2.5")
         return number
+
+    def _label_error(self, line: int, message: str) -> BadInput:
+        is_first_row = line == 1 and not self._table.has_header and self._task.column_flags
+        hint = "; if this is a header, give --has_header" if is_first_row else ""
+        return self._error(line, message + hint)
 
     def _error(self, line: int, message: str) -> BadInput:
         return BadInput(f"{self.path}:{line}: {message}")
@@ -507,7 +610,7 @@ class DataProcessor:
         path = _find_file("train", self.task.train, data_dir, train_file)
         examples = Examples("train", self.task.train, path, self.task, self._class_labels())
         if self._labels is None:
-            self._labels = _discover_labels(examples)
+            self._labels = _discover_labels(examples, self.task.problem_type)
         return examples
 
     def has_dev_file(self, data_dir: str | None, dev_file: str | None = None) -> bool:
@@ -527,7 +630,7 @@ class DataProcessor:
         return Examples("dev", self.task.dev, path, self.task, self._class_labels())
 
     def get_test_examples(self, data_dir: str | None, test_file: str | None = None) -> Examples:
-        """Reads the examples to predict; their label is None if the file has no such column.
+        """Reads the examples to predict; their label is None if the file has none for all of them.
 
         Raises:
             BadInput: as `get_train_examples` and `get_labels`.
@@ -564,6 +667,11 @@ def load_labels(path: str) -> list[str]:
         label = row.cells[0].strip()
         if not label or label in labels:
             raise BadInput(f"{path}:{row.line}: {label!r} is empty or there twice; one per line")
+        control = _CONTROL_CHARACTER.search(label)
+        if control:
+            raise BadInput(
+                f"{path}:{row.line}: {label!r} has the character {control.group()!r}; remove it"
+            )
         labels.append(label)
     return labels
 
@@ -654,9 +762,29 @@ def _find_file(set_type: str, split: Split, data_dir: str | None, own_file: str 
     return own_file if own_file and not os.path.exists(path) else path
 
 
-def _discover_labels(examples: Examples) -> list[str]:
+def _discover_labels(examples: Examples, problem_type: str) -> list[str]:
     labels = sorted(examples.label_counts)
-    if len(labels) < 2:
-        only = f"{labels[0]!r} is the only label" if labels else "there are no labels"
-        raise BadInput(f"{examples.path}: {only}; a classifier needs two or more")
+    if not labels:
+        raise BadInput(f"{examples.path}: there are no labels; write one in each row")
+    if len(labels) < 2 and problem_type == "classification":
+        raise BadInput(
+            f"{examples.path}: {labels[0]!r} is the only label; a classifier needs two or more"
+        )
     return labels
+
+
+def _dev_counts(sizes: Sequence[int], dev_fraction: float) -> list[int]:
+    """Says how many examples of each group to take for the dev set; see `Examples.divide`."""
+    counts = [round(dev_fraction * size) if size > 1 else 0 for size in sizes]
+    one_at_least = [max(count, int(size > 1)) for count, size in zip(counts, sizes)]
+    if sum(one_at_least) <= max(_SMALL_DEV, _MOST_OF_DEV * dev_fraction * sum(sizes)):
+        return one_at_least
+    # So many groups are small that one example of each would be too much: some of them give one.
+    due = 0.0
+    for number, size in enumerate(sizes):
+        if size > 1 and not counts[number]:
+            due += dev_fraction * size
+            if due >= 0.5:
+                counts[number] = 1
+                due -= 1
+    return counts

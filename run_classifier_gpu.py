@@ -27,10 +27,11 @@ import sys
 import time
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
-# Read by TensorFlow's C++ side when it is imported; it would log every CPU feature that it finds, and
-# as an error that there is no driver of a GPU.
-_HAS_DRIVER = os.path.exists("/proc/driver/nvidia/version")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _HAS_DRIVER else "3")
+# Read by TensorFlow's C++ side when it is imported; it would log every CPU feature that it finds,
+# and, as an error, that there is no driver of a GPU.
+os.environ.setdefault(
+    "TF_CPP_MIN_LOG_LEVEL", "2" if os.path.exists("/proc/driver/nvidia/version") else "3"
+)
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -162,6 +163,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Column that names each row of the predictions. Default: id, index or guid, if any.",
     )
     choice("file_format", None, list(tables.FORMATS), "Default: as the file's name says.")
+    choice("separator", None, list(tables.SEPARATORS), "Of CSV files. Default: as the rows tell.")
     switch(
         "has_header",
         None,
@@ -509,6 +511,9 @@ def as_in_training(flags_obj: flags.FlagValues) -> flags.FlagValues:
 
 def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None) -> Inputs:
     """Reads configuration, vocabulary and data."""
+    # They are read again for the run's identity and for each export.
+    for path in (flags_obj.bert_config_file, flags_obj.vocab_file):
+        files.check_rereadable(path)
     bert_config = modeling.BertConfig.from_json_file(flags_obj.bert_config_file)
     tokenizer = load_tokenizer(flags_obj, bert_config)
     if flags_obj.max_seq_length > bert_config.max_position_embeddings:
@@ -596,12 +601,13 @@ def load_tokenizer(
     )
     tokenizer = tokenization.FullTokenizer(flags_obj.vocab_file, flags_obj.do_lower_case)
     tokenization.validate_vocab(tokenizer.vocab, flags_obj.vocab_file)
-    if len(tokenizer.vocab) > bert_config.vocab_size:
+    tokenization.log_repeated_tokens(flags_obj.vocab_file)
+    if tokenizer.vocab_size > bert_config.vocab_size:
         raise BadInput(
             "%s: %d tokens, but vocab_size is %d in %s; give the model's own vocabulary"
             % (
                 flags_obj.vocab_file,
-                len(tokenizer.vocab),
+                tokenizer.vocab_size,
                 bert_config.vocab_size,
                 flags_obj.bert_config_file,
             )
@@ -657,6 +663,7 @@ def make_file_task(flags_obj: flags.FlagValues) -> Task:
         flags_obj.has_header,
         flags_obj.label_separator,
         flags_obj.id_column,
+        flags_obj.separator,
     )
 
 
@@ -686,6 +693,9 @@ def read_examples(flags_obj: flags.FlagValues, processor: DataProcessor) -> dict
         examples["dev"] = processor.get_dev_examples(data_dir, flags_obj.dev_file)
     if flags_obj.do_predict:
         examples["test"] = processor.get_test_examples(data_dir, flags_obj.test_file)
+    for of_split in examples.values():
+        if of_split.skipped:
+            _LOG.info("%s: %d malformed rows are left out", of_split.path, of_split.skipped)
     if not flags_obj.do_train:
         examples.pop("train", None)
     return examples

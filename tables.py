@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import collections
+import contextlib
 import difflib
 import functools
 import gzip
@@ -15,11 +16,14 @@ import json
 import os
 import re
 import zlib
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
+import files
 from errors import BadInput
 
 FORMATS = ("tsv", "csv", "jsonl")
+
+SEPARATORS = {"comma": ",", "semicolon": ";"}
 
 _FORMAT_OF_EXTENSION = {
     ".tsv": "tsv",
@@ -36,13 +40,19 @@ _SEPARATED_BY = {
 }
 _RAGGED_CURES = {
     "tsv": "a tab must stand between two columns and nowhere else",
-    "csv": "put a text that contains the separator between quotation marks",
+    "csv": "put a text that contains the separator between quotation marks, or give --separator",
 }
 
-# A file that goes beyond is damaged or no table, and to read on would only fill the memory.
-_MAX_LINE_BYTES = 1 << 20
-_MAX_CELL_LINES = 1000
-_MAX_RECORD_CHARACTERS = 1 << 20
+# Several times the longest books. A file that goes beyond is damaged or no table, and to read on
+# would only fill the memory.
+_MAX_LINE_BYTES = 1 << 24
+_MAX_RECORD_CHARACTERS = 1 << 24
+
+# By so many rows the separator of a CSV file is found.
+_FIRST_ROWS = 100
+
+# What Excel may write above a CSV file, and understands there.
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?\r?\n?', re.IGNORECASE)
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -56,6 +66,12 @@ class Row(NamedTuple):
     cells: list[str]
 
 
+class ListCell(str):
+    """A JSON list of texts: as a text they have commas between them, `elements` are they whole."""
+
+    elements: tuple[str, ...] = ()
+
+
 class Table:
     """The rows of a UTF-8 file, read anew and one at a time by each iteration.
 
@@ -65,11 +81,13 @@ class Table:
 
     - `tsv`: a tab between two columns; a quotation mark is part of the text.
     - `csv`: RFC 4180, so a cell in quotation marks may span lines. The separator is the comma or
-      the semicolon, whichever the first line has more of outside quotation marks.
+      the semicolon: the one with which a name in `wanted` is a cell of the first row, or else the
+      first rows have equally many cells, two or more. A first line such as `sep=;` says it too.
     - `jsonl`: one object per line; blank lines mean nothing. The columns are the keys of the first
       object. null, and a key that a later object lacks, is an empty cell; a number stays as it is
-      written; a list of strings, such as the labels of a text that has several, is one cell with
-      commas between them.
+      written; a list of strings, such as the labels of a text that has several, is a `ListCell`.
+      What cannot be a cell is an error in columns that are wanted or were asked for by `position`,
+      and an empty cell in others; a key that only later objects have is an error if it is wanted.
 
     A file that begins as gzip does is unpacked while it is read.
 
@@ -82,6 +100,7 @@ class Table:
         wanted: the columns that the caller will ask for; those given by number reveal no header.
         skip_ragged: whether a row with a wrong number of columns is left out and not an error.
         cure: what the user should do if there is no file to read or nothing in it.
+        separator: of `csv`, one of `SEPARATORS`; by default the content tells it.
 
     Attributes:
         path: the file.
@@ -102,35 +121,55 @@ class Table:
         wanted: Sequence[str | int] = (),
         skip_ragged: bool = False,
         cure: str = "check --train_file",
+        separator: str | None = None,
     ):
+        files.check_rereadable(path)
         self.path = path
         self.skipped = 0
+        self._wanted = frozenset(name for name in wanted if not str(name).isdigit())
+        self._asked: set[int] = set()
         self._skip_ragged = skip_ragged
         self._cure = cure
-        first_text = next((text for _, text in self._lines() if text.strip()), None)
-        if first_text is None:
+        self._separator_line = 0
+        first_line = next(((n, text) for n, text in self._lines() if text.strip()), None)
+        if first_line is None:
             raise BadInput(f"{path}: is empty; {cure}")
         self.file_format = file_format or _format_of(path)
-        separators = {"tsv": "\t", "csv": _csv_separator(first_text), "jsonl": ""}
-        self._separator = separators[self.file_format]
-        self._first = next(self._rows())
-        names = [cell.strip() for cell in self._first.cells]
+        self._separator = "\t"
+        if self.file_format == "csv":
+            declared = self._declared_separator(*first_line)
+            if separator or declared:
+                self._separator = SEPARATORS[separator] if separator else declared
+            else:
+                self._separator = self._find_separator(first_line[1], has_header is not False)
+        first = next(self._rows(), None)
+        if first is None:
+            raise BadInput(f"{path}: is empty; {cure}")
+        self._first = first
+        names = [cell.strip() for cell in first.cells]
         if has_header is None:
-            has_header = any(name in wanted and not name.isdigit() for name in names)
+            has_header = not self._wanted.isdisjoint(names)
         self.has_header = has_header or self.file_format == "jsonl"
         self._numbers = [str(number) for number in range(1, len(names) + 1)]
         self.columns = names if self.has_header else self._numbers
+        self._asked.update(at for at, name in enumerate(names) if name in self._wanted)
 
-    def position(self, column: str | int) -> int:
+    def position(self, column: str | int, flag: str | None = None) -> int:
         """Finds a column in `Row.cells`.
 
         Args:
             column: its name or its number. An int counts from 0, as Python does; digits in a str,
                 if no column has this name, count from 1, as `cut -f` does.
+            flag: what the user should give if there is no such column.
 
         Raises:
             BadInput: there is no such column, or there are two of this name.
         """
+        position = self._find_column(column, flag)
+        self._asked.add(position)
+        return position
+
+    def _find_column(self, column: str | int, flag: str | None) -> int:
         if isinstance(column, int) and column in range(len(self.columns)):
             return column
         for names in (self.columns, self._numbers):
@@ -142,7 +181,8 @@ class Table:
                 )
             if positions:
                 return positions[0]
-        raise self._error(self._first.line, self._no_such_column(column))
+        cure = f"; give {flag}" if flag else ""
+        raise self._error(self._first.line, self._no_such_column(column) + cure)
 
     def __iter__(self) -> Iterator[Row]:
         """Yields the rows below the header.
@@ -160,6 +200,8 @@ class Table:
                 yield row
             elif self._skip_ragged:
                 self.skipped += 1
+            elif row.cells == [""]:
+                raise self._error(row.line, "is blank; remove it")
             else:
                 raise self._error(
                     row.line,
@@ -174,10 +216,46 @@ class Table:
         names = {cell.strip().lower(): cell.strip() for cell in self._first.cells}
         similar = difflib.get_close_matches(str(column).lower(), names, n=1)
         hint = f"; did you mean {names[similar[0]]!r}?" if similar else ";"
-        separated = _SEPARATED_BY.get(self._separator, "")
+        is_json = self.file_format == "jsonl"
+        separated = "" if is_json else _SEPARATED_BY.get(self._separator, "")
         cells = str(self._first.cells)[:300]
         headless = "" if self.has_header else ", taken for a row and not for a header"
         return f"no column {column!r}{hint} the columns{separated} are {cells}{headless}"
+
+    def _declared_separator(self, line: int, text: str) -> str:
+        """Gives what `sep=` in a line above the rows says, and remembers that it is no row."""
+        match = _SEPARATOR_LINE.fullmatch(text)
+        self._separator_line = line if match else 0
+        return match.group(1) if match else ""
+
+    def _find_separator(self, first_line: str, may_have_header: bool) -> str:
+        """Finds the separator of a CSV file that does not declare it."""
+        named, even = [], []
+        for separator in SEPARATORS.values():
+            self._separator = separator
+            rows = self._first_rows()
+            if rows and not self._wanted.isdisjoint(cell.strip() for cell in rows[0]):
+                named.append(separator)
+            if rows and len(rows[0]) > 1 and len(set(map(len, rows))) == 1:
+                even.append(separator)
+        if may_have_header and len(named) == 1:
+            return named[0]
+        if len(even) > 1:
+            raise BadInput(
+                f"{self.path}: commas as well as semicolons may separate its columns; give "
+                "--separator=comma or --separator=semicolon"
+            )
+        unquoted = re.sub(r'"[^"]*"', "", first_line)
+        return even[0] if even else max(SEPARATORS.values(), key=unquoted.count)
+
+    def _first_rows(self) -> list[list[str]]:
+        """Reads up to 100 rows of a CSV file, fewer if one of them cannot be read."""
+        rows: list[list[str]] = []
+        with contextlib.suppress(BadInput):
+            for row in itertools.islice(self._rows(), _FIRST_ROWS):
+                if row.cells != [""]:
+                    rows.append(row.cells)
+        return rows
 
     def _rows(self) -> Iterator[Row]:
         """Yields the rows, the header too, with as many cells as each of them has.
@@ -186,7 +264,9 @@ class Table:
         row follows.
         """
         rows_of = {"tsv": self._tsv_rows, "csv": self._csv_rows, "jsonl": self._json_rows}
-        rows = rows_of[self.file_format](self._lines())
+        lines = self._lines()
+        below = itertools.dropwhile(lambda line: line[0] <= self._separator_line, lines)
+        rows = rows_of[self.file_format](below)
         first_blank = 0
         for row in itertools.dropwhile(lambda row: not row.cells, rows):
             if not row.cells:
@@ -239,17 +319,19 @@ class Table:
         self, line: int, text: str, start: int, lines: Iterator[tuple[int, str]]
     ) -> tuple[int, str, int]:
         """Gives the line in which a cell ends, the text up to there, and the position in it."""
-        opening_line, last_line = line, line + _MAX_CELL_LINES - 1
+        opening_line = line
         closing = _next_quote(text, start)
         while closing < 0:
             start = len(text)
             line, more = next(lines, (line, ""))
             text += more
-            if not more or line > last_line or len(text) > _MAX_RECORD_CHARACTERS:
+            too_long = len(text) > _MAX_RECORD_CHARACTERS
+            if too_long or not more:
+                what = f"is longer than {_MAX_RECORD_CHARACTERS} characters"
                 raise self._error(
                     opening_line,
-                    "a quotation mark opens a cell that does not end; close it or, if it is part "
-                    "of the text, double it and quote the whole cell",
+                    f"a quotation mark opens a cell that {what if too_long else 'does not end'}; "
+                    "close it or, if it is part of the text, double it and quote the whole cell",
                 )
             closing = _next_quote(text, start)
         return line, text, closing
@@ -261,18 +343,29 @@ class Table:
             if not text:
                 continue
             try:
-                cells = _json_cells(text)
+                record = _json_object(text)
+                if not keys:
+                    keys = [_without_half_pairs(key) for key in record]
+                    yield Row(line, keys)
+                cells = [
+                    _json_cell(key, record.get(key), at in self._asked)
+                    for at, key in enumerate(keys)
+                ]
             except (ValueError, RecursionError) as error:
                 raise self._error(line, str(error)) from error
-            if not keys:
-                keys = list(cells)
-                yield Row(line, keys)
-            for key in cells:
-                if key not in keys:
-                    raise self._error(
-                        line, f"key {key!r:.100} is not in the first object; add it there, as null"
-                    )
-            yield Row(line, [cells.get(key, "") for key in keys])
+            self._check_keys(line, record, keys)
+            yield Row(line, cells)
+
+    def _check_keys(self, line: int, record: Mapping[str, Any], keys: Sequence[str]) -> None:
+        """Checks that nothing wanted is under a key that the first object did not have."""
+        lacks_asked = any(keys[at] not in record for at in self._asked)
+        for key in record:
+            if key not in keys and (lacks_asked or key.strip() in self._wanted):
+                raise self._error(
+                    line,
+                    f"key {key!r:.100} is not in the first object; add it there, as null, or "
+                    "correct it",
+                )
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Yields each line with its number, from 1, and with its line end."""
@@ -298,6 +391,8 @@ class Table:
             )
         if line == 1 and _is_utf16(data):
             raise self._error(line, "is UTF-16; save the file as UTF-8")
+        if line == 1 and b"\0" in data:
+            raise self._error(line, "is no text file; save the table as UTF-8 text")
         if b"\0" in data:
             raise self._error(line, "has a NUL byte; save the file as UTF-8 text")
         try:
@@ -324,19 +419,17 @@ def _format_of(path: str) -> str:
 
 def _is_utf16(data: bytes) -> bool:
     """Whether a file's first line has the mark of UTF-16, or the NUL bytes of its Latin letters."""
-    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return marked or data.count(b"\0") * 4 > len(data)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return True
+    fewer, more = sorted(half.count(b"\0") for half in (data[::2], data[1::2]))
+    # Of what is no text, both halves have them.
+    return more * 4 > len(data) and fewer * 10 < more
 
 
 def _without_end(text: str) -> str:
     if text.endswith("\n"):
         text = text[:-1]
     return text[:-1] if text.endswith("\r") else text
-
-
-def _csv_separator(first_line: str) -> str:
-    unquoted = re.sub(r'"[^"]*"', "", first_line)
-    return ";" if unquoted.count(";") > unquoted.count(",") else ","
 
 
 def _next_quote(text: str, start: int) -> int:
@@ -347,8 +440,8 @@ def _next_quote(text: str, start: int) -> int:
     return position
 
 
-def _json_cells(text: str) -> dict[str, str]:
-    """Reads a flat JSON object; a ValueError says why the text is none, and the cure."""
+def _json_object(text: str) -> dict[str, Any]:
+    """Reads a JSON object; a ValueError says why the text is none, and the cure."""
     try:
         record = _JSON.decode(text)
     except json.JSONDecodeError as error:
@@ -357,14 +450,20 @@ def _json_cells(text: str) -> dict[str, str]:
         ) from error
     if not isinstance(record, dict) or not record:
         raise ValueError("is no JSON object with keys; write one per line")
-    cells = {key: _json_cell(key, value) for key, value in record.items()}
-    half = _HALF_A_PAIR.search("".join([*cells, *cells.values()]))
-    if half:
-        raise ValueError(f"has {half.group()!r}, which is half a character; remove it")
-    return cells
+    return record
 
 
-def _json_cell(key: str, value: Any) -> str:
+def _json_cell(key: str, value: Any, is_asked: bool) -> str:
+    """Makes a cell of a value; of what nobody asks for any value may be, and be an empty cell."""
+    try:
+        return _without_half_pairs(_as_cell(key, value))
+    except ValueError:
+        if is_asked:
+            raise
+        return ""
+
+
+def _as_cell(key: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -376,9 +475,16 @@ def _json_cell(key: str, value: Any) -> str:
             f"the value of {key!r:.100} cannot be used; write a text, a number, true, false, null "
             "or a list of texts"
         )
-    if any("," in element for element in value):
-        raise ValueError(f"the list of {key!r:.100} has a comma in an element; remove it")
-    return ",".join(value)
+    cell = ListCell(",".join(value))
+    cell.elements = tuple(value)
+    return cell
+
+
+def _without_half_pairs(text: str) -> str:
+    half = _HALF_A_PAIR.search(text)
+    if half:
+        raise ValueError(f"has {half.group()!r}, which is half a character; remove it")
+    return text
 
 
 def _object_without_twins(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import string
 import unicodedata
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Callable, Iterable, Mapping
 
 from errors import BadInput
+
+_LOG = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
@@ -88,26 +91,39 @@ def load_vocab(vocab_file: str) -> dict[str, int]:
 
     White space is stripped from a token, as google does it. What was nothing else (U+2028 in the
     Chinese vocabulary) becomes an empty string, which matches no text, and its line still counts.
+    Blank lines at the end are none. Where lines have the same token the last one counts, as
+    google's code has it.
 
     Returns:
         An `OrderedDict` from token to id.
 
     Raises:
-        BadInput: the file cannot be read, is not UTF-8, is empty or repeats a token.
+        BadInput: the file cannot be read, is not UTF-8 or is empty.
     """
     vocab: dict[str, int] = OrderedDict()
-    first_index: dict[str, int] = {}
     for index, line in enumerate(_read_lines(vocab_file)):
-        token = line.strip()
-        # Lines are compared as they stand: two tokens that differ by an exotic space are not the
-        # user's mistake, and google gives the shared name to the later one.
-        if token and first_index.setdefault(line, index) != index:
-            raise BadInput(
-                f"{vocab_file}:{index + 1}: token {token!r} is in line {first_index[line] + 1} "
-                f"already; {_VOCAB_CURE}"
-            )
-        vocab[token] = index
+        vocab[line.strip()] = index
     return vocab
+
+
+def log_repeated_tokens(vocab_file: str) -> None:
+    """Warns where lines of a vocabulary have the same token, as some published ones do.
+
+    Lines are compared as they stand: tokens that differ by an exotic space are nothing to tell of.
+    """
+    lines = _read_lines(vocab_file)
+    repeated = [line for line, number in Counter(lines).items() if number > 1 and line.strip()]
+    if repeated:
+        first = lines.index(repeated[0])
+        _LOG.warning(
+            "%s: tokens in several lines, of which the last one counts: %d, the first %r in lines "
+            "%d and %d",
+            vocab_file,
+            len(repeated),
+            repeated[0].strip(),
+            first + 1,
+            lines.index(repeated[0], first + 1) + 1,
+        )
 
 
 def _read_lines(vocab_file: str) -> list[str]:
@@ -124,7 +140,9 @@ def _read_lines(vocab_file: str) -> list[str]:
     # Only "\n" ends a line: `str.splitlines` would also split the token U+2028 and so shift every
     # id that follows.
     lines = text.split("\n")
-    return lines if lines[-1] else lines[:-1]
+    while not lines[-1].strip(" \t\r"):
+        lines.pop()
+    return lines
 
 
 def validate_vocab(vocab: Mapping[str, int], vocab_file: str) -> None:
@@ -176,6 +194,11 @@ class FullTokenizer:
         self.basic_tokenizer = BasicTokenizer(do_lower_case=do_lower_case)
         self.wordpiece_tokenizer = WordpieceTokenizer(vocab=self.vocab)
         self._cache: dict[str, list[str]] = {}
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, which is larger than that of tokens where lines have the same token."""
+        return max(self.vocab.values()) + 1
 
     def tokenize(self, text: str | bytes) -> list[str]:
         """Returns the word pieces of `text`."""

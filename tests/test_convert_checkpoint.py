@@ -262,6 +262,19 @@ def test_vocabulary_with_more_words_than_embeddings_is_refused(hf_dir, output_di
     assert_refused(hf_dir, output_dir, "vocab.txt:18:", "vocab_size 16")
 
 
+def test_blank_lines_at_the_end_of_a_vocabulary_are_no_words(hf_dir, output_dir):
+    with open(str(hf_dir / "vocab.txt"), "a") as stream:
+        stream.write("\n\r\n\n")
+    convert(str(hf_dir), str(output_dir))
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "model.safetensors"])
+def test_a_pipe_in_place_of_a_file_is_refused(hf_dir, output_dir, name):
+    (hf_dir / name).unlink()
+    os.mkfifo(str(hf_dir / name))
+    assert_refused(hf_dir, output_dir, name, "is a pipe and can be read only once")
+
+
 def test_directory_without_weights_is_refused(hf_dir, output_dir):
     (hf_dir / "model.safetensors").rename(hf_dir / "tf_model.h5")
     assert_refused(hf_dir, output_dir, "model.safetensors", "pytorch_model.bin")

@@ -99,7 +99,7 @@ class Run:
             "train_batch_size": 2,
         }
 
-    def inspect(self, train, dev, test=None, content=b"a\nb\n", **options):
+    def inspect(self, train, dev, test=None, content=b"a\nb\n", header=1, **options):
         """Inspects rows of one or two texts and a label, and the bytes of each of the files."""
         rows = {"train": train, "dev": dev, **({"test": test} if test else {})}
         paths = {name: name + ".tsv" for name in rows}
@@ -107,15 +107,15 @@ class Run:
             with open(path, "wb") as stream:
                 stream.write(content)
         options.setdefault("labels", sorted({row[-1] for row in [*train, *dev]}, key=str))
-        examples = {name: as_examples(name, of_split) for name, of_split in rows.items()}
+        examples = {name: as_examples(name, of_split, header) for name, of_split in rows.items()}
         return inspection.inspect(examples, paths, **{**self.options, **options})
 
 
-def as_examples(split, rows):
-    """Makes examples as a processor does of a file with a header: the first is in line 2."""
+def as_examples(split, rows, header=1):
+    """Makes examples as a processor does of a file with so many lines above its first row."""
     return [
         InputExample("%s-%d" % (split, number), row[0], row[1] if len(row) == 3 else None, row[-1])
-        for number, row in enumerate(rows, start=1)
+        for number, row in enumerate(rows, start=header)
     ]
 
 
@@ -160,12 +160,11 @@ Plan
   memory          about 0.000359 GB for 7,200 weights, batches of 2 x 16 tokens in float32
   time            0.0 TFLOP: 0:00:01 at 0.1 TFLOP/s (a CPU), 0:00:01 at 10 TFLOP/s (a GPU)
 Warnings
-  1               2 (33.3 %) rows of train repeat an earlier text, 1 of them with another label; train.tsv:2
+  1               dev.tsv:4: no example of '2' in train.tsv: such rows count as errors
+  2               2 (33.3 %) rows of train repeat an earlier text, 1 of them with another label; train.tsv:2
                   and train.tsv:6
-  2               also in train: 1 (33.3 %) rows of dev; dev.tsv:3 and train.tsv:4; a score on these is too
-                  high
-Errors
-  1               dev.tsv:4: no example of '2' in train.tsv; add some there"""  # noqa: E501
+  3               also in train: 1 (33.3 %) rows of dev; dev.tsv:3 and train.tsv:4; a score on these is too
+                  high"""  # noqa: E501
 
 
 def test_one_screen(run):
@@ -209,11 +208,12 @@ FINDINGS = {
         MANY + FEW,
         [*DEV, ("poor film", "b"), ("poor phone", "a"), ("was poor", "b")],
         {},
-        ["no training example of 'a', 'b': never to be predicted"],
         [
-            "dev.tsv:5: no example of 'a' in train.tsv; add some there",
-            "dev.tsv:4: no example of 'b' in train.tsv; add some there",
+            "dev.tsv:5: no example of 'a' in train.tsv: such rows count as errors",
+            "dev.tsv:4: no example of 'b' in train.tsv: such rows count as errors",
+            "no training example of 'a', 'b': never to be predicted",
         ],
+        [],
     ),
     "a label without examples": (
         MANY + FEW,
@@ -348,8 +348,11 @@ FINDINGS = {
         [("nice film", ("a", "b")), ("good film", ("b",)), ("bad film", ())],
         [("sad film", ("c", "a"))],
         {"problem_type": "multi_label", "labels": ["a", "b", "c"]},
-        ["no training example of 'c': never to be predicted"],
-        ["dev.tsv:2: no example of 'c' in train.tsv; add some there"],
+        [
+            "dev.tsv:2: no example of 'c' in train.tsv: such rows count as errors",
+            "no training example of 'c': never to be predicted",
+        ],
+        [],
     ),
     "one value": (
         [("nice film", 2.5), ("good film", 2.5)],
@@ -775,3 +778,32 @@ def test_any_text_makes_a_screen_that_can_be_printed(
         assert line.isprintable()
         line.encode("utf-8")
     assert all(line for line in report.lines)
+
+
+@pytest.mark.parametrize(
+    "train, dev, says",
+    [
+        ([("sentence", "cat")], DEV, "no other row has 'cat'"),
+        ([("sentence", "cat")], [("sentence", "cat")], "dev too begins with 'cat'"),
+        ([("nice film", "1")], DEV, "dev too begins with '1'"),
+        ([("nice", "1")], DEV, None),
+    ],
+)
+def test_a_header_that_was_taken_for_a_row(run, train, dev, says):
+    report = run.inspect(train + MANY + FEW, dev + DEV, header=0)
+    found = [warning for warning in report.warnings if "header" in warning]
+    line = f"train.tsv:1: {says}: if this is a header, give --has_header"
+    assert found == ([line] if says else [])
+
+
+def test_a_first_row_below_a_header_is_a_row(run):
+    report = run.inspect([("sentence", "cat"), *MANY, *FEW], DEV)
+    assert not any("header" in warning for warning in report.warnings)
+
+
+def test_labels_of_one_example_each_are_those_of_another_column(run):
+    rows = [("good phone %d" % number, str(number)) for number in range(50)]
+    said = "50 of 50 labels have one example only: is this the right --label_column?"
+    assert said in run.inspect(rows, DEV).warnings
+    assert said not in run.inspect(rows + rows, DEV).warnings
+    assert not any("label_column" in warning for warning in run.inspect(MANY, rows[:5]).warnings)

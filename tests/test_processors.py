@@ -358,7 +358,7 @@ HEADER = b"sentence\tlabel\n"
             ":1: no column '#2 String'; did you mean '#1 String'? the ",
         ),
         ("sst-2", HEADER + b"a\t1\nb\n", ":3: columns: 1, but 2 in line 1"),
-        ("sst-2", HEADER + b"a\t1\n\nb\t1\n", ":3: columns: 1, but 2 in line 1"),
+        ("sst-2", HEADER + b"a\t1\n\nb\t1\n", ":3: is blank; remove it"),
         ("sst-2", HEADER + b"a\tb\t1\n", ":2: columns: 3, but 2 in line 1"),
         ("cola", b"x\t1\t\ta\nx\t1\ta\n", ":2: columns: 3, but 4 in line 1"),
         ("sst-2", HEADER + b"a\t1\nb\t2\n", ":3: unknown label '2'; known are 0, 1"),
@@ -465,7 +465,7 @@ class TestClassWeights:
         [
             ("a\t1\nd\t2\n", ":2: 'd' is no label or there twice; write one line for each of a, b"),
             ("a\t1\na\t2\n", ":2: 'a' is no label or there twice"),
-            ("a\t1\n\nb\t1\nc\t1\n", ":2: columns: 1, but 2 in line 1"),
+            ("a\t1\n\nb\t1\nc\t1\n", ":2: is blank; remove it"),
             ("a\t1\nb\t-0.5\nc\t1\n", ":2: weight '-0.5'; write a number of 0 or more"),
             ("a\tmuch\n", ":1: weight 'much'"),
             ("a\n", ":1: weight ''"),

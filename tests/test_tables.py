@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import tables
 from errors import BadInput
-from tables import FORMATS, Row, Table
+from tables import FORMATS, ListCell, Row, Table
 
 WANTED = ("text", "label")
 TEXT_AND_LABEL = {
@@ -105,10 +106,36 @@ class TestFormat:
             ('"text, first";"label, x";"text"\na;b;c\n', [["a", "b", "c"]]),
             ("text\na\n", [["a"]]),
             ("\n\ntext;label\na;1\n", [["a", "1"]]),
+            # A name in the header decides, whatever the texts have.
+            ("x;y;z,text\n1;2;3,a\n", [["1;2;3", "a"]]),
+            ("text\n;\n", [[";"]]),
+            # Else that the rows are equally wide.
+            ("1,a; b; c\n0,d\n", [["1", "a; b; c"], ["0", "d"]]),
+            ("1;a, b, c\n0;d\n", [["1", "a, b, c"], ["0", "d"]]),
+            ('1,"a\nb; c"\n0,"d; e"\n', [["1", "a\nb; c"], ["0", "d; e"]]),
+            ("1,a; b; c\n\n0,d\n", [["1", "a; b; c"], ["0", "d"]]),
+            # Or Excel's first line.
+            ("sep=;\r\ntext;label\na,b;1\n", [["a,b", "1"]]),
+            ('\n"sep=,"\n1,a;b\n0,c;d\n', [["1", "a;b"], ["0", "c;d"]]),
+            ("SEP=|\ntext|label\na;b,c|1", [["a;b,c", "1"]]),
         ],
     )
-    def test_separator_of_csv_is_that_of_the_first_line(self, table, content, expected):
-        assert cells(table(content, "a.csv")) == expected
+    def test_separator_of_csv_is_found(self, table, content, expected):
+        opened = table(content, "a.csv", skip_ragged=True)
+        assert cells(opened) == expected
+
+    @pytest.mark.parametrize("separator", ["comma", "semicolon"])
+    def test_separator_of_csv_may_be_given(self, table, separator):
+        opened = table("1,a;b\n0,c;d\n", "a.csv", separator=separator)
+        expected = {
+            "comma": [["1", "a;b"], ["0", "c;d"]],
+            "semicolon": [["1,a", "b"], ["0,c", "d"]],
+        }
+        assert cells(opened) == expected[separator]
+
+    def test_a_name_in_the_first_row_is_no_header_where_there_is_none(self, table):
+        opened = table("1,text;b\n0,c;d\n", "a.csv", has_header=False, separator="comma")
+        assert cells(opened) == [["1", "text;b"], ["0", "c;d"]]
 
 
 class TestHeader:
@@ -229,6 +256,11 @@ class TestPosition:
             opened.position(column)
         assert str(error.value) == opened.path + message
 
+    def test_is_unknown_and_a_flag_gives_it(self, table):
+        opened = table("text\tstars\n", "a.tsv")
+        with pytest.raises(BadInput, match=r"are \['text', 'stars'\]; give --label_column$"):
+            opened.position("label", "--label_column")
+
     def test_is_unknown_in_one_short_line_however_long_the_columns_are(self, table):
         opened = table("text " * 10000 + "\r\ttext\n", "a.tsv")
         with pytest.raises(BadInput) as error:
@@ -297,7 +329,7 @@ class TestRows:
             ('"",', ["", ""]),
             ('"a\r\nb","""\n"""', ["a\r\nb", '"\n"']),
             ('a\rb,"c\rd"', ["a\rb", "c\rd"]),
-            ('"%s",' % ("a\n" * 999), ["a\n" * 999, ""]),
+            ('"%s",' % ("a\n" * 1200), ["a\n" * 1200, ""]),
         ],
     )
     def test_of_csv_are_unquoted(self, table, line, expected):
@@ -322,6 +354,36 @@ class TestRows:
     def test_of_json_are_texts(self, table, value, expected):
         content = f'{{"label": "x", "text": "y"}}\n{{"label": {value}}}\n'
         assert cells(table(content, "a.json")) == [["x", "y"], [expected, ""]]
+
+    @pytest.mark.parametrize(
+        "value, elements",
+        [("[]", ()), ('["one"]', ("one",)), ('["a,b", "c;d"]', ("a,b", "c;d")), ("[1]", ("1",))],
+    )
+    def test_of_json_have_lists_whole(self, table, value, elements):
+        ((_, cell),) = cells(table(f'{{"text": "a", "label": {value}}}', "a.json"))
+        assert isinstance(cell, ListCell)
+        assert cell.elements == elements
+        assert cell == ",".join(elements)
+
+    @pytest.mark.parametrize(
+        "value, cell",
+        [
+            ('{"a": {}}', ""),
+            ("[[0, 2]]", ""),
+            ('"\\ud83d"', ""),
+            ("NaN", ""),
+            ("3", "3"),
+            ('["a,b"]', "a,b"),
+        ],
+    )
+    def test_of_json_may_have_anything_where_nobody_asks(self, table, value, cell):
+        content = f'{{"text": "a", "meta": {value}}}\n{{"text": "b", "new": {value}}}\n'
+        opened = table(content, "a.json")
+        assert cells(opened) == [["a", cell], ["b", ""]]
+        if cell == "":
+            opened.position("meta")
+            with pytest.raises(BadInput, match="a.json:1: "):
+                cells(opened)
 
     def test_that_are_ragged_may_be_left_out_and_counted(self, table):
         content = "text\tlabel\na\t1\nb\n\nc\t1\t2\nd\t0\n"
@@ -350,17 +412,29 @@ BAD_FILES = [
     ("a.tsv", T.encode() + b"a\t1\nb\xff\t1\n", ":3: is not UTF-8; convert the file, "),
     ("a.csv", b"\xef\xbb\xbf" + C.encode() + b"\xca\xd6\xbb\xfa,1\n", ":2: is not UTF-8; "),
     ("a.json", J.encode() + b'\n{"text": "\xed\xa0\x80"}', ":3: is not UTF-8; "),
-    ("a.tsv", T + "a" * (1 << 20) + "\t1\n", ":2: is longer than 1048576 bytes; end each row with"),
-    ("a.json", "[" * (1 << 20) + "\n", ":1: is longer than 1048576 bytes; end each row with"),
+    ("a.tsv", T + "a" * (1 << 24) + "\t1\n", ":2: is longer than 16777216 bytes; end each row"),
+    ("a.json", "[" * (1 << 24) + "\n", ":1: is longer than 16777216 bytes; end each row with"),
     ("a.tsv", T + "a\t1\nb\n", ":3: columns: 1, but 2 in line 1; a tab must stand between two"),
-    ("a.tsv", T + "a\t1\n\nb\t1\n", ":3: columns: 1, but 2 in line 1; a tab must stand between"),
+    ("a.tsv", T + "a\t1\n\nb\t1\n", ":3: is blank; remove it"),
     ("a.tsv", "\n" + T + "a\tb\t1\n", ":3: columns: 3, but 2 in line 2; a tab must stand between"),
     ("a.csv", C + "a, b,1\n", ":2: columns: 3, but 2 in line 1; put a text that contains the"),
-    ("a.csv", C + '"a\nb",1\n\n\nc,2\n', ":4: columns: 1, but 2 in line 1; put a text that"),
+    ("a.csv", C + '"a\nb",1\n\n\nc,2\n', ":4: is blank; remove it"),
+    (
+        "a.csv",
+        C + "a;b\n",
+        ":2: columns: 1, but 2 in line 1; put a text that contains the separator",
+    ),
+    ("a.csv", "a,b;c\nd,e;f\n", ": commas as well as semicolons may separate its columns; give --"),
+    ("a.csv", "sep=;\r\n", ": is empty; check --dev_file"),
+    ("a.tsv", b"PAR1" + bytes(60), ":1: is no text file; save the table as UTF-8 text"),
+    ("a.csv", b"PK\3\4\x14\0\6\0\x08\0\0\0!\0", ":1: is no text file; save the table as UTF-8"),
     ("a.csv", C + 'a,1\n"b,0\nc,0\n', f":3: {OPEN_QUOTE}; close it or"),
     ("a.csv", C + '"a\nb","1\nb,0\n', f":3: {OPEN_QUOTE}; close it or"),
-    ("a.csv", C + '"' + "a\n" * 1000 + '",1\n', f":2: {OPEN_QUOTE}; close it or"),
-    ("a.csv", C + '"' + ("a" * 9999 + "\n") * 105 + '",1\n', f":2: {OPEN_QUOTE}; close it or"),
+    (
+        "a.csv",
+        C + '"' + ("a" * 9999 + "\n") * 1700 + '",1\n',
+        ":2: a quotation mark opens a cell that is longer than 16777216 characters; close it or",
+    ),
     ("a.csv", '"', f":1: {OPEN_QUOTE}; close it or"),
     ("a.csv", '"""', f":1: {OPEN_QUOTE}; close it or"),
     ("a.csv", C + '1,"a" b\n', ":2: text after the closing quotation mark of column 2; double a"),
@@ -381,7 +455,6 @@ BAD_FILES = [
     ("a.json", J + '{"label": [["a"]]}', ":2: the value of 'label' cannot be used; write a text"),
     ("a.json", J + '{"label": ["a", null]}', ":2: the value of 'label' cannot be used; write a"),
     ("a.json", J + '{"text": NaN}', ":2: the value of 'text' cannot be used; write a text, a"),
-    ("a.json", J + '{"label": ["a,b"]}', ":2: the list of 'label' has a comma in an element; "),
     ("a.json", J + '{"text": "a", "text": "a"}', ":2: has the key 'text' twice; keep one"),
     ("a.json", J + '{"text": [{"a": 1, "a": 2}]}', ":2: has the key 'a' twice; keep one"),
     (
@@ -391,13 +464,13 @@ BAD_FILES = [
     ),
     ("a.json", '{"\\ude00": "a"}', r":1: has '\ude00', which is half a character; remove it"),
     ("a.json", J + '{"text_b": "a"}', ":2: key 'text_b' is not in the first object; add it there"),
+    ("a.json", J + '{"text": "a", "txt": "b"}', ":2: key 'txt' is not in the first object; add"),
     ("a.json", J + f'{{"{LONG}": 1}}', f":2: key '{LONG[:99]} is not in the first object; add it"),
     (
         "a.json",
         f'{{"{LONG}": {{}}}}',
         f":1: the value of '{LONG[:99]} cannot be used; write a text",
     ),
-    ("a.json", f'{{"{LONG}": [","]}}', f":1: the list of '{LONG[:99]} has a comma in an element"),
     ("a.json", f'{{"{LONG}": 1, "{LONG}": 1}}', f":1: has the key '{LONG[:99]} twice; keep one"),
     ("a.tsv", b"\x1f\x8b", ":1: damaged gzip data (Compressed file ended before "),
     ("a.tsv", gzip.compress(T.encode())[:-1], ":2: damaged gzip data (Compressed file ended "),
@@ -410,7 +483,7 @@ BAD_FILES = [
 @pytest.mark.parametrize("name, content, message", BAD_FILES, ids=[row[2] for row in BAD_FILES])
 def test_bad_file(table, tmp_path, name, content, message):
     with pytest.raises(BadInput) as error:
-        list(table(content, name, cure="check --dev_file"))
+        list(table(content, name, cure="check --dev_file", wanted=(*WANTED, LONG)))
     assert str(error.value).startswith(f"{tmp_path / name}{message}")
     assert str(error.value).isprintable()  # which also says that it is one line
     assert len(str(error.value)) < 300 + len(str(tmp_path))
@@ -478,7 +551,11 @@ class TestMemory:
         [("a.csv", C + '"', "a\n"), ("a.tsv", T, "a"), ("a.json", "", "[")],
     )
     @pytest.mark.parametrize("pack", [open, gzip.open])
-    def test_does_not_grow_with_what_never_ends(self, tmp_path, name, start, rest, pack):
+    def test_does_not_grow_with_what_never_ends(
+        self, tmp_path, monkeypatch, name, start, rest, pack
+    ):
+        monkeypatch.setattr(tables, "_MAX_LINE_BYTES", 1 << 20)
+        monkeypatch.setattr(tables, "_MAX_RECORD_CHARACTERS", 1 << 20)
         path = tmp_path / name
         with pack(str(path), "wb") as writer:
             writer.write(start.encode())
@@ -614,3 +691,29 @@ def test_any_bytes_are_rows_or_an_error_of_one_line(scratch, content, file_forma
             lines = [row.line for row in rows]
             assert lines == sorted(set(lines))
             "".join(cell for row in rows for cell in row.cells).encode("utf-8")
+
+
+PIPE = "is a pipe and can be read only once; write it to a file first"
+
+
+@pytest.mark.parametrize("kind", ["a FIFO that nobody writes to", "a pipe", "a device"])
+def test_what_can_be_read_only_once_is_refused(tmp_path, kind):
+    path = str(tmp_path / "a.tsv")
+    read_end, write_end = os.pipe()
+    if kind == "a pipe":
+        path = f"/dev/fd/{read_end}"
+    elif kind == "a device":
+        path = "/dev/zero"
+    else:
+        os.mkfifo(path)
+    with pytest.raises(BadInput) as error:
+        Table(path, "tsv")
+    expected = PIPE.replace("pipe", "device") if kind == "a device" else PIPE
+    assert str(error.value) == f"{path}: {expected}"
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_a_text_of_a_megabyte_is_read(table):
+    text = "sun w1 " * 150000
+    assert cells(table(f"text\tlabel\n{text}\t1\n", "a.tsv")) == [[text, "1"]]

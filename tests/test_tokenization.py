@@ -251,6 +251,7 @@ def test_text_and_bytes(convert):
         "a\n\x85\n\u3000\n\u00a0\nb\n",  # white space tokens share the empty name, ids go on
         "a\u2028\na\nb\n",
         "a\n\n\nb\n",
+        "a\nb\na\nc\n",
         "\u4e2d\n##\u4e2d\n\U0001f600\n",
     ],
 )
@@ -272,7 +273,6 @@ def test_byte_order_mark_is_not_part_of_the_first_token(tmp_path):
     [
         (b"", ": is empty"),
         (b"\n\r\n \n", ": is empty"),
-        (b"a\nb\nc\na\n", ":4: token 'a' is in line 1 already"),
         (b"a\nb\nc\xff\n", ":3: is not UTF-8"),
         (b"\xef\xbb\xbfa\n\xff\n", ":2: is not UTF-8"),
         (b"\xff\xfea\x00\n\x00", ":1: is not UTF-8"),
@@ -292,6 +292,29 @@ def test_bad_vocabulary(tmp_path, content, message):
 def test_folder_instead_of_a_vocabulary(tmp_path):
     with pytest.raises(BadInput, match="Is a directory; --vocab_file"):
         tokenization.load_vocab(str(tmp_path))
+
+
+def test_of_lines_with_the_same_token_the_last_one_counts(tmp_path, caplog):
+    path = tmp_path / "vocab.txt"
+    path.write_text("[PAD]\na\nb\na\nb\nc\n")
+    tokenizer = tokenization.FullTokenizer(str(path))
+    assert tokenizer.vocab == google.load_vocab(str(path))
+    assert tokenizer.convert_tokens_to_ids(["a", "b", "c"]) == [3, 4, 5]
+    assert tokenizer.vocab_size == 6
+    assert not caplog.records
+    tokenization.log_repeated_tokens(str(path))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: tokens in several lines, of which the last one counts: 2, the first 'a' in lines "
+        "2 and 4"
+    ]
+
+
+def test_blank_lines_at_the_end_are_no_tokens(tmp_path, caplog):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(b"[PAD]\na\n\nb\n\n \r\n\t\n")
+    assert tokenization.load_vocab(str(path)) == {"[PAD]": 0, "a": 1, "": 2, "b": 3}
+    tokenization.log_repeated_tokens(str(path))
+    assert not caplog.records
 
 
 def test_special_tokens_are_required_where_inputs_are_built():
