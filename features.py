@@ -488,9 +488,10 @@ def parse(
     # than the others, and this fails.
     tokens = tf.stack([columns[name] for name in _TOKEN_FEATURES])
     longest = tf.shape(tokens)[2]
+    if not has_windows:
+        longest = _at_most(longest, max_seq_length)
     seq_length = tf.minimum(_round_up(longest, pad_to_multiple_of), max_seq_length)
     length = _round_up(longest, seq_length) if has_windows else seq_length
-    # Fails if the longest one is longer than that.
     tokens = tf.pad(tokens, [[0, 0], [0, 0], [0, length - longest]])
     if has_windows:
         tokens = tf.reshape(tokens, [3, tf.shape(tokens)[1], -1, seq_length])
@@ -500,6 +501,16 @@ def parse(
         name: tf.cast(column, tf.int32) if column.dtype == tf.int64 else column
         for name, column in columns.items()
     }
+
+
+def _at_most(longest: tf.Tensor, max_seq_length: int) -> tf.Tensor:
+    check = tf.debugging.assert_less_equal(
+        longest,
+        max_seq_length,
+        message="a tf.Example has more tokens than the %d that the model reads" % max_seq_length,
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(longest)
 
 
 def _round_up(number: tf.Tensor, multiple: int | tf.Tensor) -> tf.Tensor:

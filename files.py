@@ -5,10 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import stat
+import sys
+import tempfile
 from typing import Iterator
 
 from errors import BadInput
+
+# What TensorFlow's file system has in patterns; in a path that is a pattern it finds other files.
+_PATTERN_CHARACTERS = re.compile(r"[\\\[\]*?]")
 
 
 @contextlib.contextmanager
@@ -61,3 +67,48 @@ def check_rereadable(path: str) -> None:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kind = "pipe" if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else "device"
         raise BadInput(f"{path}: is a {kind} and can be read only once; write it to a file first")
+
+
+@contextlib.contextmanager
+def plain_path(path: str) -> Iterator[str]:
+    """Give a path to the same file or folder in which TensorFlow finds no pattern.
+
+    Where TensorFlow looks for a checkpoint, it takes the path for a pattern: in `lr=[5e-5]/model`
+    the brackets would stand for one of the characters between them. The path that is given instead
+    goes through a symbolic link, which is there while the block lasts.
+
+    Args:
+        path: of what exists: a file, a folder, or what names of files begin with, as those of a
+            checkpoint do.
+    """
+    if not _PATTERN_CHARACTERS.search(path):
+        yield path
+        return
+    parent, name = os.path.split(os.path.abspath(path))
+    plain_name = _PATTERN_CHARACTERS.sub("_", name)
+    with tempfile.TemporaryDirectory() as folder:
+        if plain_name == name:
+            os.symlink(parent, os.path.join(folder, "parent"))
+            yield os.path.join(folder, "parent", name)
+            return
+        for found in os.listdir(parent):
+            if found.startswith(name):
+                link = os.path.join(folder, plain_name + found[len(name) :])
+                os.symlink(os.path.join(parent, found), link)
+        yield os.path.join(folder, plain_name)
+
+
+def fill_closed_streams() -> None:
+    """Put the null device in the place of each standard stream that is closed.
+
+    Else the next file that is opened would be in its place, and would get what is printed. Python
+    has no `sys.stdin` and no `sys.stdout` then, as before, but a `sys.stderr` that may be written
+    to.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free.
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115

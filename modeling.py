@@ -8,13 +8,15 @@ transformer), the blocks these are made of, and last how a checkpoint finds its 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import numbers
+import threading
 import zlib
-from typing import Any, Callable, List, Sequence, Union
+from typing import Any, Callable, Iterator, List, Sequence, Union
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -31,21 +33,49 @@ Shape = List[Union[int, tf.Tensor]]
 MASKED_SCORE = -10000.0
 
 
-@tf.RegisterGradient("OfItsOwn")
 def _gradient_of_its_own(operation: tf.Operation, *upstream: tf.Tensor) -> Any:
     return operation.gradient_of_its_own(*upstream)
+
+
+with contextlib.suppress(KeyError):  # It is there already when this module is imported again.
+    tf.RegisterGradient("OfItsOwn")(_gradient_of_its_own)
+
+
+class _Building(threading.local):
+    """What this thread is building.
+
+    Attributes:
+        for_training: whether gradients are exchanged; see `_with_gradient`.
+    """
+
+    for_training = False
+
+
+_BUILDING = _Building()
+
+
+@contextlib.contextmanager
+def _building(for_training: bool) -> Iterator[None]:
+    before, _BUILDING.for_training = _BUILDING.for_training, for_training
+    try:
+        yield
+    finally:
+        _BUILDING.for_training = before
 
 
 def _with_gradient(op_type: str, compute: Callable[[], tf.Tensor], gradient: Gradient) -> tf.Tensor:
     """Computes a tensor, and exchanges the gradient of the operation that it comes from.
 
-    Other than `tf.custom_gradient`, it adds nothing to the graph, which it does not keep alive.
+    Other than `tf.custom_gradient`, it adds nothing to the graph, which it does not keep alive. A
+    graph that was saved and loaded has lost these gradients, so only one for training gets them.
 
     Args:
         op_type: Type of that operation, the only one of this type that is computed.
         compute: Computes the tensor.
         gradient: Gives the gradient of each input of the operation.
     """
+    if not _BUILDING.for_training:
+        return compute()
     with tf.get_default_graph().gradient_override_map({op_type: "OfItsOwn"}):
         result = compute()
     assert result.op.type == op_type
@@ -256,7 +286,8 @@ class BertModel:
 
         Args:
             config: The sizes of the model; it is left as it is.
-            is_training: Whether to apply dropout.
+            is_training: Whether to apply dropout, and to compute gradients in ways that are
+                faster, but cannot be saved with the graph.
             input_ids: int32 `[batch_size, seq_length]`, ids in the vocabulary.
             input_mask: int32 `[batch_size, seq_length]`, 1 for a token and 0 for padding; if not
                 given, there is no padding.
@@ -278,7 +309,8 @@ class BertModel:
         if token_type_ids is None:
             token_type_ids = tf.zeros_like(input_ids)
 
-        with tf.variable_scope(scope, default_name="bert"):
+        self._is_training = is_training
+        with _building(is_training), tf.variable_scope(scope, default_name="bert"):
             with tf.variable_scope("embeddings"):
                 word_embeddings, self.embedding_table = embedding_lookup(
                     input_ids,
@@ -289,7 +321,8 @@ class BertModel:
                 )
                 self.embedding_output = embedding_postprocessor(
                     word_embeddings,
-                    token_type_ids,
+                    use_token_type=True,
+                    token_type_ids=token_type_ids,
                     token_type_vocab_size=config.type_vocab_size,
                     initializer_range=config.initializer_range,
                     max_position_embeddings=config.max_position_embeddings,
@@ -352,9 +385,19 @@ class BertModel:
     def get_sequence_output(self) -> tf.Tensor:
         """Returns the last layer: float32 `[batch_size, seq_length, hidden_size]`."""
         if self._sequence_output is None:
-            with tf.variable_scope(self._last_scope, reuse=True):
+            with _building(self._is_training), tf.variable_scope(self._last_scope, reuse=True):
                 self._sequence_output = self._last_layer()
         return self._sequence_output
+
+    @property
+    def sequence_output(self) -> tf.Tensor:
+        """The last layer, see `get_sequence_output`."""
+        return self.get_sequence_output()
+
+    @property
+    def all_encoder_layers(self) -> list[tf.Tensor]:
+        """The layers in order, see `get_all_encoder_layers`."""
+        return self.get_all_encoder_layers()
 
     def get_all_encoder_layers(self) -> list[tf.Tensor]:
         """Returns the layers in order: float32 `[batch_size, seq_length, hidden_size]` each."""
@@ -408,8 +451,12 @@ def _embed_by_product(table: tf.Variable, ids: tf.Tensor) -> tf.Tensor:
 
 def embedding_postprocessor(
     input_tensor: tf.Tensor,
-    token_type_ids: tf.Tensor,
+    use_token_type: bool = False,
+    token_type_ids: tf.Tensor | None = None,
     token_type_vocab_size: int = 16,
+    token_type_embedding_name: str = "token_type_embeddings",
+    use_position_embeddings: bool = True,
+    position_embedding_name: str = "position_embeddings",
     initializer_range: float = 0.02,
     max_position_embeddings: int = 512,
     dropout_prob: float = 0.1,
@@ -419,8 +466,12 @@ def embedding_postprocessor(
 
     Args:
         input_tensor: float32 `[batch_size, seq_length, hidden_size]`, the embedded words.
+        use_token_type: Whether to add the token types.
         token_type_ids: int32 `[batch_size, seq_length]`.
         token_type_vocab_size: Number of token types.
+        token_type_embedding_name: Name of the variable that is the table of the token types.
+        use_position_embeddings: Whether to add the positions.
+        position_embedding_name: Name of the variable that is the table of the positions.
         initializer_range: Standard deviation of fresh tables.
         max_position_embeddings: Number of positions.
         dropout_prob: Probability of dropping a unit.
@@ -431,31 +482,46 @@ def embedding_postprocessor(
 
     Raises:
         BadInput: The sequence is longer than there are positions.
+        ValueError: The token types are to be added, and are not given.
     """
+    output = input_tensor
+    if use_token_type:
+        if token_type_ids is None:
+            raise ValueError("use_token_type needs token_type_ids")
+        # In a table of a few rows the product is faster than the look-up, above all its gradient.
+        output += _embed_by_product(
+            tf.get_variable(
+                token_type_embedding_name,
+                [token_type_vocab_size, _width(input_tensor)],
+                initializer=create_initializer(initializer_range),
+            ),
+            token_type_ids,
+        )
+    if use_position_embeddings:
+        output += _embed_positions(
+            input_tensor, position_embedding_name, initializer_range, max_position_embeddings
+        )
+    return layer_norm_and_dropout(output, dropout_prob, dropout_seed=dropout_seed)
+
+
+def _embed_positions(
+    input_tensor: tf.Tensor, name: str, initializer_range: float, max_position_embeddings: int
+) -> tf.Tensor:
+    """Gives the rows of the positions, float32 `[seq_length, hidden_size]`."""
     _, seq_length, width = get_shape_list(input_tensor, expected_rank=3)
     if isinstance(seq_length, int) and seq_length > max_position_embeddings:
         raise BadInput(
             "the sequence length %d is above %d, the max_position_embeddings of this model; "
             "choose a smaller max_seq_length" % (seq_length, max_position_embeddings)
         )
-    token_type_table = tf.get_variable(
-        "token_type_embeddings",
-        [token_type_vocab_size, width],
-        initializer=create_initializer(initializer_range),
-    )
     position_table = tf.get_variable(
-        "position_embeddings",
+        name,
         [max_position_embeddings, width],
         initializer=create_initializer(initializer_range),
     )
-    # In a table of a few rows the product is faster than the look-up, above all its gradient.
-    token_types = _embed_by_product(token_type_table, token_type_ids)
     # A length that is known only when the graph runs is refused here: tf.slice, unlike
     # position_table[:seq_length], fails when the table has fewer rows.
-    positions = tf.slice(position_table, [0, 0], [seq_length, width])
-    return layer_norm_and_dropout(
-        input_tensor + token_types + positions, dropout_prob, dropout_seed=dropout_seed
-    )
+    return tf.slice(position_table, [0, 0], [seq_length, width])
 
 
 def create_attention_mask_from_input_mask(from_tensor: tf.Tensor, to_mask: tf.Tensor) -> tf.Tensor:
@@ -563,10 +629,10 @@ def recompute_for_gradient(
         function: It gives the same each time, and gets its variables by `tf.get_variable`.
         input_tensor: What it is called with.
     """
-    scope = tf.get_variable_scope()
+    scope, for_training = tf.get_variable_scope(), _BUILDING.for_training
 
     def call(tensor: tf.Tensor, **options: bool) -> tf.Tensor:
-        with tf.variable_scope(scope, use_resource=True, **options):
+        with _building(for_training), tf.variable_scope(scope, use_resource=True, **options):
             return function(tensor)
 
     @tf.custom_gradient
@@ -655,8 +721,15 @@ def attention_layer(
     attention_mask: tf.Tensor | None = None,
     num_attention_heads: int = 1,
     size_per_head: int = 512,
+    query_act: Activation | None = None,
+    key_act: Activation | None = None,
+    value_act: Activation | None = None,
     attention_probs_dropout_prob: float = 0.0,
     initializer_range: float = 0.02,
+    do_return_2d_tensor: bool = False,
+    batch_size: int | tf.Tensor | None = None,
+    from_seq_length: int | tf.Tensor | None = None,
+    to_seq_length: int | tf.Tensor | None = None,
     dropout_seed: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Lets each position of one sequence collect what it needs from the positions of another.
@@ -665,41 +738,75 @@ def attention_layer(
     https://arxiv.org/abs/1706.03762.
 
     Args:
-        from_tensor: float32 `[batch_size, from_seq_length, from_width]`, what attends.
+        from_tensor: float32 `[batch_size, from_seq_length, from_width]`, what attends; or the same
+            as a matrix, `[batch_size * from_seq_length, from_width]`.
         to_tensor: float32 `[batch_size, to_seq_length, to_width]`, what is attended to; the same
-            tensor for self-attention.
+            tensor for self-attention. A matrix if the other one is.
         attention_mask: `[batch_size, from_seq_length or 1, to_seq_length]`, 1 for what may be
             attended to, else 0; if not given, all 1.
         num_attention_heads: Number of heads.
         size_per_head: Width of the query, the key and the value of a head.
+        query_act: Activation of the query; if not given, the identity.
+        key_act: Activation of the key.
+        value_act: Activation of the value.
         attention_probs_dropout_prob: Probability of dropping an attention probability.
         initializer_range: Standard deviation of fresh weights.
+        do_return_2d_tensor: Whether to return a matrix.
+        batch_size: Of matrices, this and the two lengths have to be given.
+        from_seq_length: See `batch_size`.
+        to_seq_length: See `batch_size`.
         dropout_seed: int32 `[2]`, see `dropout`.
 
     Returns:
-        float32 `[batch_size, from_seq_length, num_attention_heads * size_per_head]`.
+        float32 `[batch_size, from_seq_length, num_attention_heads * size_per_head]`, or the same
+        as a matrix, `[batch_size * from_seq_length, num_attention_heads * size_per_head]`.
+
+    Raises:
+        ValueError: The tensors are neither both of rank 3 nor both of rank 2, or are matrices of
+            unknown sizes.
     """
-    assert_rank(from_tensor, 3)
-    from_one_position = from_tensor.shape.as_list()[1] == 1
-    attend = _attend_from_one_position if from_one_position else _attend
+    assert_rank(from_tensor, [2, 3])
+    assert_rank(to_tensor, from_tensor.shape.ndims)
+    is_same = to_tensor is from_tensor
+    if from_tensor.shape.ndims == 2:
+        if batch_size is None or from_seq_length is None or to_seq_length is None:
+            raise ValueError("matrices need batch_size, from_seq_length and to_seq_length")
+        shape = [batch_size, from_seq_length, _width(from_tensor)]
+        from_tensor = tf.reshape(from_tensor, shape)
+        shape = [batch_size, to_seq_length, _width(to_tensor)]
+        to_tensor = from_tensor if is_same else tf.reshape(to_tensor, shape)
+    query = dense(
+        from_tensor,
+        num_attention_heads * size_per_head,
+        query_act,
+        initializer_range=initializer_range,
+        name="query",
+    )
+    # Scaled instead of the scores because they have more elements.
+    query *= 1.0 / math.sqrt(size_per_head)
     weigh = functools.partial(
         _weigh,
         attention_mask=attention_mask,
         dropout_prob=attention_probs_dropout_prob,
         dropout_seed=dropout_seed,
     )
-    return attend(
-        from_tensor, to_tensor, num_attention_heads, size_per_head, initializer_range, weigh
-    )
-
-
-def _scaled_query(
-    from_tensor: tf.Tensor, num_heads: int, size_per_head: int, initializer_range: float
-) -> tf.Tensor:
-    """Makes the queries, scaled instead of the scores because they have fewer elements."""
-    width = num_heads * size_per_head
-    query = dense(from_tensor, width, initializer_range=initializer_range, name="query")
-    return query * (1.0 / math.sqrt(size_per_head))
+    is_linear = key_act is None and value_act is None
+    if from_tensor.shape.as_list()[1] == 1 and is_linear:
+        context = _attend_from_one_position(
+            query, to_tensor, num_attention_heads, initializer_range, weigh
+        )
+    else:
+        context = _attend(
+            query,
+            from_tensor,
+            to_tensor,
+            num_attention_heads,
+            initializer_range,
+            weigh,
+            key_act,
+            value_act,
+        )
+    return reshape_to_matrix(context) if do_return_2d_tensor else context
 
 
 def _weigh(
@@ -719,24 +826,33 @@ def _weigh(
 
 
 def _attend(
+    query: tf.Tensor,
     from_tensor: tf.Tensor,
     to_tensor: tf.Tensor,
     num_heads: int,
-    size_per_head: int,
     initializer_range: float,
     weigh: Callable[[tf.Tensor], tf.Tensor],
+    key_act: Activation | None = None,
+    value_act: Activation | None = None,
 ) -> tf.Tensor:
     """Collects the values of all positions, weighed by how well their keys fit the query.
 
-    `weigh` is `_weigh` of this layer; the other arguments are those of `attention_layer`.
+    Args:
+        query: float32 `[batch_size, from_seq_length, num_heads * size_per_head]`, scaled.
+        from_tensor: As of `attention_layer`.
+        to_tensor: As of `attention_layer`.
+        num_heads: Number of heads.
+        initializer_range: Standard deviation of fresh weights.
+        weigh: `_weigh` of this layer.
+        key_act: Activation of the key.
+        value_act: Activation of the value.
 
     Returns:
-        float32 `[batch_size, from_seq_length, num_heads * size_per_head]`.
+        Like `query`.
     """
-    width = num_heads * size_per_head
-    query = _scaled_query(from_tensor, num_heads, size_per_head, initializer_range)
-    key = dense(to_tensor, width, initializer_range=initializer_range, name="key")
-    value = dense(to_tensor, width, initializer_range=initializer_range, name="value")
+    width = _width(query)
+    key = dense(to_tensor, width, key_act, initializer_range, name="key")
+    value = dense(to_tensor, width, value_act, initializer_range, name="value")
     from_rows = _rows_of_heads(from_tensor, num_heads)
     to_rows = from_rows if to_tensor is from_tensor else _rows_of_heads(to_tensor, num_heads)
     query = _split_heads(query, from_rows)
@@ -746,10 +862,9 @@ def _attend(
 
 
 def _attend_from_one_position(
-    from_tensor: tf.Tensor,
+    query: tf.Tensor,
     to_tensor: tf.Tensor,
     num_heads: int,
-    size_per_head: int,
     initializer_range: float,
     weigh: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
@@ -758,8 +873,8 @@ def _attend_from_one_position(
     query * (kernel * position) is (query * kernel) * position, so a kernel need not meet each
     position, but one row for each head.
     """
-    width, to_width = num_heads * size_per_head, _width(to_tensor)
-    query = _scaled_query(from_tensor, num_heads, size_per_head, initializer_range)
+    width, to_width = _width(query), _width(to_tensor)
+    size_per_head = width // num_heads
     # Which units of a row are a head's own.
     own = np.repeat(np.eye(num_heads, dtype=np.float32), size_per_head, axis=1)
     with tf.variable_scope("key"):

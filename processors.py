@@ -404,7 +404,9 @@ class Examples(Collection[InputExample]):
         """Finds the columns, counts the examples, and sees that each of them can be read."""
         self._positions = self._find_columns()
         self._filter_position = self._positions.pop("filter_column", None)
-        self._id_position = self._positions.pop("id", self._find_ids())
+        self._id_position = self._positions.pop("id", None)
+        if self._split.id is None:
+            self._id_position = find_ids(self._table, self._positions.values())
         self.id_name = self._name_of_ids()
         self.is_pair = "text_b" in self._positions
         self.is_labelled = "label" in self._positions
@@ -520,14 +522,6 @@ class Examples(Collection[InputExample]):
                 positions[field] = self._table.position(column, flag)
         return positions
 
-    def _find_ids(self) -> int | None:
-        """Finds the column of the ids that the split does not name."""
-        if self._split.id is not None or not self._table.has_header:
-            return None
-        columns, taken = self._table.columns, self._positions.values()
-        found = (columns.index(name) for name in ID_COLUMNS if columns.count(name) == 1)
-        return next((position for position in found if position not in taken), None)
-
     def _name_of_ids(self) -> str | None:
         if self._id_position is None:
             return None
@@ -589,6 +583,22 @@ class Examples(Collection[InputExample]):
 
     def _error(self, line: int, message: str) -> BadInput:
         return BadInput(f"{self.path}:{line}: {message}")
+
+
+def find_ids(table: Table, taken: Collection[int]) -> int | None:
+    """Find the column that names the rows of a table, where nobody says which one it is.
+
+    Args:
+        table: the table.
+        taken: positions of columns that are something else.
+
+    Returns:
+        Its position: that of the first of `ID_COLUMNS` that the header has once, if any.
+    """
+    if not table.has_header:
+        return None
+    found = (table.columns.index(n) for n in ID_COLUMNS if table.columns.count(n) == 1)
+    return next((position for position in found if position not in taken), None)
 
 
 class DataProcessor:

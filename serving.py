@@ -22,7 +22,7 @@ from tensorflow.python.grappler import tf_optimizer
 import bundle
 import features
 import files
-from bundle import SERVING_DEFAULT, Settings
+from bundle import SERVING_DEFAULT, Settings, list_exports
 from errors import BadInput
 from history import EvalHistory
 from processors import InputExample
@@ -42,9 +42,17 @@ class SelfTestFailed(Exception):
 
 
 def serving_input_fn_builder(
-    max_seq_length: int,
+    max_seq_length: int, cls_id: int
 ) -> Callable[[], tf.estimator.export.ServingInputReceiver]:
     """Builds the `serving_input_receiver_fn` of an export.
+
+    TensorFlow Serving, when it makes one batch of requests of several lengths, pads each tensor
+    with its own first element, and so the mask with ones. In the ids that element is `[CLS]`, which
+    is nowhere else in a text: where it comes again, there is padding, whatever the mask says.
+
+    Args:
+        max_seq_length: number of tokens that the model reads at once.
+        cls_id: id of `[CLS]`.
 
     Returns:
         A function that makes three signatures: `serving_default` with `input_ids`, `input_mask`,
@@ -63,8 +71,10 @@ def serving_input_fn_builder(
             for name, column in parsed.items()
         }
         label_ids = tf.placeholder(tf.int32, [None], name="label_ids")
+        ids = inputs["input_ids"]
+        is_token = tf.not_equal(ids, cls_id) | tf.equal(tf.range(tf.shape(ids)[1]), 0)
         return tf.estimator.export.ServingInputReceiver(
-            features=inputs,
+            features=dict(inputs, input_mask=inputs["input_mask"] * tf.cast(is_token, tf.int32)),
             receiver_tensors=inputs,
             receiver_tensors_alternatives={
                 "label_ids": dict(inputs, label_ids=label_ids),
@@ -135,7 +145,8 @@ class BundleWriter(NamedTuple):
         """Gives a tested bundle in a temporary folder, and the name that it should have."""
         test = _SelfTest(self, checkpoint_path)
         with _new_folder(parent) as (temporary, name):
-            receiver_fn = serving_input_fn_builder(self.settings.max_seq_length)
+            cls_id = self.tokenizer.vocab["[CLS]"]
+            receiver_fn = serving_input_fn_builder(self.settings.max_seq_length, cls_id)
             folder = tf.compat.as_str(
                 self.estimator.export_saved_model(
                     temporary, receiver_fn, checkpoint_path=checkpoint_path
@@ -358,7 +369,8 @@ class BestExporter(tf.estimator.Exporter):
         # A killed run may have exported, and not yet removed what the export supersedes.
         if not exports or exported_step(exports[-1]) != best.step:
             try:
-                self._write(checkpoint_path, export_path, best.to_json())
+                metrics = dict(best.to_json(), best_metric=self._history.watched.metric)
+                self._write(checkpoint_path, export_path, metrics)
             except SelfTestFailed as error:
                 # The checkpoint is kept, and a long training goes on.
                 _LOG.error("Not exported: %s", error)
@@ -367,14 +379,6 @@ class BestExporter(tf.estimator.Exporter):
         for superseded in exports[: -self._exports_to_keep]:
             shutil.rmtree(superseded)
         return exports[-1]
-
-
-def list_exports(export_path: str) -> Sequence[str]:
-    """Lists the exports below a folder, oldest first: their names are timestamps."""
-    if not os.path.isdir(export_path):
-        return []
-    names = sorted((name for name in os.listdir(export_path) if name.isdigit()), key=int)
-    return [os.path.join(export_path, name) for name in names]
 
 
 def exported_step(export_dir: str) -> int | None:

@@ -2,6 +2,8 @@
 
 import collections
 import gc
+import importlib.util
+import inspect
 import json
 import math
 import subprocess
@@ -64,6 +66,183 @@ def assert_equal(ours, googles):
     assert ours.keys() == googles.keys()
     for name, expected in googles.items():
         np.testing.assert_allclose(ours[name], expected, rtol=0, atol=1e-5, err_msg=name)
+
+
+PUBLIC = [
+    name
+    for name, value in vars(google).items()
+    if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == google.__name__
+]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_calls_of_googles_functions_are_calls_of_ours(name):
+    """The arguments have google's names, order and defaults; those of ours come behind them."""
+
+    def assert_callable_alike(ours, googles):
+        expected = list(inspect.signature(googles).parameters.values())
+        found = list(inspect.signature(ours).parameters.values())
+        for mine, parameter in zip(found, expected):
+            assert mine.name == parameter.name
+            if parameter.name == "expected_rank":  # May be left out, which google's may not.
+                continue
+            default = parameter.default
+            if callable(default) and default is not inspect.Parameter.empty:
+                default = getattr(modeling, default.__name__)
+            assert mine.default == default
+        assert len(found) >= len(expected)
+        assert inspect.Parameter.empty not in [mine.default for mine in found[len(expected) :]]
+
+    googles, ours = getattr(google, name), getattr(modeling, name)
+    assert_callable_alike(ours, googles)
+    if inspect.isclass(googles):
+        for method in vars(googles):
+            if not method.startswith("_"):
+                assert_callable_alike(getattr(ours, method), getattr(googles, method))
+
+
+def test_the_attributes_of_googles_model():
+    model = modeling.BertModel(config_of(modeling), False, **constants())
+    assert model.sequence_output is model.get_sequence_output()
+    assert model.all_encoder_layers[-1] is model.sequence_output
+    assert model.embedding_output is model.get_embedding_output()
+    assert model.embedding_table is model.get_embedding_table()
+    assert model.pooled_output is model.get_pooled_output()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"use_position_embeddings": False},
+        {"use_token_type": True, "token_type_ids": INPUTS["token_type_ids"]},
+        {
+            "use_token_type": True,
+            "token_type_ids": INPUTS["token_type_ids"],
+            "token_type_vocab_size": 3,
+            "token_type_embedding_name": "types",
+            "position_embedding_name": "places",
+        },
+    ],
+)
+def test_the_postprocessor_equals_googles(arguments):
+    inputs = np.random.RandomState(1).normal(size=[3, 7, 8]).astype(np.float32)
+
+    def run(bert):
+        with tf.Graph().as_default():
+            given = {
+                name: tf.constant(value) if isinstance(value, np.ndarray) else value
+                for name, value in arguments.items()
+            }
+            output = bert.embedding_postprocessor(tf.constant(inputs), dropout_prob=0.0, **given)
+            names = {variable.op.name: variable for variable in tf.trainable_variables()}
+            return evaluate({"output": output, **names})
+
+    assert_equal(run(modeling), run(google))
+
+
+def test_token_types_that_are_not_given_are_refused():
+    with pytest.raises(ValueError, match="token_type_ids"):
+        modeling.embedding_postprocessor(tf.zeros([1, 2, 4]), True)
+
+
+@pytest.mark.parametrize("from_length", [5, 1])
+@pytest.mark.parametrize("activations", [(None, None, None), (tf.tanh, tf.nn.relu, tf.sigmoid)])
+@pytest.mark.parametrize("as_matrices", [False, True])
+def test_attention_takes_googles_arguments_in_their_order(from_length, activations, as_matrices):
+    random = np.random.RandomState(1)
+    tensors = [
+        random.normal(size=[2, length, width]).astype(np.float32)
+        for length, width in ((from_length, 8), (3, 6))
+    ]
+    mask = random.randint(0, 2, [2, from_length, 3]).astype(np.int32)
+    mask[:, :, 0] = 1
+
+    def run(bert):
+        with tf.Graph().as_default():
+            given = [tf.constant(tensor) for tensor in tensors]
+            if as_matrices:
+                given = [tf.reshape(tensor, [-1, tensor.shape[2]]) for tensor in given]
+            sizes = (2, from_length, 3) if as_matrices else ()
+            output = bert.attention_layer(
+                *given, tf.constant(mask), 2, 4, *activations, 0.0, 0.02, True, *sizes
+            )
+            return evaluate({"output": output})
+
+    assert_equal(run(modeling), run(google))
+
+
+def test_matrices_of_unknown_sizes_are_refused():
+    with pytest.raises(ValueError, match="batch_size"):
+        modeling.attention_layer(tf.zeros([6, 4]), tf.zeros([6, 4]))
+    with pytest.raises(ValueError, match="rank"):
+        modeling.attention_layer(tf.zeros([2, 3, 4]), tf.zeros([6, 4]))
+
+
+def test_a_graph_that_is_loaded_has_its_gradients():
+    """For saliency maps, or to train it further: only the graph of a training has its own."""
+    expected = classify(google, {})
+    with tf.Graph().as_default():
+        model = modeling.BertModel(config_of(modeling), False, **constants())
+        output_weights = tf.get_variable("output_weights", [3, SETTINGS["hidden_size"]])
+        logits = tf.matmul(model.get_pooled_output(), output_weights, transpose_b=True)
+        loss = -tf.reduce_mean(tf.nn.log_softmax(logits)[:, 0])
+        loss_name, saved = loss.name, tf.train.export_meta_graph()
+    with tf.Graph().as_default() as graph:
+        tf.train.import_meta_graph(saved)
+        variables = tf.trainable_variables()
+        gradients = tf.gradients(graph.get_tensor_by_name(loss_name), variables)
+        found = evaluate(
+            {
+                "gradient of " + variable.op.name: tf.convert_to_tensor(gradient)
+                for variable, gradient in zip(variables, gradients)
+            }
+        )
+    assert_equal(found, {name: expected[name] for name in found})
+    assert len(found) == len(variables)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_training_and_prediction_have_one_model_and_one_gradient(gradient_checkpointing):
+    """The gradients of a training are in closed form, and those of other graphs TensorFlow's."""
+    changes = {"hidden_act": "gelu_erf"}
+    if gradient_checkpointing:
+        changes["num_hidden_layers"] = 3
+    arguments = {"gradient_checkpointing": gradient_checkpointing}
+    trained = classify(modeling, changes, is_training=True, **arguments)
+    evaluated = classify(modeling, changes, **arguments)
+    assert_equal(trained, evaluated)
+    for name in evaluated:
+        if not name.startswith("gradient"):
+            np.testing.assert_array_equal(trained[name], evaluated[name])
+
+
+def own_gradients(graph):
+    """The operations that have a gradient of their own."""
+    return [o for o in graph.get_operations() if "_gradient_op_type" in o.node_def.attr]
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_only_a_graph_for_training_has_gradients_of_its_own(is_training):
+    with tf.Graph().as_default() as graph:
+        model = modeling.BertModel(config_of(modeling), is_training, **constants())
+        before = len(own_gradients(graph))
+        model.get_sequence_output()
+        assert bool(before) == is_training
+        assert (len(own_gradients(graph)) > before) == is_training
+
+
+def test_the_module_can_be_imported_again():
+    again = importlib.util.module_from_spec(modeling.__spec__)
+    # Dataclasses look their module up.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "modeling", again)
+        modeling.__spec__.loader.exec_module(again)
+        ours, others = (
+            classify(modeling, {}, is_training=True),
+            classify(again, {}, is_training=True),
+        )
+    assert_equal(ours, others)
 
 
 def test_googles_own_tests_pass_with_our_model(monkeypatch):
