@@ -138,7 +138,7 @@ def seal(
         "settings": values,
         "digests": {**own, **digests},
     }
-    return {**parts, _DESCRIPTION: (json.dumps(description, indent=2) + "\n").encode()}
+    return {**parts, _DESCRIPTION: (files.to_json(description, indent=2) + "\n").encode()}
 
 
 def open_bundle(path: str, session_config: tf.ConfigProto | None = None) -> Bundle:

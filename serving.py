@@ -23,7 +23,6 @@ import bundle
 import features
 import files
 from bundle import SERVING_DEFAULT, Settings
-from errors import BadInput
 from history import EvalHistory
 from processors import InputExample
 from tokenization import FullTokenizer
@@ -188,7 +187,7 @@ class BundleWriter(NamedTuple):
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode("utf-8")
+    return (files.to_json(value, indent=2) + "\n").encode("utf-8")
 
 
 def _digests_of_files(folder: str) -> dict[str, str]:
@@ -388,7 +387,7 @@ def exported_step(export_dir: str) -> int | None:
 
 def write_sample(path: str, examples: Iterator[InputExample]) -> None:
     """Keeps examples for the self-tests of later exports."""
-    lines = (json.dumps({"text_a": e.text_a, "text_b": e.text_b}) + "\n" for e in examples)
+    lines = (files.to_json({"text_a": e.text_a, "text_b": e.text_b}) + "\n" for e in examples)
     files.write_text(path, "".join(lines))
 
 
@@ -398,10 +397,9 @@ def read_sample(path: str) -> list[InputExample]:
     Raises:
         BadInput: it is damaged.
     """
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return [InputExample(guid="", **json.loads(line)) for line in stream]
-    except (ValueError, TypeError) as error:
-        raise BadInput(
-            "%s: is damaged (%s); remove it, and give --data_dir or --dev_file" % (path, error)
-        ) from error
+    cure = "remove it, and give --data_dir or --dev_file"
+    with files.damage_told(path, cure), open(path, encoding="utf-8") as stream:
+        examples = [InputExample(guid="", **json.loads(line)) for line in stream]
+        if not examples:
+            raise ValueError("empty")
+        return examples
