@@ -1,4 +1,4 @@
-"""How this project writes a file: all of it or nothing, even when the process is killed."""
+"""How this project writes a file, all of it or nothing, and names one to TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import hashlib
 import json
 import math
 import os
+import re
+import tempfile
 from typing import Any, Iterator
 
 from errors import BadInput
+
+# What TensorFlow's file system has in patterns; in a path that is a pattern it finds other files.
+_PATTERN_CHARACTERS = re.compile(r"[\\\[\]*?]")
 
 
 @contextlib.contextmanager
@@ -106,3 +111,32 @@ def digest_of_file(path: str) -> str:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
             sum_so_far.update(chunk)
     return sum_so_far.hexdigest()
+
+
+@contextlib.contextmanager
+def plain_path(path: str) -> Iterator[str]:
+    """Give a path to the same file or folder in which TensorFlow finds no pattern.
+
+    Where TensorFlow looks for a checkpoint, it takes the path for a pattern: in `lr=[5e-5]/model`
+    the brackets would stand for one of the characters between them. The path that is given instead
+    goes through a symbolic link, which is there while the block lasts.
+
+    Args:
+        path: of what exists: a file, a folder, or what names of files begin with, as those of a
+            checkpoint do.
+    """
+    if not _PATTERN_CHARACTERS.search(path):
+        yield path
+        return
+    parent, name = os.path.split(os.path.abspath(path))
+    plain_name = _PATTERN_CHARACTERS.sub("_", name)
+    with tempfile.TemporaryDirectory() as folder:
+        if plain_name == name:
+            os.symlink(parent, os.path.join(folder, "parent"))
+            yield os.path.join(folder, "parent", name)
+            return
+        for found in os.listdir(parent):
+            if found.startswith(name):
+                link = os.path.join(folder, plain_name + found[len(name) :])
+                os.symlink(os.path.join(parent, found), link)
+        yield os.path.join(folder, plain_name)

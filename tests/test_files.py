@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 
 import files
 
@@ -42,3 +44,24 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     killed = subprocess.run([sys.executable, "-c", script], cwd=root)
     assert killed.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("folder", ["plain", "lr=[5e-5]", "back\\slash", "any*thing?"])
+@pytest.mark.parametrize("name", ["model.ckpt-3", "model[1].ckpt-3"])
+def test_tensorflow_finds_what_a_plain_path_names(tmp_path, folder, name):
+    (tmp_path / folder).mkdir()
+    path = str(tmp_path / folder / name)
+    with tf.Session() as session:
+        variable = tf.get_variable("x", initializer=7.0)
+        session.run(variable.initializer)
+        tf.train.Saver().save(session, path, write_state=False)
+    with files.plain_path(path) as plain:
+        np.testing.assert_equal(tf.train.load_checkpoint(plain).get_tensor("x"), 7.0)
+    with files.plain_path(str(tmp_path / folder)) as plain:
+        assert sorted(tf.gfile.Glob(plain + "/*")) == [
+            plain + "/" + found for found in sorted(os.listdir(str(tmp_path / folder)))
+        ]
+    if folder == "plain":
+        assert plain == str(tmp_path / folder)
+    else:
+        assert not os.path.exists(plain)
