@@ -38,6 +38,24 @@ def atomic(path: str) -> Iterator[str]:
             os.remove(temporary)
 
 
+def check_can_be_written(flag: str, folder: str) -> None:
+    """Check, and leave nothing behind, that files can be written to a folder that may not exist.
+
+    Raises:
+        BadInput: they cannot; the message names the flag.
+    """
+    existing = os.path.abspath(folder)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    try:
+        with tempfile.TemporaryDirectory(dir=existing):
+            pass
+    except OSError as error:
+        raise BadInput(
+            "--%s=%s: %s; give a folder that can be written to" % (flag, folder, error.strerror)
+        ) from error
+
+
 def flush_to_disk(path: str) -> None:
     """Wait until a file, or the names in a folder, would survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
