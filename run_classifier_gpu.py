@@ -804,8 +804,11 @@ def warm_start(source: str, labels: Sequence[str]) -> InitialWeights:
     """
     path = find_fine_tuned(source)
     # The labels are in the output_dir, the checkpoint may be in its best/ or best/slim/.
-    folders = list(pathlib.Path(os.path.abspath(path)).parents)[:3]
-    found = next(filter(None, (read_labels(str(folder)) for folder in folders)), None)
+    folders = map(str, list(pathlib.Path(os.path.abspath(path)).parents)[:3])
+    folder = next((folder for folder in folders if os.path.exists(labels_path(folder))), "")
+    found = read_labels(folder)
+    if os.path.exists(runs.record_path(folder)):  # Else it may be another model's labels.txt.
+        check_num_labels(found, folder, path)
     same_labels = found == list(labels)
     _LOG.info("Warm start from %s, %s classifier", path, "with its" if same_labels else "new")
     return InitialWeights(path, with_classifier=same_labels)
