@@ -132,13 +132,13 @@ class BundleWriter(NamedTuple):
         frozen_path: str | None,
     ) -> Iterator[tuple[str, str]]:
         """Gives a tested bundle in a temporary folder, and the name that it should have."""
-        test = _SelfTest(self, checkpoint_path)
-        with _new_folder(parent) as (temporary, name):
+        with contextlib.ExitStack() as until_done:
+            plain = until_done.enter_context(files.plain_path(checkpoint_path))
+            test = _SelfTest(self, plain)
+            temporary, name = until_done.enter_context(_new_folder(parent))
             receiver_fn = serving_input_fn_builder(self.settings.max_seq_length)
             folder = tf.compat.as_str(
-                self.estimator.export_saved_model(
-                    temporary, receiver_fn, checkpoint_path=checkpoint_path
-                )
+                self.estimator.export_saved_model(temporary, receiver_fn, checkpoint_path=plain)
             )
             parts = self._parts(metrics, test.request)
             assets = os.path.join(folder, bundle.ASSETS)
