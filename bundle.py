@@ -14,16 +14,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import sys
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError  # type: ignore[import]
 
+# Not public.
+from tensorflow.python.util import deprecation
+
 import files
 import modeling
 import threads
 from errors import BadInput
+from features import TRUNCATIONS
+from processors import PROBLEM_TYPES
 
 # Raise it when a program that knows the format as it was would misread what is written now.
 FORMAT = 1
@@ -38,6 +45,12 @@ PART_PREFIX = "bundle/"
 INPUTS = ("input_ids", "input_mask", "segment_ids")
 OUTPUTS = ("probabilities", "predictions", "top_3")
 SERVING_DEFAULT = tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+
+# Where a run has its exports, the better ones first, and its frozen graph.
+_OF_A_RUN = (os.path.join("export", "best_exporter"), os.path.join("export", "saved_model"))
+FROZEN_GRAPH = "frozen_model.pb"
+_SAVED_MODEL = "saved_model.pb"
+_TIMESTAMP = re.compile("[0-9]+")
 
 _CURE = "export the model again with --do_export or --do_frozen"
 
@@ -56,6 +69,7 @@ class Settings(NamedTuple):
         thresholds: for multi_label, the probability above which a text has the label, for each.
         temperature: what the logits are divided by; see `calibration`.
         min_confidence: where the best label has a lower probability there is no answer.
+        label_separator: what stands between the labels of a cell that has several.
     """
 
     labels: Sequence[str]
@@ -68,6 +82,7 @@ class Settings(NamedTuple):
     thresholds: Sequence[float] | None = None
     temperature: float = 1.0
     min_confidence: float = 0.0
+    label_separator: str = ","
 
 
 class Model:
@@ -141,29 +156,73 @@ def seal(
     return {**parts, _DESCRIPTION: (files.to_json(description, indent=2) + "\n").encode()}
 
 
+def find(path: str) -> str:
+    """Find the one export, or frozen graph, that a path stands for.
+
+    A folder of exports stands for its newest, an output_dir for the best export that it has, else
+    for the newest of `--do_export`, else for its frozen graph.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if os.path.isfile(path) or os.path.exists(os.path.join(path, _SAVED_MODEL)):
+        return path
+    if not os.path.isdir(path):
+        raise BadInput("%s: no such file or folder; give an export or a frozen graph" % path)
+    for folder in ("", "best_exporter", "saved_model", *_OF_A_RUN):
+        exports = list_exports(os.path.join(path, folder))
+        if exports:
+            return exports[-1]
+    frozen = os.path.join(path, FROZEN_GRAPH)
+    if os.path.isfile(frozen):
+        return frozen
+    raise BadInput(
+        "%s: no %s, and no export below it; give the folder of an export, of several exports, or "
+        "an output_dir that has one" % (path, _SAVED_MODEL)
+    )
+
+
+def is_export(text: str) -> bool:
+    """Tell whether a text is the path of an export, of several, or of a frozen graph."""
+    try:
+        find(text)
+    except (BadInput, OSError, ValueError):  # Not every text can be a path.
+        return False
+    if os.path.isfile(text):
+        return text.endswith(".pb")
+    # A word may be the name of an output_dir by chance.
+    return os.path.exists(os.path.join(text, _SAVED_MODEL)) or os.sep in text
+
+
+def list_exports(export_path: str) -> list[str]:
+    """List the exports in a folder, oldest first: their names are timestamps."""
+    if not os.path.isdir(export_path):
+        return []
+    names = sorted(filter(_TIMESTAMP.fullmatch, os.listdir(export_path)), key=int)
+    paths = [os.path.join(export_path, name) for name in names]
+    return list(filter(os.path.isdir, paths))
+
+
 def open_bundle(path: str, session_config: tf.ConfigProto | None = None) -> Bundle:
     """Loads a bundle and checks all of it.
 
     Args:
-        path: folder of a SavedModel, or file of a frozen graph.
+        path: as `find` takes it.
         session_config: of the session; by default one for a model that is run from several threads
             at once.
 
     Raises:
         BadInput: something is missing, damaged, of another version, or does not fit the rest.
     """
-    if os.path.isdir(path):
-        return _open_saved_model(path, session_config)
-    if os.path.exists(path):
+    path = find(path)
+    # Not ours to mend, and not of interest to who asks for an answer.
+    with deprecation.silence():
+        if os.path.isdir(path):
+            return _open_saved_model(path, session_config)
         return _open_frozen_graph(path, session_config)
-    raise BadInput("%s: no such file or folder; give an export or a frozen graph" % path)
 
 
 def _open_saved_model(folder: str, session_config: tf.ConfigProto | None) -> Bundle:
-    if not os.path.exists(os.path.join(folder, "saved_model.pb")):
-        exports = sorted(name for name in os.listdir(folder) if name.isdigit())
-        such_as = ", such as " + os.path.join(folder, exports[-1]) if exports else ""
-        raise BadInput("%s: no saved_model.pb; give the folder of one export%s" % (folder, such_as))
 
     def read(part: str) -> bytes:
         with open(os.path.join(folder, ASSETS, part), "rb") as stream:
@@ -178,8 +237,8 @@ def _open_saved_model(folder: str, session_config: tf.ConfigProto | None) -> Bun
     _check_digests(folder, description, digest)
     parts = {name: read(name) for name in description["digests"] if _is_part(name)}
     session = tf.Session(graph=tf.Graph(), config=session_config or _session_config(parts))
-    with _failures_are_bad_input(folder, session):
-        loaded = tf.saved_model.load(session, [tf.saved_model.tag_constants.SERVING], folder)
+    with _failures_are_bad_input(folder, session), files.plain_path(folder) as plain:
+        loaded = tf.saved_model.load(session, [tf.saved_model.tag_constants.SERVING], plain)
         signatures = {
             name: (
                 {key: info.name for key, info in signature.inputs.items()},
@@ -195,9 +254,9 @@ def _open_frozen_graph(path: str, session_config: tf.ConfigProto | None) -> Bund
     try:
         with open(path, "rb") as stream:
             graph_def.ParseFromString(stream.read())
-    except DecodeError as error:
+        content = take_parts(graph_def)
+    except (DecodeError, IndexError) as error:
         raise BadInput("%s: no frozen graph, or a damaged one; %s" % (path, _CURE)) from error
-    content = take_parts(graph_def)
 
     def digest(name: str) -> str:
         return files.digest(content[name]) if _is_part(name) else digest_of_graph(graph_def)
@@ -269,6 +328,10 @@ def _read_description(path: str, read: Any) -> dict[str, Any]:
             "%s: %s has format %r, and this program reads %d; use the program that made it, or %s"
             % (path, _DESCRIPTION, version, FORMAT, _CURE)
         )
+    digests, settings = description.get("digests"), description.get("settings")
+    are_objects = isinstance(digests, dict) and isinstance(settings, dict)
+    if not (are_objects and {VOCAB, LABELS, CONFIG} <= set(digests)):
+        raise BadInput("%s: %s is damaged; %s" % (path, _DESCRIPTION, _CURE))
     return description
 
 
@@ -287,6 +350,11 @@ def _fitting(
 ) -> Bundle:
     labels = parts[LABELS].decode("utf-8").split("\n")[:-1]
     settings = Settings(labels=labels, **description["settings"])
+    wrong = _wrong_setting(settings)
+    if wrong is not None:
+        raise BadInput(
+            "%s: %s has %s %r; %s" % (path, _DESCRIPTION, wrong, getattr(settings, wrong), _CURE)
+        )
     num_outputs = model.num_outputs()
     if num_outputs is not None and num_outputs != len(labels):
         raise BadInput(
@@ -294,6 +362,31 @@ def _fitting(
             % (path, LABELS, len(labels), num_outputs, _CURE)
         )
     return Bundle(model, settings, parts)
+
+
+def _wrong_setting(settings: Settings) -> str | None:
+    """Name the first setting that has an impossible value; None if all are possible."""
+    thresholds = [] if settings.thresholds is None else settings.thresholds
+    are_possible = {
+        "problem_type": settings.problem_type in PROBLEM_TYPES,
+        "max_seq_length": _is_number(settings.max_seq_length, int, 1),
+        "do_lower_case": isinstance(settings.do_lower_case, bool),
+        "truncation": settings.truncation in TRUNCATIONS,
+        "window_stride": _is_number(settings.window_stride, int, 0),
+        "texts_per_example": settings.texts_per_example in (1, 2),
+        "thresholds": isinstance(thresholds, list)
+        and len(thresholds) in (0, len(settings.labels))
+        and all(_is_number(threshold, (int, float), 0, 1) for threshold in thresholds),
+        "temperature": _is_number(settings.temperature, (int, float), 1e-300),
+        "min_confidence": _is_number(settings.min_confidence, (int, float), 0, 1),
+        "label_separator": isinstance(settings.label_separator, str),
+    }
+    return next((name for name, is_possible in are_possible.items() if not is_possible), None)
+
+
+def _is_number(value: Any, kind: Any, low: float, high: float = sys.float_info.max) -> bool:
+    # To Python True is the number 1; here it is a mistake.
+    return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
 
 
 @contextlib.contextmanager

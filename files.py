@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import sys
 import tempfile
 from typing import Any, Iterator
 
@@ -158,3 +159,19 @@ def plain_path(path: str) -> Iterator[str]:
                 link = os.path.join(folder, plain_name + found[len(name) :])
                 os.symlink(os.path.join(parent, found), link)
         yield os.path.join(folder, plain_name)
+
+
+def fill_closed_streams() -> None:
+    """Put the null device in the place of each standard stream that is closed.
+
+    Else the next file that is opened would be in its place, and would get what is printed. Python
+    has no `sys.stdin` and no `sys.stdout` then, as before, but a `sys.stderr` that may be written
+    to.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free.
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115

@@ -5,9 +5,12 @@
     zcat reviews.gz | python predictor.py EXPORT              a text per line; of pairs, with a tab
     python predictor.py EXPORT                                asks for texts, on a terminal
 
-EXPORT is the folder of a SavedModel, or a frozen graph. The answers have the columns `label`,
-`confidence`, a `p(<label>)` per label, `text` and, for pairs, `text_b`; `--output_format=jsonl`
-gives an object per line. Where the model is not sure enough to answer, the label is empty, or null.
+EXPORT is the folder of an export or a frozen graph; or a folder of exports, of which the newest is
+taken; or the output_dir of a run, of which the best is. The answers have the columns `label`,
+`confidence`, a `p(<label>)` per label, `text` and, for pairs, `text_b`; those to a table also have
+what names its rows, its column id, index or guid. A regression has `score` alone.
+`--output_format=jsonl` gives an object per line. Where the model is not sure enough to answer, the
+label is empty, or null.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ import functools
 import io
 import itertools
 import json
+import logging
 import math
 import os
-import re
 import sys
 import tempfile
 from typing import (
@@ -30,31 +33,40 @@ from typing import (
     Callable,
     Iterable,
     Iterator,
-    NamedTuple,
     Sequence,
     TextIO,
     Tuple,
+    TypeVar,
     Union,
 )
 
+import files
+
 if __name__ == "__main__":
-    # Read by TensorFlow's C++ side when it is imported. It would log an error for want of a GPU;
-    # what really is one comes as an exception as well.
+    files.fill_closed_streams()
+# Read by TensorFlow's C++ side when it is imported. It would log an error for want of a GPU; what
+# really is one comes as an exception as well.
+if "tensorflow" not in sys.modules:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import answers
 import bundle
 import features
-import files
-from calibration import apply_temperature
+from answers import Prediction
 from errors import BadInput
-from processors import InputExample
+from processors import InputExample, find_ids
 from tables import FORMATS, Table
 from tokenization import FullTokenizer
 
+_LOG = logging.getLogger(__name__)
+
 Text = Union[str, Tuple[str, str]]
+# What names a row of a table, None of other texts, and what is asked.
+Question = Tuple[Union[str, None], Text]
+_Item = TypeVar("_Item")
 
 # Of a stream: enough to make good batches of texts of one length, and never much to hold in memory.
 _TEXTS_PER_CHUNK = 1024
@@ -63,26 +75,6 @@ _BYTES_PER_READ = 1 << 16
 
 _INTERRUPTED = 130  # What a shell says of a program that Ctrl-C has ended.
 
-# What would end a cell or a line in some program that reads it, or move a terminal's cursor.
-_CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-class Prediction(NamedTuple):
-    """The answer to one text.
-
-    Attributes:
-        label: its label, None where the model is not sure enough; for regression a number, for
-            multi_label a tuple of labels.
-        confidence: for classification, the probability of the best label.
-        probabilities: label -> probability; empty for regression.
-        top_k: the most probable labels with their probabilities, best first; empty for regression.
-    """
-
-    label: str | float | tuple[str, ...] | None
-    confidence: float | None
-    probabilities: dict[str, float]
-    top_k: tuple[tuple[str, float], ...]
-
 
 class Predictor:
     """A loaded bundle. Use it as a context manager, or call `close()` when done.
@@ -90,7 +82,8 @@ class Predictor:
     Threads may share it.
 
     Args:
-        export: folder of a SavedModel, or file of a frozen graph.
+        export: folder of an export, or file of a frozen graph; or a folder of exports, for the
+            newest, or the output_dir of a run, for the best.
         temperature: what the logits are divided by; by default what the bundle says, and 1 gives
             the probabilities of the model itself.
         min_confidence: where the best label has a lower probability there is no answer; by default
@@ -98,7 +91,9 @@ class Predictor:
         batch_size: texts, or windows of texts, that go through the model at once.
 
     Attributes:
+        export: the one that answers.
         settings: those of the bundle, with the temperature and the confidence that are in use.
+        evaluation: step and metrics of its checkpoint, as in `metrics.json`.
 
     Raises:
         BadInput: the bundle cannot be used, or an argument does not fit it.
@@ -114,7 +109,11 @@ class Predictor:
         if batch_size < 1:
             raise BadInput("batch_size=%d: give 1 or more" % batch_size)
         self._batch_size = batch_size
-        self._model, settings, parts = bundle.open_bundle(export)
+        self.export = bundle.find(export)
+        self._model, settings, parts = bundle.open_bundle(self.export)
+        self.evaluation = json.loads(parts.get(bundle.METRICS, b"{}").decode("utf-8"))
+        if self.export != export:
+            _LOG.info("%s", self.origin())
         self._workers = concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         self.settings = _adjusted(settings, temperature, min_confidence)
         self._converter = features.Converter(
@@ -131,6 +130,14 @@ class Predictor:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def origin(self) -> str:
+        """Say which export answers, of which step, and how good it was found."""
+        step, metric = self.evaluation.get("step"), self.evaluation.get("best_metric")
+        told = [] if step is None else ["step %s" % step]
+        if metric in self.evaluation.get("metrics", {}):
+            told.append("%s %.4f" % (metric, float(self.evaluation["metrics"][metric])))
+        return "the model is %s%s" % (self.export, " (%s)" % ", ".join(told) if told else "")
 
     def close(self) -> None:
         """Frees the model and its threads."""
@@ -189,7 +196,7 @@ class Predictor:
         outputs = self._run(list(itertools.chain.from_iterable(windows)))
         counts = np.array([len(of_text) for of_text in windows])
         sums = np.add.reduceat(outputs, np.cumsum(counts) - counts)
-        return self._name((sums.T / counts.astype(np.float32)).T, top_k)
+        return answers.decide(self.settings, (sums.T / counts.astype(np.float32)).T, top_k)
 
     def _windows(self, text: Text) -> list[np.ndarray]:
         """Gives what is read of a text at once, int32 `[3, length]` in the order of the inputs."""
@@ -227,32 +234,6 @@ class Predictor:
         output = "predictions" if is_regression else "probabilities"
         return self._model.run(dict(zip(bundle.INPUTS, tokens)))[output]
 
-    def _name(self, outputs: np.ndarray, top_k: int) -> list[Prediction]:
-        """Names the outputs of the model, one row for each text."""
-        if self.settings.problem_type == "regression":
-            return [Prediction(number, None, {}, ()) for number in outputs.tolist()]
-        probabilities = apply_temperature(
-            outputs, self.settings.temperature, self.settings.problem_type
-        )
-        # A stable sort gives equal ones in the order of the labels, as the model does.
-        rankings = np.argsort(-probabilities, axis=1, kind="stable")
-        return [
-            self._name_one(row, ranking, top_k) for row, ranking in zip(probabilities, rankings)
-        ]
-
-    def _name_one(self, probabilities: np.ndarray, ranking: np.ndarray, top_k: int) -> Prediction:
-        labels, values = self.settings.labels, probabilities.tolist()
-        by_label = dict(zip(labels, values))
-        ranked = tuple((labels[index], values[index]) for index in ranking[:top_k])
-        if self.settings.problem_type == "multi_label":
-            thresholds = self.settings.thresholds
-            # In float32, in which the model compares them too.
-            above = probabilities > np.float32(0.5 if thresholds is None else thresholds)
-            return Prediction(tuple(itertools.compress(labels, above)), None, by_label, ranked)
-        best = ranking[0]
-        is_sure = values[best] >= self.settings.min_confidence
-        return Prediction(labels[best] if is_sure else None, values[best], by_label, ranked)
-
 
 def _adjusted(
     settings: bundle.Settings, temperature: float | None, min_confidence: float | None
@@ -284,13 +265,20 @@ def _read_tokenizer(vocab: bytes, do_lower_case: bool) -> FullTokenizer:
         return FullTokenizer(path, do_lower_case)
 
 
-def _chunks(texts: Iterable[Text]) -> Iterator[list[Text]]:
-    """Gives texts in lists of bounded size; before an error, those that came before it."""
-    chunk: list[Text] = []
+def _text_itself(text: Any) -> Text:
+    return text
+
+
+def _chunks(
+    items: Iterable[_Item], text_of: Callable[[_Item], Text] = _text_itself
+) -> Iterator[list[_Item]]:
+    """Gives items in lists of bounded size; before an error, those that came before it."""
+    chunk: list[_Item] = []
     num_characters = 0
     try:
-        for text in texts:
-            chunk.append(text)
+        for item in items:
+            chunk.append(item)
+            text = text_of(item)
             num_characters += len(text) if isinstance(text, str) else sum(map(len, text))
             if len(chunk) == _TEXTS_PER_CHUNK or num_characters >= _CHARACTERS_PER_CHUNK:
                 yield chunk
@@ -317,11 +305,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _reconfigure(sys.stdout, encoding="utf-8", errors="backslashreplace")
     is_asked = bool(options.texts or options.input_file or options.output_file)
     try:
+        _check_streams(options)
         _check_output(options.output_file)
+        _check_texts(options.texts)
         with Predictor(
             options.export, options.temperature, options.min_confidence, options.batch_size
         ) as predictor:
-            if sys.stdin.isatty() and not is_asked:
+            if predictor.export != options.export:
+                print("predictor.py: %s" % predictor.origin(), file=sys.stderr)
+            if not is_asked and sys.stdin.isatty():
                 _converse(predictor, options.top_k)
             else:
                 _write_answers(predictor, options)
@@ -343,13 +335,20 @@ def _argument_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("export", metavar="EXPORT", help="a SavedModel's folder or a frozen graph")
+    parser.add_argument(
+        "export",
+        metavar="EXPORT",
+        help="the folder of an export, or of several, an output_dir, or a frozen graph",
+    )
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="the text, or both of a pair")
     parser.add_argument("--input_file", help="a table of texts, plain or gzipped")
     parser.add_argument(
         "--text_column", help="its name or its number, from 1; default: text, or the first column"
     )
     parser.add_argument("--text_b_column", help="of pairs; default: text_b, or the second column")
+    parser.add_argument(
+        "--id_column", help="what names a row of the answers; default: id, index or guid, if any"
+    )
     parser.add_argument("--file_format", choices=FORMATS, help="default: as the file's name says")
     header = parser.add_mutually_exclusive_group()
     header.add_argument(
@@ -382,6 +381,24 @@ def _reconfigure(stream: TextIO, **settings: Any) -> None:
         stream.reconfigure(**settings)
 
 
+def _check_streams(options: argparse.Namespace) -> None:
+    """Say what cannot be read, or would be written to nobody: Python has no stream then."""
+    if sys.stdin is None and not (options.texts or options.input_file):
+        raise BadInput("standard input is closed; give a TEXT or an --input_file")
+    if sys.stdout is None and not options.output_file:
+        raise BadInput("standard output is closed; give an --output_file")
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    """Refuse the path of an export where a text should be."""
+    for text in texts:
+        if bundle.is_export(text):
+            raise BadInput(
+                "TEXT: %s is an export, as if a shell had put several paths in the place of a *; "
+                "give one of them, or the folder that they are in, and then the text" % text
+            )
+
+
 def _check_output(path: str | None) -> None:
     """Says before all the work, and not after it, that its result cannot be written."""
     if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
@@ -392,12 +409,13 @@ def _check_output(path: str | None) -> None:
 
 def _converse(predictor: Predictor, top_k: int) -> None:
     """Asks a person for texts until there are no more."""
+    form = answers.Form(predictor.settings)
     prompts = ("text: ", "text_b: ")[: predictor.settings.texts_per_example]
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             (prediction,) = predictor.predict([_text([input(p) for p in prompts])], top_k)
             ranked = ", ".join("%s %.4f" % best for best in prediction.top_k)
-            answer = _label_cell(prediction) or "no answer"
+            answer = form.label_cell(prediction.label) or "no answer"
             print("%s   (%s)" % (answer, ranked) if ranked else answer)
     print()
 
@@ -407,31 +425,48 @@ def _text(texts: Sequence[str]) -> Text:
 
 
 def _write_answers(predictor: Predictor, options: argparse.Namespace) -> None:
-    texts_per_example = predictor.settings.texts_per_example
-    if options.texts:
-        if len(options.texts) != texts_per_example:
-            raise BadInput(
-                "TEXT: there are %d, and the model reads %d; quote a text that has spaces"
-                % (len(options.texts), texts_per_example)
-            )
-        chunks = iter([[_text(options.texts)]])
-    elif options.input_file:
-        chunks = _chunks(_read_table(options, texts_per_example))
-    else:
-        chunks = _read_lines(sys.stdin.buffer, texts_per_example)
-    to_row: Callable[[Text, Prediction], str] = {"tsv": _tsv_row, "jsonl": _json_row}[
-        options.output_format
-    ]
+    settings = predictor.settings
+    id_name, chunks = _read_questions(options, settings.texts_per_example)
+    form = answers.Form(settings, id_name)
     with _open_output(options.output_file) as output:
         if options.output_format == "tsv":
-            output.write(_tsv_header(predictor.settings) + "\n")
+            output.write("\t".join(form.header) + "\n")
         for chunk in chunks:
-            for text, prediction in zip(chunk, predictor.predict(chunk, options.top_k)):
-                output.write(to_row(text, prediction) + "\n")
+            predictions = predictor.predict([text for _, text in chunk], options.top_k)
+            for (identifier, text), prediction in zip(chunk, predictions):
+                texts = [text] if isinstance(text, str) else text
+                if options.output_format == "tsv":
+                    line = "\t".join(form.cells(prediction, texts, identifier))
+                else:
+                    line = form.json_line(prediction, texts, identifier)
+                output.write(line + "\n")
             output.flush()
 
 
-def _read_table(options: argparse.Namespace, texts_per_example: int) -> Iterator[Text]:
+def _read_questions(
+    options: argparse.Namespace, texts_per_example: int
+) -> tuple[str | None, Iterator[list[Question]]]:
+    """Reads what is to be answered, and the name of the column that names its rows."""
+    if options.input_file:
+        id_name, questions = _read_table(options, texts_per_example)
+        return id_name, _chunks(questions, lambda question: question[1])
+    for flag in ("text_column", "text_b_column", "id_column"):
+        if getattr(options, flag):
+            raise BadInput("--%s: is for an --input_file; give one, or leave it out" % flag)
+    if not options.texts:
+        lines = _read_lines(sys.stdin.buffer, texts_per_example)
+        return None, ([(None, text) for text in chunk] for chunk in lines)
+    if len(options.texts) != texts_per_example:
+        raise BadInput(
+            "TEXT: there are %d, and the model reads %d; quote a text that has spaces"
+            % (len(options.texts), texts_per_example)
+        )
+    return None, iter([[(None, _text(options.texts))]])
+
+
+def _read_table(
+    options: argparse.Namespace, texts_per_example: int
+) -> tuple[str, Iterator[Question]]:
     given = (options.text_column, options.text_b_column)
     if options.text_b_column and texts_per_example == 1:
         raise BadInput("--text_b_column: the model reads single texts; leave it out")
@@ -441,7 +476,7 @@ def _read_table(options: argparse.Namespace, texts_per_example: int) -> Iterator
         options.input_file,
         options.file_format,
         options.has_header,
-        names,
+        [*names, options.id_column] if options.id_column else names,
         cure="check --input_file",
     )
     columns: Sequence[str | int] = names
@@ -454,7 +489,19 @@ def _read_table(options: argparse.Namespace, texts_per_example: int) -> Iterator
             )
         columns = [column or number for number, column in enumerate(given[:texts_per_example])]
     positions = [table.position(column) for column in columns]
-    return (_text([row.cells[position] for position in positions]) for row in table)
+    id_position = find_ids(table, positions)
+    if options.id_column:
+        id_position = table.position(options.id_column)
+    id_name = "index"
+    if id_position is not None:
+        id_name = table.columns[id_position] if table.has_header else "id"
+    return id_name, (
+        (
+            str(number) if id_position is None else row.cells[id_position],
+            _text([row.cells[position] for position in positions]),
+        )
+        for number, row in enumerate(table)
+    )
 
 
 def _read_lines(stream: BinaryIO, texts_per_example: int) -> Iterator[list[Text]]:
@@ -518,41 +565,6 @@ def _open_output(path: str | None) -> Iterator[TextIO]:
         yield until_done.enter_context(
             open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n")
         )
-
-
-def _tsv_header(settings: bundle.Settings) -> str:
-    labels = [] if settings.problem_type == "regression" else settings.labels
-    names = ("text", "text_b")[: settings.texts_per_example]
-    return "\t".join(["label", "confidence", *["p(%s)" % label for label in labels], *names])
-
-
-def _tsv_row(text: Text, prediction: Prediction) -> str:
-    confidence = "" if prediction.confidence is None else "%.6f" % prediction.confidence
-    probabilities = ["%.6f" % p for p in prediction.probabilities.values()]
-    texts = [_CONTROL_CHARACTERS.sub(" ", part) for part in _parts(text)]
-    return "\t".join([_label_cell(prediction), confidence, *probabilities, *texts])
-
-
-def _json_row(text: Text, prediction: Prediction) -> str:
-    answer = dict(
-        prediction._asdict(),
-        top_k=[{"label": label, "probability": p} for label, p in prediction.top_k],
-        **dict(zip(("text", "text_b"), _parts(text))),
-    )
-    # What is half a character becomes an escape when it is written, which JSON has as well.
-    return json.dumps(answer, ensure_ascii=False)
-
-
-def _parts(text: Text) -> Sequence[str]:
-    return [text] if isinstance(text, str) else text
-
-
-def _label_cell(prediction: Prediction) -> str:
-    if isinstance(prediction.label, float):
-        return "%.6f" % prediction.label
-    return (
-        prediction.label if isinstance(prediction.label, str) else ",".join(prediction.label or ())
-    )
 
 
 if __name__ == "__main__":

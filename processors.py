@@ -13,7 +13,7 @@ import random
 from typing import Any, Collection, Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from errors import BadInput
-from tables import Table
+from tables import Row, Table
 
 # A column has a name where the file has a header, and a number, from 0, where it has none.
 Column = Union[str, int]
@@ -21,6 +21,9 @@ Column = Union[str, int]
 # What a label is: one of the classes; a number; or any of the classes, several or none of them.
 PROBLEM_TYPES = ("classification", "regression", "multi_label")
 Label = Union[str, float, Tuple[str, ...]]
+
+# Columns that name a row, unless a split says which one does: the first that a header has.
+ID_COLUMNS = ("id", "index", "guid")
 
 
 class InputExample(NamedTuple):
@@ -40,6 +43,7 @@ class Split(NamedTuple):
         text_a: column of the text, or of the first text of a pair.
         text_b: column of the second text of a pair.
         label: column of the label.
+        id: column that names a row; None for the first of `ID_COLUMNS` that a header has, if any.
         optional: which of these fields are None when the file has no such column.
         label_names: label in the file -> label of the task, where the two differ.
         filter_column: column that chooses the rows to read; None reads all.
@@ -53,6 +57,7 @@ class Split(NamedTuple):
     text_a: Column
     text_b: Column | None = None
     label: Column | None = None
+    id: Column | None = None
     optional: Sequence[str] = ()
     label_names: Mapping[str, str] = {}
     filter_column: Column | None = None
@@ -99,7 +104,7 @@ def _tsv_task(
     **options: Any,
 ) -> Task:
     """Declares a task whose files all have a header with the same names; tests need no label."""
-    train = Split("train.tsv", text_a, text_b, label, optional)
+    train = Split("train.tsv", text_a, text_b, label, optional=optional)
     dev = train._replace(file_name=dev_file)
     test = train._replace(file_name=test_file, optional=(*optional, "label"))
     return Task(labels, train, dev, test, **options)
@@ -198,6 +203,7 @@ def file_task(
     file_format: str | None = None,
     has_header: bool | None = None,
     label_separator: str = ",",
+    id_column: Column | None = None,
 ) -> Task:
     """Declares the task of a user's own files.
 
@@ -212,17 +218,21 @@ def file_task(
         has_header: whether the first row names the columns; by default it does if it has one of
             the names above.
         label_separator: what stands between the labels of a cell that has several.
+        id_column: what names a row of a test file; other files may lack it. By default the first of
+            `ID_COLUMNS`, if there is one.
     """
+    optional = () if text_b_column else ("text_b",)
     train = Split(
         "train.tsv",
         text_column,
         text_b_column or "text_b",
         label_column,
-        optional=() if text_b_column else ("text_b",),
+        id_column,
+        optional=(*optional, "id"),
         file_format=file_format,
         has_header=has_header,
     )
-    test = train._replace(file_name="test.tsv", optional=(*train.optional, "label"))
+    test = train._replace(file_name="test.tsv", optional=(*optional, "label"))
     if problem_type == "regression":
         labels = ("score",)
     return Task(
@@ -270,6 +280,7 @@ class Examples(Collection[InputExample]):
         is_pair: whether the texts come in pairs.
         label_counts: label -> number of examples that have it; empty for regression.
         skipped: number of malformed rows that are left out.
+        id_name: name of the column that names each row; None if the file has none.
     """
 
     def __init__(
@@ -305,11 +316,20 @@ class Examples(Collection[InputExample]):
             path,
             split.file_format,
             split.has_header,
-            [c for c in (split.text_a, split.text_b, split.label) if c is not None],
+            [
+                column
+                for column in (split.text_a, split.text_b, split.label, split.id)
+                if column is not None
+            ],
             split.skip_ragged,
             cure,
         )
         self._positions = self._find_columns()
+        self._filter_position = self._positions.pop("filter_column", None)
+        self._id_position = self._positions.pop("id", None)
+        if split.id is None:
+            self._id_position = find_ids(self._table, self._positions.values())
+        self.id_name = self._name_of_ids()
         self.is_pair = "text_b" in self._positions
         self.is_labelled = "label" in self._positions
         self._size = 0
@@ -325,14 +345,26 @@ class Examples(Collection[InputExample]):
         return any(example == other for other in self)
 
     def __iter__(self) -> Iterator[InputExample]:
+        for row in self._chosen_rows():
+            values = {field: row.cells[at] for field, at in self._positions.items()}
+            yield self._create_example(row.line, values)
+
+    def ids(self) -> Iterator[str]:
+        """Yields what names each example in the file, in the order of the examples."""
+        if self._id_position is not None:
+            for row in self._chosen_rows():
+                yield row.cells[self._id_position]
+
+    def _chosen_rows(self) -> Iterator[Row]:
+        """Yields the rows of which each is an example."""
         number = -1
         for row in self._table:
-            values = {field: row.cells[at] for field, at in self._positions.items()}
-            if values.pop("filter_column", None) != self._split.filter_value:
-                continue
+            if self._filter_position is not None:
+                if row.cells[self._filter_position] != self._split.filter_value:
+                    continue
             number += 1
             if self._rows is None or self._rows[number]:
-                yield self._create_example(row.line, values)
+                yield row
 
     def _counted(self) -> Iterator[InputExample]:
         for example in self:
@@ -371,15 +403,20 @@ class Examples(Collection[InputExample]):
         return Examples("train", *arguments, train), Examples("dev", *arguments, bytes(dev))
 
     def _find_columns(self) -> dict[str, int]:
-        """Maps each field of an example, and the filter, to its position in a row."""
+        """Maps each field of an example, its id and the filter to their positions in a row."""
         positions = {}
-        for field in ("text_a", "text_b", "label", "filter_column"):
+        for field in ("text_a", "text_b", "label", "filter_column", "id"):
             column = getattr(self._split, field)
             if column is None:
                 continue
             if field not in self._split.optional or column in self._table.columns:
                 positions[field] = self._table.position(column)
         return positions
+
+    def _name_of_ids(self) -> str | None:
+        if self._id_position is None:
+            return None
+        return self._table.columns[self._id_position] if self._table.has_header else "id"
 
     def _create_example(self, line: int, values: Mapping[str, str]) -> InputExample:
         may_be_empty = {"label"} if self._task.problem_type == "multi_label" else set()
@@ -424,6 +461,22 @@ class Examples(Collection[InputExample]):
 
     def _error(self, line: int, message: str) -> BadInput:
         return BadInput(f"{self.path}:{line}: {message}")
+
+
+def find_ids(table: Table, taken: Collection[int]) -> int | None:
+    """Find the column that names the rows of a table, where nobody says which one it is.
+
+    Args:
+        table: the table.
+        taken: positions of columns that are something else.
+
+    Returns:
+        Its position: that of the first of `ID_COLUMNS` that the header has once, if any.
+    """
+    if not table.has_header:
+        return None
+    found = (table.columns.index(n) for n in ID_COLUMNS if table.columns.count(n) == 1)
+    return next((position for position in found if position not in taken), None)
 
 
 class DataProcessor:

@@ -21,7 +21,6 @@ import math
 import os
 import pathlib
 import platform
-import re
 import shlex
 import sys
 import time
@@ -34,6 +33,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import app, flags
 
+import answers
 import bundle
 import calibration
 import checkpoints
@@ -154,6 +154,11 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     text("text_b_column", None, "Column of the second text of a pair. Default: text_b, if any.")
     text("label_column", "label", "Column of the label.")
     text("label_separator", ",", "What stands between the labels of a cell that has several.")
+    text(
+        "id_column",
+        None,
+        "Column that names each row of the predictions. Default: id, index or guid, if any.",
+    )
     choice("file_format", None, list(tables.FORMATS), "Default: as the file's name says.")
     switch(
         "has_header",
@@ -825,6 +830,7 @@ def make_file_task(flags_obj: flags.FlagValues) -> Task:
         flags_obj.file_format,
         flags_obj.has_header,
         flags_obj.label_separator,
+        flags_obj.id_column,
     )
 
 
@@ -1453,34 +1459,33 @@ def predict(
     checkpoint_path: str,
     records: Mapping[str, str],
 ) -> None:
-    """Writes test_results.tsv, under a header, and the file that GLUE wants.
-
-    A row has the prediction and the probabilities of each label, if there are any, and the texts.
-    """
+    """Writes test_results.tsv, in the form of `answers`, and the file that GLUE wants."""
     task, labels = job.inputs.processor.task, job.inputs.labels
     examples = job.inputs.examples["test"]
     output_dir = job.flags_obj.output_dir
     path = os.path.join(output_dir, "test_results.tsv")
+    settings = make_settings(job, examples.is_pair)
+    if job.flags_obj.calibrate:
+        temperature = calibrate(job, estimator, checkpoint_path, records)
+        settings = settings._replace(temperature=temperature)
     _LOG.info("***** Predictions of %s *****", checkpoint_path)
-    predictions = predict_in_order(job, estimator, checkpoint_path, records, "test")
-    has_probabilities = task.problem_type != "regression"
-    header = ["index", "prediction"]
-    header += ["p(%s)" % label for label in labels] if has_probabilities else []
-    header += ["text_a", "text_b"]
+    output = "predictions" if task.problem_type == "regression" else "probabilities"
+    outputs = predict_in_order(job, estimator, checkpoint_path, records, "test")
+    form = answers.Form(settings, examples.id_name or "index", examples.is_labelled)
+    ids = examples.ids() if examples.id_name else map(str, itertools.count())
     with contextlib.ExitStack() as until_done:
         write = write_rows(path, until_done)
         submit = None
         if task.submission:
             submit = write_rows(os.path.join(output_dir, task.submission), until_done)
             submit("index", "prediction")
-        write(*header)
-        for index, (example, prediction) in enumerate(zip(examples, predictions)):
-            answer = name_prediction(task, labels, prediction["predictions"])
-            numbers = prediction["probabilities"] if has_probabilities else []
-            texts = (_in_a_cell(text or "") for text in (example.text_a, example.text_b))
-            write(str(index), answer, *["%.6f" % p for p in numbers], *texts)
+        write(*form.header)
+        for index, (example, of_model, name) in enumerate(zip(examples, outputs, ids)):
+            (prediction,) = answers.decide(settings, of_model[output][np.newaxis])
+            texts = [example.text_a, example.text_b or ""]
+            write(*form.cells(prediction, texts, name, example.label))
             if submit:
-                submit(str(index), answer)
+                submit(str(index), name_prediction(task, labels, of_model["predictions"]))
     _LOG.info("  %d predictions in %s", len(examples), path)
 
 
@@ -1512,11 +1517,6 @@ def write_rows(path: str, until_done: contextlib.ExitStack) -> Callable[..., Non
     return write
 
 
-def _in_a_cell(text: str) -> str:
-    # A cell of a CSV file may have what would end it here.
-    return " ".join(re.split(r"[\t\r\n]+", text))
-
-
 def name_prediction(task: Task, labels: Sequence[str], prediction: Any) -> str:
     """Says a model's prediction in the words of the data files."""
     if task.problem_type == "regression":
@@ -1537,6 +1537,7 @@ def export(job: Job, estimator: tf.estimator.Estimator, records: Mapping[str, st
     step = checkpoints.step_of(checkpoint_path)
     evaluation = EvalHistory(eval_history_path(output_dir), job.watched).at(step)
     metrics = evaluation.to_json() if evaluation else {"step": step, "metrics": {}}
+    metrics["best_metric"] = job.watched.metric
     frozen_path = os.path.join(output_dir, "frozen_model.pb") if flags_obj.do_frozen else None
     if flags_obj.do_export:
         export_path = flags_obj.export_dir or os.path.join(output_dir, "export", "saved_model")
@@ -1545,24 +1546,30 @@ def export(job: Job, estimator: tf.estimator.Estimator, records: Mapping[str, st
         writer.freeze(checkpoint_path, frozen_path, metrics)
 
 
-def make_bundle_writer(job: Job) -> serving.BundleWriter:
-    """Prepares what is exported with every checkpoint of this run."""
+def make_settings(job: Job, is_pair: bool) -> bundle.Settings:
+    """Collects how this run's texts become inputs of the model, and its outputs answers."""
     flags_obj, inputs = job.flags_obj, job.inputs
-    sample = serving.read_sample(os.path.join(flags_obj.output_dir, _DEV_SAMPLE))
-    settings = bundle.Settings(
+    return bundle.Settings(
         labels=inputs.labels,
         problem_type=inputs.problem_type,
         max_seq_length=flags_obj.max_seq_length,
         do_lower_case=flags_obj.do_lower_case,
         truncation=flags_obj.truncation,
         window_stride=flags_obj.window_stride,
-        texts_per_example=1 if sample[0].text_b is None else 2,
+        texts_per_example=2 if is_pair else 1,
         thresholds=inputs.thresholds,
         min_confidence=flags_obj.min_confidence,
+        label_separator=inputs.processor.task.label_separator,
     )
+
+
+def make_bundle_writer(job: Job) -> serving.BundleWriter:
+    """Prepares what is exported with every checkpoint of this run."""
+    flags_obj, inputs = job.flags_obj, job.inputs
+    sample = serving.read_sample(os.path.join(flags_obj.output_dir, _DEV_SAMPLE))
     return serving.BundleWriter(
         make_estimator(job),
-        settings,
+        make_settings(job, is_pair=sample[0].text_b is not None),
         inputs.tokenizer,
         flags_obj.vocab_file,
         flags_obj.bert_config_file,

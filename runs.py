@@ -27,12 +27,14 @@ _OWN_FILES = re.compile(
     r"|(CoLA|MNLI-m|MNLI-mm|MRPC|QNLI|QQP|RTE|SST-2|STS-B|WNLI)\.tsv|run\.(json|log)"
 )
 _OWN_FOLDERS = re.compile(r"eval|eval_best|best|slim|export|best_exporter|saved_model")
-# TensorFlow means temp-1795409899 and writes temp-b'1795409899'.
-_UNFINISHED_EXPORT = re.compile(r"temp-(b')?\d{10}'?")
+# TensorFlow means temp-1795409899 and writes temp-b'1795409899'. Where the clock was set anew the
+# numbers are short; beside the run's own files such a name may be somebody else's.
+_UNFINISHED_EXPORT = re.compile(
+    r"(best_exporter|saved_model)/temp-(b')?[0-9]+'?|.*/temp-(b')?[0-9]{10}'?"
+)
 # Made by one rename or by the Saver, so whatever is inside comes from there too.
 _OWN_TREES = re.compile(
-    r".*/model\.ckpt-\d+_temp_.*|(best_exporter|saved_model)/(\d{10}|%s)"
-    % _UNFINISHED_EXPORT.pattern
+    r".*/model\.ckpt-\d+_temp_.*|(best_exporter|saved_model)/([0-9]+|temp-(b')?[0-9]+'?)"
 )
 # Endings of files that are renamed when they are complete: by `files`, and by TensorFlow when it
 # writes a small file, or the tensors of a checkpoint.
@@ -240,7 +242,7 @@ def _leftovers(output_dir: str) -> Iterator[str]:
             if _TEMPORARY.search(name) and _OWN_FILES.fullmatch(_without_suffixes(name)):
                 yield os.path.join(folder, name)
         for name in folders:
-            if _UNFINISHED_EXPORT.fullmatch(name):
+            if _UNFINISHED_EXPORT.fullmatch("%s/%s" % (os.path.basename(folder), name)):
                 yield os.path.join(folder, name)
         # Another run may be at work in any other folder.
         folders[:] = filter(_OWN_FOLDERS.fullmatch, folders)

@@ -22,7 +22,7 @@ from tensorflow.python.grappler import tf_optimizer
 import bundle
 import features
 import files
-from bundle import SERVING_DEFAULT, Settings
+from bundle import SERVING_DEFAULT, Settings, list_exports
 from history import EvalHistory
 from processors import InputExample
 from tokenization import FullTokenizer
@@ -357,7 +357,8 @@ class BestExporter(tf.estimator.Exporter):
         # A killed run may have exported, and not yet removed what the export supersedes.
         if not exports or exported_step(exports[-1]) != best.step:
             try:
-                self._write(checkpoint_path, export_path, best.to_json())
+                metrics = dict(best.to_json(), best_metric=self._history.watched.metric)
+                self._write(checkpoint_path, export_path, metrics)
             except SelfTestFailed as error:
                 # The checkpoint is kept, and a long training goes on.
                 _LOG.error("Not exported: %s", error)
@@ -366,14 +367,6 @@ class BestExporter(tf.estimator.Exporter):
         for superseded in exports[: -self._exports_to_keep]:
             shutil.rmtree(superseded)
         return exports[-1]
-
-
-def list_exports(export_path: str) -> Sequence[str]:
-    """Lists the exports below a folder, oldest first: their names are timestamps."""
-    if not os.path.isdir(export_path):
-        return []
-    names = sorted((name for name in os.listdir(export_path) if name.isdigit()), key=int)
-    return [os.path.join(export_path, name) for name in names]
 
 
 def exported_step(export_dir: str) -> int | None:

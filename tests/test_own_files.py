@@ -224,7 +224,7 @@ def test_numbers_from_training_to_the_predictor(run_own_file):
     )
     assert set(metrics) >= {"eval_pearson", "eval_spearman", "eval_mse", "eval_loss"}
     assert metrics["eval_mse"] == pytest.approx(metrics["eval_loss"], abs=1e-6)
-    assert table[0] == ["index", "prediction", "text_a", "text_b"]
+    assert table[0] == ["index", "score", "text"]
     told = [float(row[1]) for row in table[1:]]
     np.testing.assert_allclose([answer.label for answer in answers], told, atol=1e-3)
     assert answers[0].probabilities == {} and answers[0].confidence is None
@@ -236,7 +236,7 @@ def test_several_labels_from_training_to_the_predictor(run_own_file):
         "multi_label", ("text", "label"), rows, "--best_metric=eval_f1_micro", "--thresholds=0.4"
     )
     assert set(metrics) >= {"eval_accuracy", "eval_f1_micro", "eval_f1_macro", "eval_loss"}
-    assert table[0] == ["index", "prediction", "p(film)", "p(praise)", "text_a", "text_b"]
+    assert table[0] == ["index", "label", "p(film)", "p(praise)", "text"]
     for row, answer in zip(table[1:], answers):
         probabilities = [float(p) for p in row[2:4]]
         above = [label for label, p in zip(("film", "praise"), probabilities) if p > 0.4]
@@ -255,7 +255,7 @@ def test_long_texts_are_read_in_windows(run_own_file, tmp_path):
     with Predictor(os.path.join(exports, export)) as predictor:
         answers = predictor.predict([text for text, _ in rows])
     for row, answer in zip(table[1:], answers):
-        told = [float(p) for p in row[2:4]]
+        told = [float(p) for p in row[3:5]]
         np.testing.assert_allclose(list(answer.probabilities.values()), told, atol=1e-5)
 
 

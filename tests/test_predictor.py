@@ -296,9 +296,9 @@ def test_a_bundle_says_its_own_temperature_and_confidence(export, monkeypatch):
     opened = bundle.open_bundle(export.path)
     own = opened.settings._replace(temperature=2.0, min_confidence=0.99)
     monkeypatch.setattr(bundle, "open_bundle", lambda path: opened._replace(settings=own))
-    with Predictor("") as predictor:
+    with Predictor(export.path) as predictor:
         assert predictor.settings == own
-    with Predictor("", temperature=1, min_confidence=0) as predictor:
+    with Predictor(export.path, temperature=1, min_confidence=0) as predictor:
         assert predictor.settings == export.settings
 
 
@@ -514,17 +514,23 @@ def test_several_labels_share_a_cell(cli, exports):
     _, out, _ = cli("multi_label", stdin=LINES.encode())
     rows = rows_of(out)
     assert [row["label"] for row in rows] == label_cells(exports("multi_label"))
-    assert {row["confidence"] for row in rows} == {""}
+    assert out.split("\n")[0] == "label\tp(negative)\tp(neutral)\tp(positive)\ttext"
     _, out, _ = cli("multi_label", "--output_format=jsonl", stdin=LINES.encode())
-    lists = [json.loads(line)["label"] for line in out.splitlines()]
+    told = [json.loads(line) for line in out.splitlines()]
+    assert {tuple(answer) for answer in told} == {("label", "probabilities", "top_k", "text")}
+    lists = [answer["label"] for answer in told]
     assert [",".join(labels) for labels in lists] == [row["label"] for row in rows]
 
 
 def test_numbers(cli, exports):
     _, out, _ = cli("regression", stdin=LINES.encode())
-    assert out.split("\n")[0] == "label\tconfidence\ttext"
-    told = [float(row["label"]) for row in rows_of(out)]
+    assert out.split("\n")[0] == "score\ttext"
+    told = [float(row["score"]) for row in rows_of(out)]
     np.testing.assert_allclose(told, exports("regression").answers, atol=1e-4)
+    _, out, _ = cli("regression", "--output_format=jsonl", stdin=LINES.encode())
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert {tuple(line) for line in lines} == {("score", "text")}
+    np.testing.assert_allclose([line["score"] for line in lines], told, atol=1e-6)
 
 
 def test_json_lines(cli, export):
@@ -729,7 +735,8 @@ def test_a_text_and_a_file_are_too_much(cli, capsys):
 
 def test_no_export(capsys, tmp_path):
     assert predictor.main([str(tmp_path), "good"]) == 2
-    assert "no saved_model.pb; give the folder of one export" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "no saved_model.pb, and no export below it; give" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -487,3 +487,51 @@ class TestClassWeights:
     def test_a_missing_file_is_told(self):
         with pytest.raises(BadInput, match="missing.tsv: No such file.*check --class_weights"):
             processors.load_class_weights("missing.tsv", self.LABELS, labelled("a"))
+
+
+IDS = {
+    "GLUE, index": ("cola", {}, "index\tsentence\n7\tgood\n3\tbad\n", "index", ["7", "3"]),
+    "GLUE, id": ("qqp", {}, "id\tquestion1\tquestion2\n4\ta\tb\n", "id", ["4"]),
+    "GLUE, none": ("sst-2", {}, "sentence\ngood\n", None, []),
+    "own, by name": ("file", {"id_column": "nr"}, "nr\tid\ttext\nx\ty\tgood\n", "nr", ["x"]),
+    "own, by number": (
+        "file",
+        {"id_column": "2", "text_column": "1", "has_header": False},
+        "good\tx\nbad\ty\n",
+        "id",
+        ["x", "y"],
+    ),
+    "own, id before index": ("file", {}, "index\tid\ttext\n1\tx\tgood\n", "id", ["x"]),
+    "own, guid": ("file", {}, "text\tguid\ngood\tx\nbad\t\n", "guid", ["x", ""]),
+    "own, none": ("file", {}, "text\ngood\n", None, []),
+    "own, twice": ("file", {}, "id\tid\ttext\n1\t2\tgood\n", None, []),
+    "own, is the text": ("file", {"text_column": "id"}, "id\ngood\n", None, []),
+}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_ids_are_the_cells_of_their_column(name, tmp_path):
+    task_name, options, text, id_name, ids = IDS[name]
+    (tmp_path / "test.tsv").write_text(text)
+    task = processors.file_task(**options) if task_name == "file" else None
+    processor = get_processor(task_name, ["0", "1"], task)
+    examples = processor.get_test_examples(str(tmp_path))
+    assert examples.id_name == id_name
+    assert list(examples.ids()) == ids
+
+
+def test_ids_of_a_divided_file_are_those_of_its_parts(tmp_path):
+    rows = [[f"row{number}", "ab"[number % 2], f"text {number}"] for number in range(20)]
+    write_rows(tmp_path / "train.tsv", ["id", "label", "text"], *rows)
+    for part in get_processor("file").get_train_examples(str(tmp_path)).divide(0.2):
+        assert [name[3:] for name in part.ids()] == [e.text_a.split()[1] for e in part]
+
+
+def test_only_the_test_file_needs_the_id_column_that_was_asked_for(tmp_path):
+    for name in ("train", "dev", "test"):
+        write_rows(tmp_path / f"{name}.tsv", ["label", "text"], ["a", "good"], ["b", "bad"])
+    processor = get_processor("file", None, processors.file_task(id_column="nr"))
+    assert processor.get_train_examples(str(tmp_path)).id_name is None
+    assert processor.get_dev_examples(str(tmp_path)).id_name is None
+    with pytest.raises(BadInput, match="test.tsv:1: no column 'nr'"):
+        processor.get_test_examples(str(tmp_path))

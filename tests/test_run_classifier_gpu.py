@@ -129,17 +129,18 @@ def test_the_best_checkpoint_is_evaluated(trained):
 
 def predictions_of(trained):
     header, *rows = [line.split("\t") for line in trained.read("test_results.tsv").splitlines()]
-    assert header == ["index", "prediction", "p(negative)", "p(positive)", "text_a", "text_b"]
+    assert header == ["index", "label", "confidence", "p(negative)", "p(positive)", "text"]
     return rows
 
 
 def test_predictions_have_labels_and_texts(trained):
     rows = predictions_of(trained)
     assert [row[0] for row in rows] == [str(index) for index in range(10)]
-    for _, label, negative, positive, text, _ in rows:
+    for _, label, confidence, negative, positive, text in rows:
         expected = "positive" if re.search("good|great|fine", text) else "negative"
         assert label == expected
         assert float(negative) + float(positive) == pytest.approx(1, abs=2e-6)
+        assert confidence == max(negative, positive)
 
 
 @pytest.mark.parametrize(
@@ -151,10 +152,10 @@ def test_an_export_answers_like_the_program_without_its_output_dir(trained, expo
     subprocess.run(["cp", "-r", sorted(glob.glob(trained.path(exported)))[-1], moved], check=True)
     rows = predictions_of(trained)
     with Predictor(moved) as predictor:
-        answers = predictor.predict([row[4] for row in rows])
+        answers = predictor.predict([row[5] for row in rows])
     for row, answer in zip(rows, answers):
         assert answer.label == row[1]
-        assert answer.probabilities["positive"] == pytest.approx(float(row[3]), abs=2e-6)
+        assert answer.probabilities["positive"] == pytest.approx(float(row[4]), abs=2e-6)
         assert answer.confidence == max(answer.probabilities.values())
 
 
@@ -221,8 +222,8 @@ def test_a_prediction_only_run_gives_the_same_rows(trained):
     os.remove(trained.path("test_results.tsv"))
     succeed(*trained.common, "--do_predict", "--predict_batch_size=3")
     for row, expected_row in zip(predictions_of(trained), expected):
-        assert row[:2] + row[4:] == expected_row[:2] + expected_row[4:]
-        assert float(row[2]) == pytest.approx(float(expected_row[2]), abs=2e-6)
+        assert row[:2] + row[5:] == expected_row[:2] + expected_row[5:]
+        assert float(row[3]) == pytest.approx(float(expected_row[3]), abs=2e-6)
     assert snapshot(trained) == before
 
 
@@ -251,12 +252,15 @@ def test_an_export_only_run(trained, tmp_path):
 
 
 def test_unlabelled_and_labelled_test_files_predict_alike(trained, tmp_path):
-    texts = [row[4] for row in predictions_of(trained)]
+    texts = [row[5] for row in predictions_of(trained)]
     labelled = tmp_path / "labelled.tsv"
     labelled.write_text("text\tlabel\n" + "".join(text + "\tnegative\n" for text in texts))
     before = [row[1] for row in predictions_of(trained)]
     succeed(*trained.common, "--do_predict", "--test_file=" + str(labelled))
-    assert [row[1] for row in predictions_of(trained)] == before
+    header, *rows = [line.split("\t") for line in trained.read("test_results.tsv").splitlines()]
+    assert header[5:] == ["true_label", "text"]
+    assert [row[1] for row in rows] == before
+    assert {row[5] for row in rows} == {"negative"}
 
 
 def test_grouping_by_length_changes_no_number_and_no_row(trained, tmp_path):
@@ -285,10 +289,10 @@ def test_grouping_by_length_changes_no_number_and_no_row(trained, tmp_path):
     del metrics[0]["loss"], metrics[1]["loss"]
     assert metrics[0] == pytest.approx(metrics[1], abs=1e-5)
     for grouped, plain, text in zip(rows[0], rows[1], texts):
-        assert grouped[4] == plain[4] == text
+        assert grouped[6] == plain[6] == text
         assert grouped[:2] == plain[:2]
         np.testing.assert_allclose(
-            [float(p) for p in grouped[2:4]], [float(p) for p in plain[2:4]], atol=2e-6
+            [float(p) for p in grouped[2:5]], [float(p) for p in plain[2:5]], atol=2e-6
         )
 
 

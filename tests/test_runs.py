@@ -151,6 +151,9 @@ OWN = [
     "export/best_exporter/1700000000/saved_model.pb",
     "export/best_exporter/temp-1700000000/saved_model.pb",
     "export/saved_model/1700000000/assets.extra/vocab.txt",
+    # Made while the clock was wrong.
+    "export/best_exporter/5/saved_model.pb",
+    "export/best_exporter/temp-b'86400'/saved_model.pb",
 ]
 USERS = [
     "notes.txt",
@@ -169,6 +172,7 @@ USERS = [
     "mine/best/checkpoint",
     "mine/1700000000/saved_model.pb",
     "1700000000/diary.txt",
+    "temp-2/diary.txt",
 ]
 
 
@@ -306,6 +310,7 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
         "best/model.ckpt-5.index.tmp-99",
         "best/slim/model.ckpt-5.data-00000-of-00001.tempstate123456",
         "export/best_exporter/temp-1700000000/saved_model.pb",
+        "export/best_exporter/temp-b'86400'/saved_model.pb",
     ]
     kept = ["mine.tmp-123", "mine/run.json.tmp-123", "best/mine.tmp-1", *USERS]
     kept += [name for name in OWN if "tmp" not in name and "temp-" not in name]
