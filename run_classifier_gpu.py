@@ -21,6 +21,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import shlex
 import sys
 import time
