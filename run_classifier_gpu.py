@@ -478,7 +478,7 @@ def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers:
     for name, numbers in summary.items():
         _LOG.info("  %s = %.4f +- %.4f", name, numbers["mean"], numbers["standard_deviation"])
     if best:
-        _LOG.info("  best trial: %s", best)
+        _LOG.info("  the best is trial %(trial)d, in %(output_dir)s", best)
 
 
 def find_best_trial(
