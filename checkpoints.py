@@ -320,7 +320,8 @@ def _warnings(
     shapes: Mapping[str, Sequence[int]],
     found: Mapping[str, Sequence[int]],
 ) -> Iterator[str]:
-    if any(name.startswith("bert/pooler/") for name in encoder if name not in found):
+    missing = [name for name in encoder if name not in found]
+    if missing and all(name.startswith("bert/pooler/") for name in missing):
         yield f"{path} has no pooler: it begins with random values"
     for name, shape in shapes.items():
         if name not in encoder and found.get(name, shape) != list(shape):

@@ -576,9 +576,13 @@ def test_trials_are_summed_up(small_run, tmp_path, monkeypatch):
         return results[flags_obj.seed]
 
     monkeypatch.setattr(run_classifier_gpu, "run_classifier", trial)
-    trials = run_trials(small_run, tmp_path, "--num_trials=3")
+    trials = run_trials(small_run, tmp_path, "--num_trials=3", "--best_metric=eval_f1")
     assert folders == [str(tmp_path / ("trial_%d" % number)) for number in (1, 2, 3)]
-    assert trials["trials"] == [dict(results[seed], seed=seed) for seed in (5, 6, 7)]
+    assert trials["trials"] == [
+        dict(results[seed], seed=seed, output_dir=folder)
+        for seed, folder in zip((5, 6, 7), folders)
+    ]
+    assert trials["best_trial"] == {"trial": 3, "output_dir": folders[2], "eval_f1": 0.5}
     assert set(trials["summary"]) == {"eval_loss", "eval_f1"}
     for name, summary in trials["summary"].items():
         values = np.array([results[seed][name] for seed in (5, 6, 7)])
@@ -592,7 +596,10 @@ def test_trials_differ_by_their_seed(small_run, tmp_path):
     trials = run_trials(small_run, tmp_path, "--num_trials=2", "--num_train_epochs=1")
     folders = [tmp_path / "trial_1", tmp_path / "trial_2"]
     results = [json.loads((folder / "eval_results.json").read_text()) for folder in folders]
-    assert trials["trials"] == [dict(results[0], seed=5), dict(results[1], seed=6)]
+    assert trials["trials"] == [
+        dict(result, seed=seed, output_dir=str(folder))
+        for result, seed, folder in zip(results, (5, 6), folders)
+    ]
     assert results[0]["eval_loss"] != results[1]["eval_loss"]
     seeds = [json.loads((folder / "run.json").read_text())["flags"]["seed"] for folder in folders]
     assert seeds == [5, 6]
