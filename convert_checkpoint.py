@@ -70,8 +70,7 @@ def convert(hf_dir: str, output_dir: str) -> Converted:
         complete = os.path.join(staging, "complete")
         os.mkdir(complete)
         checkpoints.write_checkpoint(variables, os.path.join(complete, CHECKPOINT_NAME))
-        with open(os.path.join(complete, CONFIG_NAME), "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(config, indent=2) + "\n")
+        files.write_json(os.path.join(complete, CONFIG_NAME), config)
         shutil.copyfile(vocab_path, os.path.join(complete, VOCAB_NAME))
         os.rename(complete, output_dir)
     checkpoint = os.path.join(output_dir, CHECKPOINT_NAME)

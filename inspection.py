@@ -16,6 +16,7 @@ from typing import Any, Collection, Counter, Iterable, Mapping, NamedTuple, Sequ
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import checkpoints
 from modeling import BertConfig, BertModel
 from processors import InputExample
 from tokenization import FullTokenizer
@@ -87,6 +88,7 @@ def inspect(
     problem_type: str = "classification",
     early_stopping_min_steps: int = 0,
     gradient_checkpointing: bool = False,
+    with_classifier: bool = True,
 ) -> Report:
     """Looks at all that a training run begins with.
 
@@ -106,6 +108,7 @@ def inspect(
             of str; `regression`, where it is a float.
         early_stopping_min_steps: before this step the run is never stopped early.
         gradient_checkpointing: whether layers are computed again for their gradients.
+        with_classifier: whether the classifier too is to begin from the checkpoint.
     """
     report = Report(["Data"], [], [], [])
     splits = {
@@ -130,7 +133,8 @@ def inspect(
     report.lines.append("Model")
     shapes = encoder_shapes(bert_config)
     _check_config(report, bert_config, tokenizer.vocab_size, max_seq_length)
-    _add_checkpoint(report, shapes, init_checkpoint)
+    of_classifier = classifier_shapes(bert_config, len(labels)) if with_classifier else {}
+    _add_checkpoint(report, {**shapes, **of_classifier}, init_checkpoint)
     report.lines.append("Plan")
     _add_plan(report, schedule, early_stopping_min_steps)
     num_weights = sum(int(np.prod(shape)) for shape in shapes.values())
@@ -437,6 +441,11 @@ def encoder_shapes(config: BertConfig) -> dict[str, list[int]]:
         return {v.op.name: v.shape.as_list() for v in tf.trainable_variables()}
 
 
+def classifier_shapes(config: BertConfig, num_labels: int) -> dict[str, list[int]]:
+    """Return the shape of each variable of the classifier."""
+    return {"output_weights": [num_labels, config.hidden_size], "output_bias": [num_labels]}
+
+
 def _check_config(report: Report, config: BertConfig, vocab_size: int, max_seq_length: int) -> None:
     longest, sizes = config.max_position_embeddings, f"{vocab_size} tokens for {config.vocab_size}"
     if max_seq_length > longest:
@@ -461,22 +470,16 @@ def _add_checkpoint(
         report.add("checkpoint", "none")
         report.warnings.append("no --init_checkpoint: the encoder begins with random values")
         return
-    found = dict(tf.train.list_variables(init_checkpoint))
-    missing = [name for name in shapes if name not in found]
-    wrong = [name for name in shapes if found.get(name, shapes[name]) != shapes[name]]
-    coverage = f"covers {len(shapes) - len(missing)} of the encoder's {len(shapes)} variables"
-    cure = "give the --bert_config_file that belongs to this checkpoint"
-    report.add("checkpoint", f"{coverage}: {init_checkpoint}")
-    if wrong:
-        what = f"{wrong[0]} has shape {found[wrong[0]]}, but {shapes[wrong[0]]} in the model"
-        report.fatal.append(f"{init_checkpoint}: {what}; {cure}")
-    if any(not name.startswith("bert/pooler/") for name in missing):
-        report.fatal.append(f"{init_checkpoint}: {coverage}; {cure}; missing: {missing[0]} ...")
-    elif missing:
-        report.warnings.append(f"{init_checkpoint} has no pooler: it begins with random values")
-    last_of_layer = re.compile(r"bert/encoder/layer_\d+/output/dense/bias")
-    if any(last_of_layer.fullmatch(name) for name in found.keys() - shapes.keys()):
-        report.warnings.append(f"{init_checkpoint} has layers that the model lacks; {cure}")
+    coverage = checkpoints.coverage(init_checkpoint, shapes)
+    report.add("checkpoint", f"{coverage.summary}: {init_checkpoint}")
+    report.fatal.extend(coverage.faults)
+    report.warnings.extend(coverage.warnings)
+    damaged = (
+        None if coverage.faults else checkpoints.find_not_finite(init_checkpoint, coverage.dtypes)
+    )
+    if damaged:
+        cure = "give a checkpoint that was saved before its training failed"
+        report.fatal.append(f"{init_checkpoint}: {damaged} has NaN or infinite values; {cure}")
 
 
 # Plan

@@ -16,10 +16,10 @@ import contextlib
 import copy
 import functools
 import itertools
-import json
 import logging
 import math
 import os
+import pathlib
 import platform
 import re
 import shlex
@@ -82,6 +82,7 @@ from interruption import Interrupted, Interruption
 from later_call import Trained
 from processors import (
     PROBLEM_TYPES,
+    TASKS,
     DataProcessor,
     Examples,
     InputExample,  # noqa: F401
@@ -103,6 +104,7 @@ _SAMPLE_SIZE = 8
 
 # Evaluations without an improvement that end a run, unless a flag says otherwise.
 _PATIENCE = 3
+_WRITTEN_ANEW = "restore it, or give the command of the training again, which writes it anew"
 
 # What TensorFlow does on a CPU to a graph before it first runs it, once each. Its default is more,
 # and twice, which takes three seconds for a training graph and makes no step faster.
@@ -343,6 +345,15 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values,
     )
     flags.register_multi_flags_validator(
+        ["num_trials", "eval_checkpoint", "export_checkpoint"],
+        lambda values: (
+            values["num_trials"] == 1
+            or {values["eval_checkpoint"], values["export_checkpoint"]} <= {"best", "last", None}
+        ),
+        "each trial has checkpoints of its own: give best or last",
+        flag_values,
+    )
+    flags.register_multi_flags_validator(
         ["calibrate", "do_export", "do_frozen"],
         lambda values: values["do_export"] or values["do_frozen"] or not values["calibrate"],
         "what is calibrated is an export: give --do_export or --do_frozen",
@@ -380,6 +391,13 @@ class Inputs(NamedTuple):
         return self.processor.task.problem_type
 
 
+class InitialWeights(NamedTuple):
+    """What training begins from."""
+
+    checkpoint: str | None  # None: random values
+    with_classifier: bool = True  # if the checkpoint has one of the same shape
+
+
 class Job(NamedTuple):
     """One call of the program: what it is to do, with what, and who does it."""
 
@@ -387,9 +405,10 @@ class Job(NamedTuple):
     inputs: Inputs
     watched: Watched
     schedule: Schedule | None  # None when nothing is to be trained
-    warm_start: tf.estimator.WarmStartSettings | None
+    initial_weights: InitialWeights
     workers: Workers
     interruption: Interruption
+    model_dir: str  # output_dir, in a form that TensorFlow takes for no pattern
 
 
 def run_classifier(
@@ -412,6 +431,8 @@ def run_classifier(
         return metrics
     with contextlib.ExitStack() as folder:
         job.workers.from_chief(lambda: open_folder(job, folder))
+        if job.workers.is_chief:
+            job = with_plain_paths(job, folder)
         for line in summary:
             _LOG.info("  %s", line)
         records = convert(job)
@@ -436,13 +457,20 @@ def run_classifier(
 
 def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers: Workers) -> None:
     """Trains with several seeds; writes mean and standard deviation of metrics to trials.json."""
-    results = []
-    for number in range(flags_obj.num_trials):
+    trials = []
+    for number in range(1, flags_obj.num_trials + 1):
         trial = copy.deepcopy(flags_obj)
-        trial.seed = flags_obj.seed + number
-        trial.output_dir = os.path.join(flags_obj.output_dir, "trial_%d" % (number + 1))
-        _LOG.info("***** Trial %d of %d: seed %d *****", number + 1, trial.num_trials, trial.seed)
-        results.append(dict(run_classifier(trial, interruption, workers), seed=trial.seed))
+        trial.seed = flags_obj.seed + number - 1
+        trial.output_dir = os.path.join(flags_obj.output_dir, "trial_%d" % number)
+        trials.append(trial)
+    # Before the first of them has removed anything, or taken its time.
+    for trial in trials:
+        workers.from_chief(functools.partial(check_folders, trial))
+    results = []
+    for number, trial in enumerate(trials, start=1):
+        _LOG.info("***** Trial %d of %d: seed %d *****", number, len(trials), trial.seed)
+        metrics = run_classifier(trial, interruption, workers)
+        results.append({**metrics, "seed": trial.seed, "output_dir": trial.output_dir})
     if not workers.is_chief:
         return
     summary = {
@@ -454,11 +482,33 @@ def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers:
         for name in results[0]
         if name.startswith("eval_")
     }
-    text = json.dumps({"trials": results, "summary": summary}, indent=2) + "\n"
-    files.write_text(os.path.join(flags_obj.output_dir, "trials.json"), text)
+    best = find_best_trial(results, watched_metric(flags_obj))
+    files.write_json(
+        os.path.join(flags_obj.output_dir, "trials.json"),
+        {"trials": results, "summary": summary, "best_trial": best},
+    )
     _LOG.info("***** %d trials *****", len(results))
     for name, numbers in summary.items():
         _LOG.info("  %s = %.4f +- %.4f", name, numbers["mean"], numbers["standard_deviation"])
+    if best:
+        _LOG.info("  the best is trial %(trial)d, in %(output_dir)s", best)
+
+
+def find_best_trial(
+    results: Sequence[Mapping[str, Any]], watched: Watched
+) -> dict[str, Any] | None:
+    """Gives number, output_dir and watched metric of the best trial; None if all are NaN."""
+    best, best_value = None, None
+    for number, result in enumerate(results, start=1):
+        value = result[watched.metric]
+        if watched.improves(value, best_value):
+            best_value = value
+            best = {
+                "trial": number,
+                "output_dir": result["output_dir"],
+                watched.metric: value,
+            }
+    return best
 
 
 # Reading
@@ -473,36 +523,124 @@ def make_job(flags_obj: flags.FlagValues, workers: Workers, interruption: Interr
     workers.together(lambda: check_same_data(inputs.fingerprints, data_of_chief, workers))
     watched = workers.together(lambda: make_watched(flags_obj, inputs))
     schedule = None
+    initial_weights = InitialWeights(flags_obj.init_checkpoint)
     if flags_obj.do_train:
         num_examples = len(inputs.examples["train"])
-        schedule = workers.together(lambda: make_schedule(flags_obj, num_examples, workers.size))
-    warm_start = None
-    if flags_obj.do_train and flags_obj.warm_start_from:
-        source = flags_obj.warm_start_from
-        warm_start = workers.from_chief(lambda: make_warm_start_settings(source, inputs.labels))
-    return Job(flags_obj, inputs, watched, schedule, warm_start, workers, interruption)
+        schedule = plan = workers.together(
+            lambda: make_schedule(flags_obj, num_examples, workers.size)
+        )
+        workers.from_chief(lambda: check_steps(flags_obj, plan))
+        if flags_obj.warm_start_from:
+            initial_weights = workers.from_chief(
+                lambda: warm_start(flags_obj.warm_start_from, inputs.labels)
+            )
+    return Job(
+        flags_obj,
+        inputs,
+        watched,
+        schedule,
+        initial_weights,
+        workers,
+        interruption,
+        flags_obj.output_dir,
+    )
 
 
 def find_trained(flags_obj: flags.FlagValues) -> Trained:
-    """Check the checkpoints that are there; return what is known of a model that was trained."""
+    """Check checkpoints and folders; return what is known of a model that was trained."""
     if flags_obj.init_checkpoint:
         checkpoints.validate_init_checkpoint(flags_obj.init_checkpoint)
-    if flags_obj.do_train:
-        return Trained(None, None, None)
+    check_folders(flags_obj)
     output_dir = flags_obj.output_dir
-    wanted = sorted({flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)})
-    paths = [checkpoints.find(output_dir, which) for which in wanted]
+    wanted = {flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)}
+    if flags_obj.do_train:
+        # They are looked at after the training, and a misspelled one is better told before.
+        for path in other_checkpoints(flags_obj):
+            checkpoints.find(output_dir, path)
+        return Trained(None, None, None)
+    paths = [checkpoints.find(output_dir, which) for which in sorted(wanted)]
     folders = [runs.find_folder(path) or output_dir for path in paths]
     if len({os.path.realpath(folder) for folder in folders}) > 1:
         raise BadInput(
             "--export_checkpoint=%s: is of another run than --eval_checkpoint=%s; export it in a "
             "call of its own" % (flags_obj.export_checkpoint, flags_obj.eval_checkpoint)
         )
+    labels = read_labels(folders[0])
+    for path in paths:
+        check_num_labels(labels, folders[0], path)
     sample_path = os.path.join(folders[0], _DEV_SAMPLE)
     is_pair = None
     if os.path.exists(sample_path):
         is_pair = serving.read_sample(sample_path)[0].text_b is not None
-    return Trained(runs.read_record(folders[0]), read_labels(folders[0]), is_pair)
+    return Trained(runs.read_record(folders[0]), labels, is_pair)
+
+
+def other_checkpoints(flags_obj: flags.FlagValues) -> list[str]:
+    """Lists the checkpoints to evaluate and export that are named and not of this run."""
+    paths = {flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)} - {"best", "last"}
+    return sorted(path for path in paths if own_step(flags_obj.output_dir, path) is None)
+
+
+def own_step(output_dir: str, checkpoint_path: str) -> int | None:
+    """Gives the step of a checkpoint that a run saves, None if the path is none of that run."""
+    folder, name = os.path.split(checkpoint_path)
+    saved = re.fullmatch(r"model\.ckpt-(\d+)", name)
+    if saved and os.path.realpath(folder) == os.path.realpath(output_dir):
+        return int(saved.group(1))
+    return None
+
+
+def check_steps(flags_obj: flags.FlagValues, schedule: Schedule) -> None:
+    """Raises BadInput if a checkpoint is to be evaluated, or exported, that is never saved."""
+    for path in (flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)):
+        step = own_step(flags_obj.output_dir, path)
+        if step and not schedule.is_due(step) and not checkpoints.files_of(path):
+            raise BadInput(
+                "%s: this training saves no checkpoint of step %d; give best or last as "
+                "--eval_checkpoint or --export_checkpoint" % (path, step)
+            )
+
+
+def check_folders(flags_obj: flags.FlagValues) -> None:
+    """Checks that nothing that is read is removed before, and that exports can be written.
+
+    Raises:
+        BadInput: one of them is not so.
+    """
+    overwrite = flags_obj.overwrite_output_dir and flags_obj.do_train
+    runs.check_is_kept(flags_obj.output_dir, overwrite, files_to_read(flags_obj))
+    if flags_obj.do_export and flags_obj.export_dir:
+        files.check_can_be_written("export_dir", flags_obj.export_dir)
+
+
+def files_to_read(flags_obj: flags.FlagValues) -> dict[str, list[str]]:
+    """Lists the files and folders that flags name, and a call reads, by flag."""
+    named: dict[str, list[str]] = {
+        name: [flags_obj[name].value]
+        for name in (
+            "data_dir",
+            "labels_file",
+            "class_weights",
+            "thresholds",
+            "bert_config_file",
+            "vocab_file",
+        )
+        if flags_obj[name].value
+    }
+    for name in ("train_file", "dev_file", "test_file"):
+        if flags_obj[name].value:
+            # They are looked for in data_dir first.
+            in_data_dir = os.path.join(flags_obj.data_dir or "", flags_obj[name].value)
+            named[name] = [in_data_dir, flags_obj[name].value]
+    if flags_obj.init_checkpoint:
+        named["init_checkpoint"] = checkpoints.files_of(flags_obj.init_checkpoint)
+    if flags_obj.do_train:
+        if flags_obj.warm_start_from:
+            path = find_fine_tuned(flags_obj.warm_start_from)
+            named["warm_start_from"] = checkpoints.files_of(path)
+        for path in other_checkpoints(flags_obj):
+            named.setdefault("eval_checkpoint", []).extend(checkpoints.files_of(path))
+    return named
 
 
 def checkpoint_to_export(flags_obj: flags.FlagValues) -> str:
@@ -687,15 +825,61 @@ def load_tokenizer(
 
 
 def read_labels(folder: str) -> list[str] | None:
-    """Reads the labels of a model that was trained in a folder, None if it does not tell them."""
-    path = os.path.join(folder, "labels.txt")
+    """Reads the labels of a model that was trained in a folder, None if it does not tell them.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    path = labels_path(folder)
     if not os.path.exists(path):
         return None
-    with open(path, encoding="utf-8") as stream:
-        return stream.read().splitlines()
+    with files.damage_told(path, _WRITTEN_ANEW):
+        with open(path, encoding="utf-8", newline="\n") as stream:
+            *labels, rest = stream.read().split("\n")
+        if rest or not labels or len(set(labels)) < len(labels) or not all(map(is_text, labels)):
+            raise ValueError("a label is missing, cut, there twice or no text")
+        return labels
 
 
-def make_warm_start_settings(source: str, labels: Sequence[str]) -> tf.estimator.WarmStartSettings:
+def is_text(label: str) -> bool:
+    """Tells whether there is a text, and no zero bytes in it."""
+    return bool(label.strip()) and "\0" not in label
+
+
+def labels_path(folder: str) -> str:
+    """Gives the file of the labels of a model."""
+    return os.path.join(folder, "labels.txt")
+
+
+def check_num_labels(labels: Sequence[str] | None, output_dir: str, checkpoint_path: str) -> None:
+    """Raises BadInput unless there is a label for each output of a checkpoint."""
+    shapes, _ = checkpoints.contents(checkpoint_path)
+    if labels is None or "output_bias" not in shapes:
+        return
+    (num_outputs,) = shapes["output_bias"]
+    if num_outputs != len(labels):
+        raise BadInput(
+            "%s: has %d labels, but %s has %d outputs; %s"
+            % (labels_path(output_dir), len(labels), checkpoint_path, num_outputs, _WRITTEN_ANEW)
+        )
+
+
+def find_fine_tuned(source: str) -> str:
+    """Gives the checkpoint that `--warm_start_from` means.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    try:
+        return checkpoints.find(source, "best" if os.path.isdir(source) else source)
+    except BadInput as error:
+        raise BadInput(
+            "--warm_start_from=%s: no readable checkpoint; give the output_dir of a run, or a "
+            "checkpoint of it" % source
+        ) from error
+
+
+def warm_start(source: str, labels: Sequence[str]) -> InitialWeights:
     """Prepares to begin from a fine-tuned model, its classifier included if the labels agree.
 
     Args:
@@ -705,19 +889,16 @@ def make_warm_start_settings(source: str, labels: Sequence[str]) -> tf.estimator
     Raises:
         BadInput: there is no checkpoint, or it cannot be read.
     """
-    try:
-        path = checkpoints.find(source, "best" if os.path.isdir(source) else source)
-    except BadInput as error:
-        raise BadInput(
-            "--warm_start_from=%s: no readable checkpoint; give the output_dir of a run, or a "
-            "checkpoint of it" % source
-        ) from error
-    folder = runs.find_folder(path)
-    same_labels = folder is not None and read_labels(folder) == list(labels)
+    path = find_fine_tuned(source)
+    # The labels are in the output_dir, the checkpoint may be in its best/ or best/slim/.
+    folders = map(str, list(pathlib.Path(os.path.abspath(path)).parents)[:3])
+    folder = next((folder for folder in folders if os.path.exists(labels_path(folder))), "")
+    found = read_labels(folder)
+    if os.path.exists(runs.record_path(folder)):  # Else it may be another model's labels.txt.
+        check_num_labels(found, folder, path)
+    same_labels = found == list(labels)
     _LOG.info("Warm start from %s, %s classifier", path, "with its" if same_labels else "new")
-    return tf.estimator.WarmStartSettings(
-        path, vars_to_warm_start=".*" if same_labels else "bert/.*"
-    )
+    return InitialWeights(path, with_classifier=same_labels)
 
 
 def make_file_task(flags_obj: flags.FlagValues) -> Task:
@@ -788,13 +969,14 @@ def inspect(job: Job) -> list[str]:
         inputs.labels,
         inputs.tokenizer,
         inputs.bert_config,
-        job.warm_start.ckpt_to_initialize_from if job.warm_start else flags_obj.init_checkpoint,
+        job.initial_weights.checkpoint,
         schedule,
         flags_obj.max_seq_length,
         flags_obj.train_batch_size,
         inputs.problem_type,
         flags_obj.early_stopping_min_steps,
         flags_obj.gradient_checkpointing,
+        job.initial_weights.with_classifier,
     )
     if flags_obj.dry_run:
         print("\n".join(report.lines))
@@ -866,10 +1048,18 @@ def scale_learning_rate(flags_obj: flags.FlagValues, num_workers: int) -> float:
 
 def make_watched(flags_obj: flags.FlagValues, inputs: Inputs) -> Watched:
     """Gives the metric that says what is best, after checking that evaluations will have it."""
-    metric = flags_obj.best_metric or inputs.processor.task.best_metric
+    watched = watched_metric(flags_obj)
     known = metric_names(len(inputs.labels), inputs.processor.task.metrics, inputs.problem_type)
-    if metric not in known:
-        raise BadInput("--best_metric=%s: an evaluation has %s" % (metric, ", ".join(known)))
+    if watched.metric not in known:
+        raise BadInput(
+            "--best_metric=%s: an evaluation has %s" % (watched.metric, ", ".join(known))
+        )
+    return watched
+
+
+def watched_metric(flags_obj: flags.FlagValues) -> Watched:
+    """Gives the metric that says what is best, and its direction."""
+    metric = flags_obj.best_metric or TASKS[flags_obj.task_name.lower()].best_metric
     higher_is_better = flags_obj.best_metric_higher_is_better
     if higher_is_better is None:
         higher_is_better = not metric.endswith(("loss", "mse"))
@@ -933,10 +1123,23 @@ def open_folder(job: Job, until_closed: contextlib.ExitStack) -> None:
         runs.check_identity(output_dir, make_identity(job, job.schedule))
     until_closed.enter_context(logs.also_to(os.path.join(output_dir, "run.log")))
     text = "".join(label + "\n" for label in job.inputs.labels)
-    files.write_text(os.path.join(output_dir, "labels.txt"), text)
+    files.write_text(labels_path(output_dir), text)
     if "dev" in job.inputs.examples:
         sample = itertools.islice(job.inputs.examples["dev"], _SAMPLE_SIZE)
         serving.write_sample(os.path.join(output_dir, _DEV_SAMPLE), sample)
+
+
+def with_plain_paths(job: Job, until_closed: contextlib.ExitStack) -> Job:
+    """Returns a job whose paths for TensorFlow have no characters of patterns, until all is done.
+
+    TensorFlow looks for checkpoints with patterns when it trains, and removes old ones so.
+    """
+    model_dir = until_closed.enter_context(files.plain_path(job.model_dir))
+    weights = job.initial_weights
+    if weights.checkpoint:
+        plain = until_closed.enter_context(files.plain_path(weights.checkpoint))
+        weights = weights._replace(checkpoint=plain)
+    return job._replace(model_dir=model_dir, initial_weights=weights)
 
 
 def convert(job: Job) -> dict[str, str]:
@@ -1044,7 +1247,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         bert_config=inputs.bert_config,
         num_labels=len(inputs.labels),
         # The others get the weights from the chief.
-        init_checkpoint=flags_obj.init_checkpoint if workers.is_chief else None,
+        init_checkpoint=job.initial_weights.checkpoint if workers.is_chief else None,
         learning_rate=schedule.learning_rate if schedule else 0.0,
         num_train_steps=schedule.num_train_steps if schedule else 0,
         num_warmup_steps=schedule.num_warmup_steps if schedule else 0,
@@ -1059,6 +1262,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         thresholds=inputs.thresholds,
         gradient_checkpointing=flags_obj.gradient_checkpointing,
         num_parts=num_parts,
+        with_classifier=job.initial_weights.with_classifier,
         optimizer=flags_obj.optimizer,
         weight_decay_rate=flags_obj.weight_decay_rate,
         clip_norm=flags_obj.clip_norm,
@@ -1069,7 +1273,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         average_gradients=workers.average_gradients,
     )
     run_config = make_run_config(
-        model_dir=flags_obj.output_dir,
+        model_dir=job.model_dir,
         save_checkpoints_steps=schedule.save_checkpoints_steps if schedule else None,
         keep_checkpoint_max=flags_obj.keep_checkpoint_max,
         seed=flags_obj.seed,
@@ -1078,8 +1282,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         workers=workers,
         num_parts=num_parts,
     )
-    warm_start = job.warm_start if workers.is_chief else None
-    return tf.estimator.Estimator(model_fn, config=run_config, warm_start_from=warm_start)
+    return tf.estimator.Estimator(model_fn, config=run_config)
 
 
 def count_parts(job: Job) -> int:
@@ -1158,7 +1361,7 @@ def train(
         lambda: checkpoints.find_resumable(output_dir, flags_obj.keep_checkpoint_max)
     )
     start_step = workers.from_chief(lambda: checkpoints.step_of(resumed_from))
-    history = EvalHistory(eval_history_path(output_dir), watched)
+    history = workers.together(lambda: EvalHistory(eval_history_path(output_dir), watched))
     if workers.is_chief:
         history.forget_from(start_step + 1)
 
@@ -1174,7 +1377,17 @@ def train(
     eval_input_fn = make_input_fn(job, records, "dev", flags_obj.eval_batch_size)
     exporters: list[tf.estimator.Exporter] = []
     if workers.is_chief:  # The others need not have the files that an export is made of.
-        write = make_bundle_writer(job).export
+        writer = make_bundle_writer(job)
+
+        def in_output_dir(path: str) -> str:
+            return os.path.join(os.path.abspath(output_dir), os.path.relpath(path, job.model_dir))
+
+        def write(checkpoint_path: str, export_path: str, metrics: Mapping[str, Any]) -> str:
+            # Estimator knows the folder by another name, which the log should not have.
+            return writer.export(
+                in_output_dir(checkpoint_path), in_output_dir(export_path), metrics
+            )
+
         exporters = [
             EvaluationRecorder(
                 history, schedule.max_steps_without_improvement, schedule.num_train_steps
@@ -1367,8 +1580,7 @@ def evaluate(
         _LOG.info("  %s = %s", name, value)
     lines = "".join("%s = %s\n" % item for item in numbers.items())
     files.write_text(os.path.join(flags_obj.output_dir, "eval_results.txt"), lines)
-    text = json.dumps(numbers, indent=2) + "\n"
-    files.write_text(os.path.join(flags_obj.output_dir, "eval_results.json"), text)
+    files.write_json(os.path.join(flags_obj.output_dir, "eval_results.json"), numbers)
     return numbers
 
 
@@ -1426,8 +1638,7 @@ def score_predictions(
     }
     for name, value in metrics.items():
         _LOG.info("  %s = %s", name, value)
-    text = json.dumps(metrics, indent=2) + "\n"
-    files.write_text(os.path.join(job.flags_obj.output_dir, "test_metrics.json"), text)
+    files.write_json(os.path.join(job.flags_obj.output_dir, "test_metrics.json"), metrics)
 
 
 def predict_in_order(
@@ -1564,7 +1775,7 @@ def log_summary(job: Job) -> None:
         ("best " + watched.metric, result["best_" + watched.metric]),
         ("time", "%(seconds)s seconds, %(examples_per_second)s examples/s in training" % result),
         ("peak memory", "%s MB, without that of a GPU" % result.get("peak_memory_mb", "unknown")),
-        ("best checkpoint", tf.train.latest_checkpoint(checkpoints.best_dir(output_dir))),
+        ("best checkpoint", checkpoints.kept_best(output_dir)),
         ("best export", exports[-1] if exports else None),
         ("evaluations", eval_history_path(output_dir)),
         ("evaluate", again % "eval"),
@@ -1608,6 +1819,12 @@ def fail(message: str, exit_status: int) -> int:
     """Says in one line on stderr why the program ends; returns the exit status."""
     print("run_classifier_gpu.py: " + " ".join(message.splitlines()), file=sys.stderr)
     return exit_status
+
+
+def bad_input_in(error: Exception) -> str | None:
+    """Gives the message of a BadInput that was raised where TensorFlow reads examples."""
+    found = re.search(r"BadInput: (.*)", str(error))
+    return found.group(1) if found else None
 
 
 def lack_of_space(error: Exception) -> str | None:
@@ -1666,7 +1883,8 @@ def main(argv: Sequence[str]) -> int:
         lost = workers.loss_of_worker(error)
         if lost:
             return fail(lost, 1)
-        message = str(error) if isinstance(error, BadInput) else lack_of_space(error)
+        message = str(error) if isinstance(error, BadInput) else None
+        message = message or bad_input_in(error) or lack_of_space(error)
         if flags_obj.debug or message is None:
             raise
         return fail(message, 2)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
-import json
 import os
 import pathlib
 import platform
 import re
 import shutil
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -60,16 +59,12 @@ def read_record(output_dir: str) -> dict[str, Any] | None:
     path = record_path(output_dir)
     if not os.path.exists(path):
         return None
-    try:
-        with open(path, encoding="utf-8") as stream:
-            record = json.load(stream)
+    cure = "begin anew with --overwrite_output_dir"
+    record = files.read_json(path, cure)
+    with files.damage_told(path, cure):
         parts = {part: record[part] for part in ("result", "identity", "flags", "versions")}
-        # Records of earlier versions do not tell the folder in which the program was started.
-        return dict(parts, folder=record.get("folder"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(
-            "%s: is damaged (%s); begin anew with --overwrite_output_dir" % (path, error)
-        ) from error
+    # Records of earlier versions do not tell the folder in which the program was started.
+    return dict(parts, folder=record.get("folder"))
 
 
 def find_folder(checkpoint_path: str) -> str | None:
@@ -105,7 +100,7 @@ def write_record(
             "numpy": np.__version__,
         },
     }
-    files.write_text(record_path(output_dir), json.dumps(content, indent=2) + "\n")
+    files.write_json(record_path(output_dir), content)
 
 
 def check_identity(output_dir: str, identity: Mapping[str, Any]) -> None:
@@ -127,6 +122,8 @@ def check_identity(output_dir: str, identity: Mapping[str, Any]) -> None:
                 "another --output_dir" % output_dir
             )
         return
+    if not _has_results(output_dir):
+        return  # It failed before its first checkpoint: nothing is there that depends on anything.
     before = record["identity"]
     changed = [
         "%s was %s and is %s" % (name, before.get(name), value)
@@ -156,9 +153,42 @@ def clear(output_dir: str) -> None:
             "another --output_dir" % output_dir
         )
     # run.json goes last: without it a second attempt would not know the folder.
-    _remove_own_files(output_dir, keep=("run.json",))
-    if os.path.exists(record_path(output_dir)):
-        os.remove(record_path(output_dir))
+    for path in sorted(_own_paths(output_dir), key=lambda path: path == record_path(output_dir)):
+        _remove(path)
+    _remove_empty_folders(output_dir)
+
+
+def check_is_kept(output_dir: str, overwrite: bool, inputs: Mapping[str, Sequence[str]]) -> None:
+    """Checks that what a run reads is not what it removes from its folder when it begins.
+
+    Args:
+        output_dir: the folder.
+        overwrite: whether the run that is there is removed, and not only what it has left over.
+        inputs: flag -> the files, and folders, that it names.
+
+    Raises:
+        BadInput: it would be removed.
+    """
+    removed = _own_paths(output_dir) if overwrite else _leftovers(output_dir)
+    removed_names = {name for path in removed for name in _names_of(path)}
+    for flag, paths in inputs.items():
+        for path in paths:
+            if any(_is_in(name, removed_names) for name in _names_of(path)):
+                raise BadInput(
+                    "--%s: %s would be removed from --output_dir=%s before it is read; copy it to "
+                    "another place, or give another --output_dir" % (flag, path, output_dir)
+                )
+
+
+def _names_of(path: str) -> set[str]:
+    """Lists where a file is, and where its name is: that may be a link."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return {os.path.realpath(path), os.path.join(os.path.realpath(folder), name)}
+
+
+def _is_in(path: str, trees: Collection[str]) -> bool:
+    """Tells whether a path is one of these files or folders, or in one of them."""
+    return any(str(tree) in trees for tree in (path, *pathlib.PurePath(path).parents))
 
 
 def _was_begun_here(folder: str) -> bool:
@@ -169,21 +199,45 @@ def _was_begun_here(folder: str) -> bool:
     return all(_OWN_FILES.fullmatch(name) for name in names) and not _has_checkpoints(folder)
 
 
-def _has_checkpoints(folder: str) -> bool:
-    return bool(glob.glob(os.path.join(glob.escape(folder), "model.ckpt-*")))
+def _has_checkpoints(output_dir: str) -> bool:
+    folders = (os.path.join(output_dir, *parts) for parts in ((), ("best",), ("best", "slim")))
+    return any(glob.glob(os.path.join(glob.escape(f), "model.ckpt-*")) for f in folders)
 
 
-def _remove_own_files(folder: str, keep: Sequence[str] = ()) -> None:
-    for name in os.listdir(folder):
+def _has_results(output_dir: str) -> bool:
+    """Tells whether anything of a run is there that a run of something else must not go on with."""
+    names = ("eval_history.jsonl", "export")
+    return _has_checkpoints(output_dir) or any(
+        os.path.exists(os.path.join(output_dir, name)) for name in names
+    )
+
+
+def _own_paths(folder: str) -> Iterator[str]:
+    """Lists the files, and the folders as a whole, that runs have written into a folder."""
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
-            if name not in keep and _OWN_FILES.fullmatch(_without_suffixes(name)):
-                os.remove(path)
+            if _OWN_FILES.fullmatch(_without_suffixes(name)):
+                yield path
         elif _OWN_TREES.fullmatch("%s/%s" % (os.path.basename(folder), name)):
-            shutil.rmtree(path)
+            yield path
         elif _OWN_FOLDERS.fullmatch(name):
-            _remove_own_files(path)
-            if not os.listdir(path):
+            yield from _own_paths(path)
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
+
+
+def _remove_empty_folders(folder: str) -> None:
+    for name in filter(_OWN_FOLDERS.fullmatch, os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            _remove_empty_folders(path)
+            if not os.listdir(path) and not os.path.islink(path):
                 os.rmdir(path)
 
 
@@ -194,13 +248,18 @@ def _without_suffixes(name: str) -> str:
 
 def remove_leftovers(output_dir: str) -> None:
     """Removes temporary files, and unfinished exports, that a killed process has left."""
+    for path in list(_leftovers(output_dir)):
+        _remove(path)
+
+
+def _leftovers(output_dir: str) -> Iterator[str]:
     for folder, folders, names in os.walk(output_dir):
         for name in names:
             if _TEMPORARY.search(name) and _OWN_FILES.fullmatch(_without_suffixes(name)):
-                os.remove(os.path.join(folder, name))
+                yield os.path.join(folder, name)
         for name in folders:
             if _UNFINISHED_EXPORT.fullmatch("%s/%s" % (os.path.basename(folder), name)):
-                shutil.rmtree(os.path.join(folder, name))
+                yield os.path.join(folder, name)
         # Another run may be at work in any other folder.
         folders[:] = filter(_OWN_FOLDERS.fullmatch, folders)
 
