@@ -136,7 +136,7 @@ def _check_is_alone(tf_config: str) -> None:
         }
         # This process: an evaluator is not part of the cluster.
         task = config.get("task") or {}
-        if "type" in task:
+        if task.get("type"):
             tasks.add((task["type"], int(task.get("index") or 0)))
         is_alone = (
             len(tasks) <= 1

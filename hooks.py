@@ -18,7 +18,7 @@ from history import EvalHistory, Watched
 _LOG = logging.getLogger(__name__)
 
 # Seconds that a timedelta can hold.
-_LONGEST = int(datetime.timedelta.max.total_seconds())
+_LONGEST = datetime.timedelta.max.days * 24 * 3600
 
 
 def eval_history_path(output_dir: str) -> str:

@@ -27,7 +27,7 @@ _MAJORITY, _LEAKED, _CUT, _UNKNOWN = 0.95, 0.01, 0.2, 0.05
 _SAMPLE_SIZE = 20000
 _BUCKETS = 8
 _SHOWN = 10  # Of longer lists the rest is a number.
-_LONGEST = int(datetime.timedelta.max.total_seconds())
+_LONGEST = datetime.timedelta.max.days * 24 * 3600
 
 # Some vocabularies were padded: their model has a few rows more than they have tokens.
 _PADDING_OF_VOCAB = 128
