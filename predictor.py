@@ -317,6 +317,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _reconfigure(sys.stdout, encoding="utf-8", errors="backslashreplace")
     is_asked = bool(options.texts or options.input_file or options.output_file)
     try:
+        for name in ("export", "input_file", "output_file"):
+            path = getattr(options, name)
+            setattr(options, name, path and files.user_path(path))
         _check_output(options.output_file)
         with Predictor(
             options.export, options.temperature, options.min_confidence, options.batch_size

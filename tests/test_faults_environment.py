@@ -22,6 +22,7 @@ import hooks
 import inspection
 import interruption
 import logs
+import predictor
 import run_classifier_gpu
 import runs
 import threads
@@ -263,6 +264,16 @@ class TestFlags:
         assert convert_checkpoint.main([path, str(tmp_path / "new")]) == 2
         assert convert_checkpoint.main([str(tmp_path), path]) == 2
         assert message in capsys.readouterr().err
+        for arguments in ([path, "text"], ["x", "--input_file=" + path]):
+            assert predictor.main(arguments) == 2
+            assert message in capsys.readouterr().err
+
+    def test_a_home_is_expanded_for_the_predictor(self, monkeypatch, tmp_path, capsys):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert predictor.main(["~/export", "--input_file=~/in", "--output_file=~/no/out"]) == 2
+        assert "--output_file=%s/no/out: there is no such" % tmp_path in capsys.readouterr().err
+        assert predictor.main(["~/export", "text"]) == 2
+        assert "%s/export" % tmp_path in capsys.readouterr().err
 
     @pytest.mark.parametrize("path", ["", "x/~", "./~x", "best", "caf\u00e9"])
     def test_other_paths_are_as_they_were(self, path):
