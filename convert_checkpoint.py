@@ -23,6 +23,11 @@ import tempfile
 import zipfile
 from typing import Any, BinaryIO, NamedTuple, Sequence
 
+import streams
+
+if __name__ == "__main__":
+    streams.prepare()
+
 import numpy as np
 import safetensors
 
@@ -526,7 +531,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("output_dir", help="a new directory for checkpoint, config and vocabulary")
     parsed = parser.parse_args(arguments)
     try:
-        converted = convert(parsed.hf_dir, parsed.output_dir)
+        converted = convert(files.user_path(parsed.hf_dir), files.user_path(parsed.output_dir))
     except (BadInput, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -19,6 +19,26 @@ from errors import BadInput
 _PATTERN_CHARACTERS = re.compile(r"[\\\[\]*?]")
 
 
+def user_path(path: str) -> str:
+    """Expand `~` and `~user`, which a shell leaves alone in `--flag=~/x`.
+
+    Raises:
+        BadInput: there is no such user, or the path is not UTF-8, as TensorFlow wants it.
+    """
+    try:
+        expanded = os.path.expanduser(path)
+    except KeyError:
+        expanded = path  # Neither HOME nor the system's list of users tells.
+    if expanded.startswith("~"):
+        name = expanded.split("/")[0]
+        raise BadInput("%s: no user has this home; write ./%s for a folder" % (path, name))
+    try:
+        expanded.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInput("%a: is not UTF-8; rename it" % expanded) from error
+    return expanded
+
+
 @contextlib.contextmanager
 def atomic(path: str) -> Iterator[str]:
     """Gives a temporary path to write to and moves it to `path` when the block has succeeded.

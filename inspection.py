@@ -31,6 +31,7 @@ _MAJORITY, _LEAKED, _CUT, _UNKNOWN = 0.95, 0.01, 0.2, 0.05
 _SAMPLE_SIZE = 20000
 _BUCKETS = 8
 _SHOWN = 10  # Of longer lists the rest is a number.
+_LONGEST = datetime.timedelta.max.days * 24 * 3600
 
 # Some vocabularies were padded: their model has a few rows more than they have tokens.
 _PADDING_OF_VOCAB = 128
@@ -489,14 +490,17 @@ def _add_plan(report: Report, schedule: Schedule, early_stopping_min_steps: int)
     last, warm_up = schedule.num_train_steps, schedule.num_warmup_steps
     steps = f"{last:,} of {schedule.examples_per_step} examples, {warm_up:,} of them warm up"
     report.add("steps", f"{steps}; {schedule.steps_per_epoch:,.1f} are an epoch")
-    due = [step for step in range(last + 1) if schedule.is_due(step)]
-    report.add("evaluations", f"{len(due):,}, at steps {_list(f'{step:,}' for step in due)}")
-    patience = schedule.max_steps_without_improvement
-    earliest = max(schedule.save_checkpoints_steps + patience, early_stopping_min_steps)
+    interval = schedule.save_checkpoints_steps
     # At the last step there is nothing left to stop.
-    stop = next((step for step in due[:-1] if step >= earliest), None)
+    before_last = range(interval, last, interval)
+    first = [*before_last[:_SHOWN], last]
+    due = _list((f"{step:,}" for step in first), len(before_last) + 1)
+    report.add("evaluations", f"{len(before_last) + 1:,}, at steps {due}")
+    patience = schedule.max_steps_without_improvement
+    earliest = max(interval + patience, early_stopping_min_steps)
+    stop = interval * -(-earliest // interval)
     text = f"can never act: not before step {earliest:,}, and {last:,} is the last"
-    if stop is not None:
+    if stop in before_last:
         text = f"possible from step {stop:,} on"
     report.add("early stopping", text if patience else "off")
     if last < FEW_STEPS:
@@ -550,7 +554,10 @@ def flops_per_example(config: BertConfig, seq_length: int) -> int:
 
 
 def _add_time(report: Report, flops: float) -> None:
-    slow, fast = (datetime.timedelta(seconds=math.ceil(flops / speed)) for speed in (1e11, 1e13))
+    slow, fast = (
+        datetime.timedelta(seconds=min(math.ceil(flops / speed), _LONGEST))
+        for speed in (1e11, 1e13)
+    )
     # No forecast: a matrix product, timed in advance, was 1.5 to 7 times as fast as training.
     work = f"{flops / 1e12:,.1f} TFLOP"
     report.add("time", f"{work}: {slow} at 0.1 TFLOP/s (a CPU), {fast} at 10 TFLOP/s (a GPU)")
@@ -559,10 +566,11 @@ def _add_time(report: Report, flops: float) -> None:
 # How things are written
 
 
-def _list(items: Iterable[str]) -> str:
-    """Joins the first ten items, and tells how many more there are."""
+def _list(items: Iterable[str], total: int | None = None) -> str:
+    """Joins the first ten items, and tells how many more there are, of `total` if not all came."""
     items = list(items)
-    more = [f"and {len(items) - _SHOWN:,} more"] if len(items) > _SHOWN else []
+    total = len(items) if total is None else total
+    more = [f"and {total - _SHOWN:,} more"] if total > _SHOWN else []
     return ", ".join(items[:_SHOWN] + more)
 
 

@@ -62,11 +62,16 @@ def log_warnings_only() -> None:
 @contextlib.contextmanager
 def also_to(path: str) -> Iterator[None]:
     """Sends the log of a block to a file as well, after what earlier runs wrote there."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    # A name in the log may have bytes that are no characters.
+    stream = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(_FORMAT)
     logging.root.addHandler(handler)
     try:
         yield
     finally:
         logging.root.removeHandler(handler)
-        handler.close()
+        # What a full disk has not taken line by line it does not take now, and how the block has
+        # ended matters more.
+        with contextlib.suppress(OSError):
+            stream.close()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import functools
 import itertools
 import logging
@@ -25,7 +26,13 @@ import re
 import shlex
 import sys
 import time
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+import traceback
+from typing import Any, Callable, Collection, Iterator, Mapping, NamedTuple, Sequence
+
+import streams
+
+if __name__ == "__main__":
+    streams.prepare()
 
 # Read by TensorFlow's C++ side when it is imported; it would log every CPU feature that it finds,
 # and, as an error, that there is no driver of a GPU.
@@ -111,20 +118,60 @@ _WRITTEN_ANEW = "restore it, or give the command of the training again, which wr
 _CPU_OPTIMIZERS = ("pruning", "remap", "arithmetic", "dependency")
 
 
+# What there is to do about a full memory, by the function that was at work. To evaluate is part of
+# training, too.
+_CURES_OF_MEMORY = {
+    "train": "give --gradient_checkpointing, lower --train_batch_size, for the same result raise "
+    "--num_accumulation_steps by as much, or lower --max_seq_length",
+    "evaluate": "lower --eval_batch_size",
+    "predict": "lower --predict_batch_size",
+    "export": "end other programs that take some",
+}
+
+# The largest numbers of some flags: beyond them TensorFlow fails, or does something else than what
+# was asked for. Of batches of 2**40 examples it would try to make a list first.
+_INT32, _INT64 = 2**31 - 1, 2**63 - 1
+_LARGEST_BATCH = 10**6
+_LARGEST_FLOAT = 1e30  # A float32, and so is its inverse.
+
+
+class _PathParser(flags.ArgumentParser):
+    """Parses the flags that name a file or a folder: see `files.user_path`."""
+
+    def parse(self, argument: str) -> str:
+        return files.user_path(argument)
+
+    def flag_type(self) -> str:
+        return "string"
+
+
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines every flag of the program, and the rules between them."""
-    switch, whole, text, choice = (
+    switch, text, choice = (
         functools.partial(kind, flag_values=flag_values)
-        for kind in (
-            flags.DEFINE_bool,
-            flags.DEFINE_integer,
-            flags.DEFINE_string,
-            flags.DEFINE_enum,
-        )
+        for kind in (flags.DEFINE_bool, flags.DEFINE_string, flags.DEFINE_enum)
+    )
+    path = functools.partial(
+        flags.DEFINE, _PathParser(), flag_values=flag_values, serializer=flags.ArgumentSerializer()
     )
 
-    def number(name: str, default: float, help_text: str, **bounds: float) -> None:
-        flags.DEFINE_float(name, default, help_text, flag_values=flag_values, **bounds)
+    def whole(
+        name: str, default: int | None, help_text: str, lower_bound: int, upper_bound: int = _INT64
+    ) -> None:
+        flags.DEFINE_integer(
+            name, default, help_text, lower_bound, upper_bound, flag_values=flag_values
+        )
+
+    def number(
+        name: str,
+        default: float,
+        help_text: str,
+        lower_bound: float,
+        upper_bound: float = _LARGEST_FLOAT,
+    ) -> None:
+        flags.DEFINE_float(
+            name, default, help_text, lower_bound, upper_bound, flag_values=flag_values
+        )
         message = "must be a finite number"
         flags.register_validator(name, math.isfinite, message, flag_values)
 
@@ -139,10 +186,10 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
     # Data.
     text("task_name", None, "Task, e.g. mrpc, or file for your own files.")
-    text("data_dir", None, "Folder of the task's files.")
-    text("train_file", None, "Training file, if not the task's usual one.")
-    text("dev_file", None, "Dev file, if not the task's usual one.")
-    text("test_file", None, "Test file, if not the task's usual one.")
+    path("data_dir", None, "Folder of the task's files.")
+    path("train_file", None, "Training file, if not the task's usual one.")
+    path("dev_file", None, "Dev file, if not the task's usual one.")
+    path("test_file", None, "Test file, if not the task's usual one.")
     whole("max_seq_length", 128, "Tokens that the model reads at once.", lower_bound=4)
     choice("truncation", "head", list(TRUNCATIONS), "What is kept of a text that is too long.")
     whole(
@@ -176,7 +223,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         None,
         "Whether the first row names the columns. Default: if it has one of these names.",
     )
-    text("labels_file", None, "The labels, one per line. Default: from the training file, sorted.")
+    path("labels_file", None, "The labels, one per line. Default: from the training file, sorted.")
     number(
         "dev_fraction",
         0.1,
@@ -184,7 +231,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         lower_bound=1e-9,
         upper_bound=0.9,
     )
-    text(
+    path(
         "thresholds",
         "0.5",
         "Probability above which one of several labels is predicted: a number, or a file of "
@@ -192,10 +239,10 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
 
     # Model.
-    text("bert_config_file", None, "JSON file with the encoder's shape.")
-    text("vocab_file", None, "Vocabulary the encoder was trained with.")
-    text("init_checkpoint", None, "Prefix of the pretrained checkpoint.")
-    text(
+    path("bert_config_file", None, "JSON file with the encoder's shape.")
+    path("vocab_file", None, "Vocabulary the encoder was trained with.")
+    path("init_checkpoint", None, "Prefix of the pretrained checkpoint.")
+    path(
         "warm_start_from",
         None,
         "Instead of --init_checkpoint: output_dir or checkpoint of a fine-tuned model to begin "
@@ -204,18 +251,34 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     switch("do_lower_case", True, "Lower-case the text: True for uncased models.")
 
     # The run.
-    text("output_dir", None, "Folder for everything the run makes.")
+    path("output_dir", None, "Folder for everything the run makes.")
     switch(
         "overwrite_output_dir",
         False,
         "Begin anew: remove the run that is in --output_dir, and nothing else from there.",
     )
-    whole("train_batch_size", 32, "Batch size of training.", lower_bound=1)
-    whole("eval_batch_size", 8, "Batch size of evaluation.", lower_bound=1)
-    whole("predict_batch_size", 8, "Batch size of prediction.", lower_bound=1)
+    whole(
+        "train_batch_size", 32, "Batch size of training.", lower_bound=1, upper_bound=_LARGEST_BATCH
+    )
+    whole(
+        "eval_batch_size", 8, "Batch size of evaluation.", lower_bound=1, upper_bound=_LARGEST_BATCH
+    )
+    whole(
+        "predict_batch_size",
+        8,
+        "Batch size of prediction.",
+        lower_bound=1,
+        upper_bound=_LARGEST_BATCH,
+    )
     switch("group_by_length", True, "Make batches of examples of similar length.")
     number("num_train_epochs", 3.0, "Epochs of training.", lower_bound=0.0)
-    whole("seed", 12345, "Of the data's order, dropout and new weights.")
+    whole(
+        "seed",
+        12345,
+        "Of the data's order, dropout and new weights.",
+        lower_bound=-_INT32,
+        upper_bound=_INT32,
+    )
     whole("num_trials", 1, "Trainings, with the seeds --seed, --seed + 1, ...", lower_bound=1)
     whole(
         "save_checkpoints_steps",
@@ -224,7 +287,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "most 1000.",
         lower_bound=1,
     )
-    whole("keep_checkpoint_max", 2, "Recent checkpoints to keep, beside the best.", lower_bound=1)
+    whole(
+        "keep_checkpoint_max",
+        2,
+        "Recent checkpoints to keep, beside the best.",
+        lower_bound=1,
+        upper_bound=_INT32,
+    )
     whole("log_every_n_iter", 10, "Steps between log lines.", lower_bound=1)
     switch(
         "horovod",
@@ -262,7 +331,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         lower_bound=0.0,
         upper_bound=1.0,
     )
-    whole("num_accumulation_steps", 1, "Batches whose gradients make one step.", lower_bound=1)
+    whole(
+        "num_accumulation_steps",
+        1,
+        "Batches whose gradients make one step.",
+        lower_bound=1,
+        upper_bound=_LARGEST_BATCH,
+    )
     number("weight_decay_rate", 0.01, "Weight decay.", lower_bound=0.0)
     number("clip_norm", 1.0, "Largest norm of the gradients.", lower_bound=1e-9)
     number(
@@ -272,7 +347,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         lower_bound=1e-9,
         upper_bound=1.0,
     )
-    text(
+    path(
         "class_weights",
         None,
         "Factors of the loss of each class: balanced, or a file of label<TAB>weight lines.",
@@ -306,13 +381,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
     whole("early_stopping_min_steps", 0, "Never stop early before this step.", lower_bound=0)
     whole("exports_to_keep", 2, "Best exports to keep.", lower_bound=1)
-    text(
+    path(
         "eval_checkpoint",
         "best",
         "Checkpoint to evaluate, predict with and export: best, last, or a path.",
     )
-    text("export_checkpoint", None, "Checkpoint to export, if not --eval_checkpoint.")
-    text(
+    path("export_checkpoint", None, "Checkpoint to export, if not --eval_checkpoint.")
+    path(
         "export_dir",
         None,
         "Folder of --do_export. Default: export/saved_model in --output_dir.",
@@ -351,6 +426,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
             or {values["eval_checkpoint"], values["export_checkpoint"]} <= {"best", "last", None}
         ),
         "each trial has checkpoints of its own: give best or last",
+        flag_values,
+    )
+    flags.register_multi_flags_validator(
+        ["num_trials", "seed"],
+        lambda values: values["seed"] + values["num_trials"] - 1 <= _INT32,
+        "the last trial's seed, --seed + --num_trials - 1, is to be %d at most" % _INT32,
         flag_values,
     )
     flags.register_multi_flags_validator(
@@ -424,6 +505,8 @@ def run_classifier(
     if flags_obj.dry_run:
         flags_obj = copy.deepcopy(flags_obj)
         flags_obj.do_train = True
+    if flags_obj.use_xla:
+        threads.compile_on_cpus()
     job = make_job(flags_obj, workers or Workers(), interruption or Interruption())
     summary = job.workers.from_chief(lambda: inspect(job))
     metrics: dict[str, float] = {}
@@ -435,6 +518,8 @@ def run_classifier(
             job = with_plain_paths(job, folder)
         for line in summary:
             _LOG.info("  %s", line)
+        if flags_obj.amp and not has_gpu():
+            _LOG.info("--amp has no effect: there is no GPU that TensorFlow can use")
         records = convert(job)
         estimator = make_estimator(job)
         if job.schedule:
@@ -518,7 +603,9 @@ def make_job(flags_obj: flags.FlagValues, workers: Workers, interruption: Interr
     """Reads and plans everything; raises BadInput for what is wrong with it."""
     trained = workers.from_chief(lambda: find_trained(flags_obj))
     flags_obj = workers.together(lambda: as_in_training(flags_obj, trained))
-    inputs = workers.together(lambda: load_inputs(flags_obj, trained))
+    # The others need not have output_dir.
+    splits = workers.from_chief(lambda: needed_splits(flags_obj))
+    inputs = workers.together(lambda: load_inputs(flags_obj, trained, splits))
     data_of_chief = workers.from_chief(lambda: inputs.fingerprints)
     workers.together(lambda: check_same_data(inputs.fingerprints, data_of_chief, workers))
     watched = workers.together(lambda: make_watched(flags_obj, inputs))
@@ -674,8 +761,8 @@ def is_given(flags_obj: flags.FlagValues, name: str) -> bool:
     return bool(flags_obj[name].present)
 
 
-def load_inputs(flags_obj: flags.FlagValues, trained: Trained) -> Inputs:
-    """Reads configuration, vocabulary and data."""
+def load_inputs(flags_obj: flags.FlagValues, trained: Trained, splits: Collection[str]) -> Inputs:
+    """Reads configuration, vocabulary and the splits of the data that are needed."""
     # They are read again for the run's identity and for each export.
     for path in (flags_obj.bert_config_file, flags_obj.vocab_file):
         files.check_rereadable(path)
@@ -697,7 +784,7 @@ def load_inputs(flags_obj: flags.FlagValues, trained: Trained) -> Inputs:
             % (flags_obj.labels_file, ", ".join(trained.labels))
         )
     processor = get_processor(flags_obj.task_name, trained.labels, own_files)
-    examples = read_examples(flags_obj, processor)
+    examples = read_examples(flags_obj, processor, splits)
     for of_split in examples.values():
         check_texts_per_row(of_split, trained.is_pair)
     labels = processor.get_labels()
@@ -794,7 +881,7 @@ def check_same_data(
 ) -> None:
     """Raises BadInput unless this worker has read the same data as the chief."""
     for split, found in fingerprints.items():
-        if found != data_of_chief[split]:
+        if found != data_of_chief.get(split):
             raise BadInput(
                 "--horovod: worker %d on %s has other %s data, vocabulary or labels than worker 0; "
                 "give all machines the same files" % (workers.index, platform.node(), split)
@@ -917,9 +1004,8 @@ def make_file_task(flags_obj: flags.FlagValues) -> Task:
     )
 
 
-def read_examples(flags_obj: flags.FlagValues, processor: DataProcessor) -> dict[str, Examples]:
-    """Reads the splits that the wanted actions need."""
-    data_dir = flags_obj.data_dir
+def needed_splits(flags_obj: flags.FlagValues) -> list[str]:
+    """Says which splits the wanted actions need."""
     exports = flags_obj.do_export or flags_obj.do_frozen
     has_sample = os.path.exists(os.path.join(flags_obj.output_dir, _DEV_SAMPLE))
     needs_dev = (
@@ -928,9 +1014,18 @@ def read_examples(flags_obj: flags.FlagValues, processor: DataProcessor) -> dict
         or flags_obj.calibrate
         or (exports and not has_sample)
     )
-    divides = needs_dev and not processor.has_dev_file(data_dir, flags_obj.dev_file)
+    wanted = {"train": flags_obj.do_train, "dev": needs_dev, "test": flags_obj.do_predict}
+    return [split for split, is_needed in wanted.items() if is_needed]
+
+
+def read_examples(
+    flags_obj: flags.FlagValues, processor: DataProcessor, splits: Collection[str]
+) -> dict[str, Examples]:
+    """Reads some of the splits."""
+    data_dir = flags_obj.data_dir
+    divides = "dev" in splits and not processor.has_dev_file(data_dir, flags_obj.dev_file)
     examples = {}
-    if flags_obj.do_train or divides:
+    if "train" in splits or divides:
         examples["train"] = processor.get_train_examples(data_dir, flags_obj.train_file)
     if divides:
         examples["train"], examples["dev"] = examples["train"].divide(flags_obj.dev_fraction)
@@ -939,14 +1034,14 @@ def read_examples(flags_obj: flags.FlagValues, processor: DataProcessor) -> dict
             len(examples["dev"]),
             len(examples["train"]) + len(examples["dev"]),
         )
-    elif needs_dev:
+    elif "dev" in splits:
         examples["dev"] = processor.get_dev_examples(data_dir, flags_obj.dev_file)
-    if flags_obj.do_predict:
+    if "test" in splits:
         examples["test"] = processor.get_test_examples(data_dir, flags_obj.test_file)
     for of_split in examples.values():
         if of_split.skipped:
             _LOG.info("%s: %d malformed rows are left out", of_split.path, of_split.skipped)
-    if not flags_obj.do_train:
+    if "train" not in splits:
         examples.pop("train", None)
     return examples
 
@@ -979,7 +1074,7 @@ def inspect(job: Job) -> list[str]:
         job.initial_weights.with_classifier,
     )
     if flags_obj.dry_run:
-        print("\n".join(report.lines))
+        print("\n".join(report.lines), flush=True)
     if report.fatal:
         raise BadInput(report.fatal[0])
     return [*report.summary, *("WARNING: " + warning for warning in report.warnings)]
@@ -1003,6 +1098,11 @@ def make_schedule(flags_obj: flags.FlagValues, num_examples: int, num_workers: i
                 flags_obj.num_train_epochs,
                 examples_per_step,
             )
+        )
+    if num_train_steps > _INT64:
+        raise BadInput(
+            "--num_train_epochs=%s: makes more steps than can be counted; lower it"
+            % flags_obj.num_train_epochs
         )
     save_steps = flags_obj.save_checkpoints_steps or half_an_epoch(steps_per_epoch, num_train_steps)
     patience = flags_obj.max_steps_without_improvement
@@ -1294,10 +1394,7 @@ def count_parts(job: Job) -> int:
 
 def use_amp(flags_obj: flags.FlagValues) -> bool:
     """Tells whether to compute in mixed precision, for which TensorFlow 1.15 needs a GPU."""
-    if flags_obj.amp and not has_gpu():
-        _LOG.info("--amp has no effect: there is no GPU that TensorFlow can use")
-        return False
-    return flags_obj.amp
+    return flags_obj.amp and has_gpu()
 
 
 def make_run_config(
@@ -1323,8 +1420,6 @@ def make_run_config(
         rewrite_options.meta_optimizer_iterations = type(rewrite_options).ONE
     if use_xla:
         session_config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
-        # Without a GPU the level above alone compiles nothing. Read before the first session.
-        os.environ["TF_XLA_FLAGS"] = os.environ.get("TF_XLA_FLAGS", "") + " --tf_xla_cpu_global_jit"
     if amp:
         # In all three modes: weights that were trained in mixed precision are evaluated in it too.
         rewrite_options.auto_mixed_precision = type(rewrite_options).ON
@@ -1354,7 +1449,7 @@ def train(
     """Trains, evaluates every checkpoint, keeps the best, stops when progress has ended."""
     flags_obj, workers, watched = job.flags_obj, job.workers, job.watched
     output_dir = flags_obj.output_dir
-    started = time.time()
+    started = time.monotonic()
     # The files that it is made of need not be where the other workers are.
     identity = workers.from_chief(lambda: make_identity(job, schedule))
     resumed_from = workers.from_chief(
@@ -1406,7 +1501,7 @@ def train(
             "num_train_steps": schedule.num_train_steps,
             "best_step": best.step if best else None,
             "best_" + watched.metric: history.value(best) if best else None,
-            "seconds": round(time.time() - started, 1),
+            "seconds": round(time.monotonic() - started, 1),
             "examples_per_second": round(progress.examples_per_second, 1),
             "peak_memory_mb": round(memory.peak_megabytes()),
             "workers": workers.size,
@@ -1827,17 +1922,26 @@ def bad_input_in(error: Exception) -> str | None:
     return found.group(1) if found else None
 
 
-def lack_of_space(error: Exception) -> str | None:
-    """Says what there is too little of, if that is what an error of the system is about."""
-    text = str(error)
-    if any(sign in text for sign in ("No space left", "File too large", "quota exceeded")):
+def trouble_of_system(error: Exception) -> str | None:
+    """Say in one line what the system has refused, if that is what an error is about."""
+    if _tells_of_full_disk(error):
         return "the disk is full; free some space, then the same command goes on"
-    if isinstance(error, tf.errors.ResourceExhaustedError):
-        return (
-            "the memory is full; give --gradient_checkpointing, lower --train_batch_size, for the "
-            "same result raise --num_accumulation_steps by as much, or lower --max_seq_length"
-        )
+    if isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)):
+        # What was at work is the innermost of these functions.
+        names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+        at_work = next((name for name in reversed(names) if name in _CURES_OF_MEMORY), "export")
+        return "the memory is full; " + _CURES_OF_MEMORY[at_work]
+    if isinstance(error, OSError) and error.filename:
+        return "%s: %s" % (error.filename, error.strerror)
     return None
+
+
+def _tells_of_full_disk(error: Exception) -> bool:
+    numbers = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    if isinstance(error, tf.errors.OpError):
+        # TensorFlow's text is that of the system, behind a path.
+        return any("; " + os.strerror(number) in error.message for number in numbers)
+    return isinstance(error, OSError) and error.errno in numbers
 
 
 def main(argv: Sequence[str]) -> int:
@@ -1852,6 +1956,8 @@ def main(argv: Sequence[str]) -> int:
     interruption.watch()
     workers = Workers()
     try:
+        # TensorFlow makes the paths of its checkpoints absolute.
+        files.user_path(os.getcwd())
         workers = distributed.start(flags_obj.horovod, flags_obj.fp16_allreduce)
         if not workers.is_chief:
             logs.log_warnings_only()
@@ -1863,7 +1969,8 @@ def main(argv: Sequence[str]) -> int:
         if workers.is_chief:
             fail(str(error), 2)
         # The launcher ends all workers when the first one ends: the chief has to speak before.
-        workers.wait_for_all()
+        with contextlib.suppress(tf.errors.OpError):
+            workers.wait_for_all()
         if flags_obj.debug:
             raise
         return 2
@@ -1879,12 +1986,14 @@ def main(argv: Sequence[str]) -> int:
             words.append("--nooverwrite_output_dir")
         command = " ".join(shlex.quote(word) for word in words)
         return fail("%s: go on with: %s" % (signal, command), signal.exit_status)
-    except (BadInput, OSError, tf.errors.OpError) as error:
+    except BrokenPipeError:
+        streams.leave_stdout()
+    except (BadInput, OSError, MemoryError, tf.errors.OpError) as error:
         lost = workers.loss_of_worker(error)
         if lost:
             return fail(lost, 1)
         message = str(error) if isinstance(error, BadInput) else None
-        message = message or bad_input_in(error) or lack_of_space(error)
+        message = message or bad_input_in(error) or trouble_of_system(error)
         if flags_obj.debug or message is None:
             raise
         return fail(message, 2)

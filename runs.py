@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
+import logging
 import os
 import pathlib
 import platform
@@ -17,6 +19,8 @@ import tensorflow.compat.v1 as tf
 
 import files
 from errors import BadInput
+
+_LOG = logging.getLogger(__name__)
 
 # What a run writes into its output_dir, and nothing else is ever removed from there.
 _OWN_FILES = re.compile(
@@ -266,10 +270,15 @@ def _leftovers(output_dir: str) -> Iterator[str]:
 
 LOCK = ".lock"
 
+# What flock says when somebody else has the lock.
+_IS_LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+
 
 @contextlib.contextmanager
 def locked(output_dir: str) -> Iterator[None]:
     """Makes the folder if need be and keeps other processes of this program out of it.
+
+    Some file systems have no locks, such as Lustre and NFS as many are mounted: there it warns.
 
     Raises:
         BadInput: another process is at work there, or it cannot be written to.
@@ -286,8 +295,15 @@ def locked(output_dir: str) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise BadInput(
-                "--output_dir=%s: another process is at work there; wait for it or give another "
-                "--output_dir" % output_dir
-            ) from error
+            if error.errno in _IS_LOCKED:
+                raise BadInput(
+                    "--output_dir=%s: another process is at work there; wait for it or give "
+                    "another --output_dir" % output_dir
+                ) from error
+            _LOG.warning(
+                "WARNING: --output_dir=%s: its file system has no locks (%s); start no other run "
+                "there before this one has ended",
+                output_dir,
+                error.strerror,
+            )
         yield

@@ -15,6 +15,7 @@ import processors
 import run_classifier_gpu
 import tokenization
 from errors import BadInput
+from later_call import Trained
 from processors import get_processor
 
 DAY_AND_NIGHT = [
@@ -264,7 +265,9 @@ def load(tmp_path, tiny_bert):
             *model_flags(tiny_bert),
             *arguments,
         )
-        return run_classifier_gpu.load_inputs(flags_obj, None)
+        return run_classifier_gpu.load_inputs(
+            flags_obj, Trained(None, None, None), run_classifier_gpu.needed_splits(flags_obj)
+        )
 
     return load_files
 
