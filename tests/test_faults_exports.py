@@ -381,7 +381,7 @@ def test_what_names_a_row_is_kept(output_dir, tmp_path, capsys, content, argumen
 
 def test_columns_are_for_tables(output_dir, capsys):
     export = os.path.join(output_dir, "frozen_model.pb")
-    for flag in ("--id_column=x", "--text_column=x", "--text_b_column=x", "--separator=;"):
+    for flag in ("--id_column=x", "--text_column=x", "--text_b_column=x", "--separator=comma"):
         assert predictor.main([export, "good", flag]) == 2
         assert flag.split("=")[0] in capsys.readouterr().err
 

@@ -283,7 +283,7 @@ def test_a_batch_is_padded_to_its_longest(max_seq_length, multiple, lengths):
         ("input_ids", 4, "[Ss]hapes"),
         ("input_mask", 4, "[Ss]hapes"),
         ("segment_ids", 4, "[Ss]hapes"),
-        (None, 9, "Paddings must be non-negative"),
+        (None, 9, "more tokens than the 8 that the model reads"),
     ],
 )
 def test_a_record_that_does_not_fit_is_an_error(missing, length, error):
