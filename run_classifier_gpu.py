@@ -20,7 +20,6 @@ import itertools
 import logging
 import math
 import os
-import pathlib
 import platform
 import re
 import shlex
@@ -89,7 +88,6 @@ from interruption import Interrupted, Interruption
 from later_call import Trained
 from processors import (
     PROBLEM_TYPES,
-    TASKS,
     DataProcessor,
     Examples,
     InputExample,  # noqa: F401
@@ -567,7 +565,8 @@ def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers:
         for name in results[0]
         if name.startswith("eval_")
     }
-    best = find_best_trial(results, watched_metric(flags_obj))
+    task = get_processor(flags_obj.task_name, None, make_file_task(flags_obj)).task
+    best = find_best_trial(results, watched_metric(flags_obj, task))
     files.write_json(
         os.path.join(flags_obj.output_dir, "trials.json"),
         {"trials": results, "summary": summary, "best_trial": best},
@@ -639,13 +638,13 @@ def find_trained(flags_obj: flags.FlagValues) -> Trained:
         checkpoints.validate_init_checkpoint(flags_obj.init_checkpoint)
     check_folders(flags_obj)
     output_dir = flags_obj.output_dir
-    wanted = {flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)}
     if flags_obj.do_train:
         # They are looked at after the training, and a misspelled one is better told before.
         for path in other_checkpoints(flags_obj):
             checkpoints.find(output_dir, path)
         return Trained(None, None, None)
-    paths = [checkpoints.find(output_dir, which) for which in sorted(wanted)]
+    wanted = sorted({flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)})
+    paths = [checkpoints.find(output_dir, which) for which in wanted]
     folders = [runs.find_folder(path) or output_dir for path in paths]
     if len({os.path.realpath(folder) for folder in folders}) > 1:
         raise BadInput(
@@ -977,11 +976,9 @@ def warm_start(source: str, labels: Sequence[str]) -> InitialWeights:
         BadInput: there is no checkpoint, or it cannot be read.
     """
     path = find_fine_tuned(source)
-    # The labels are in the output_dir, the checkpoint may be in its best/ or best/slim/.
-    folders = map(str, list(pathlib.Path(os.path.abspath(path)).parents)[:3])
-    folder = next((folder for folder in folders if os.path.exists(labels_path(folder))), "")
-    found = read_labels(folder)
-    if os.path.exists(runs.record_path(folder)):  # Else it may be another model's labels.txt.
+    folder = runs.find_folder(path)
+    found = read_labels(folder) if folder else None
+    if folder:
         check_num_labels(found, folder, path)
     same_labels = found == list(labels)
     _LOG.info("Warm start from %s, %s classifier", path, "with its" if same_labels else "new")
@@ -1148,7 +1145,7 @@ def scale_learning_rate(flags_obj: flags.FlagValues, num_workers: int) -> float:
 
 def make_watched(flags_obj: flags.FlagValues, inputs: Inputs) -> Watched:
     """Gives the metric that says what is best, after checking that evaluations will have it."""
-    watched = watched_metric(flags_obj)
+    watched = watched_metric(flags_obj, inputs.processor.task)
     known = metric_names(len(inputs.labels), inputs.processor.task.metrics, inputs.problem_type)
     if watched.metric not in known:
         raise BadInput(
@@ -1157,9 +1154,9 @@ def make_watched(flags_obj: flags.FlagValues, inputs: Inputs) -> Watched:
     return watched
 
 
-def watched_metric(flags_obj: flags.FlagValues) -> Watched:
+def watched_metric(flags_obj: flags.FlagValues, task: Task) -> Watched:
     """Gives the metric that says what is best, and its direction."""
-    metric = flags_obj.best_metric or TASKS[flags_obj.task_name.lower()].best_metric
+    metric = flags_obj.best_metric or task.best_metric
     higher_is_better = flags_obj.best_metric_higher_is_better
     if higher_is_better is None:
         higher_is_better = not metric.endswith(("loss", "mse"))

@@ -63,7 +63,7 @@ def read_record(output_dir: str) -> dict[str, Any] | None:
     path = record_path(output_dir)
     if not os.path.exists(path):
         return None
-    cure = "begin anew with --overwrite_output_dir"
+    cure = "restore it, or begin anew with --overwrite_output_dir"
     record = files.read_json(path, cure)
     with files.damage_told(path, cure):
         parts = {part: record[part] for part in ("result", "identity", "flags", "versions")}

@@ -362,11 +362,14 @@ DAMAGES = (nothing, half, zeros)
 ANEW = "restore it, or give the command of the training again, which writes it anew"
 FORGET = "restore it, or remove it: then which evaluation was the best so far is forgotten"
 DAMAGED = {
-    "F15a preprocessing.json": ([EVALUATE, EXPORT], DAMAGES, ANEW),
     "F15c eval_history.jsonl": ([TRAIN, EXPORT], DAMAGES, FORGET),
     "F15f labels.txt": ([EVALUATE, EXPORT, WARM], DAMAGES, ANEW),
     "F15h dev_sample.jsonl": ([EXPORT], DAMAGES, "remove it, and give --data_dir or --dev_file"),
-    "F15j run.json": ([TRAIN], DAMAGES, "begin anew with --overwrite_output_dir"),
+    "F15a run.json": (
+        [TRAIN, EVALUATE, EXPORT],
+        DAMAGES,
+        "restore it, or begin anew with --overwrite_output_dir",
+    ),
     "F15k best/checkpoint": ([EVALUATE, EXPORT, WARM], DAMAGES, ""),
 }
 
@@ -392,7 +395,7 @@ def test_F15_a_damaged_file_is_told(output_dir, refused, tmp_path, name, argumen
         assert line.startswith("%s: is damaged" % path)
     assert line.endswith(DAMAGED[name][2])
     after = tree(output_dir)
-    written_before = {"run.log", "labels.txt", "preprocessing.json", "dev_sample.jsonl"}
+    written_before = {"run.log", "labels.txt", "dev_sample.jsonl"}
     changes = {n for n in after.keys() | before.keys() if after.get(n) != before.get(n)}
     assert changes <= written_before
 
@@ -410,7 +413,7 @@ def test_F15f_labels_that_are_not_those_of_the_checkpoint(output_dir, refused, c
 
 
 def test_F15_the_command_of_the_training_mends(small_run, output_dir):
-    names = ["labels.txt", "preprocessing.json", "dev_sample.jsonl", "checkpoint"]
+    names = ["labels.txt", "dev_sample.jsonl", "checkpoint"]
     before = tree(output_dir)
     for name in names:
         (output_dir / name).write_bytes(b"")
