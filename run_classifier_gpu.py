@@ -2,8 +2,8 @@
 
     python run_classifier_gpu.py --do_train --do_eval --task_name=mrpc --data_dir=... \\
         --bert_config_file=... --vocab_file=... --init_checkpoint=... --output_dir=...
-    python run_classifier_gpu.py --do_eval --do_predict ...     # the best checkpoint of output_dir
-    python run_classifier_gpu.py --do_export ...                # the same as a SavedModel
+    python run_classifier_gpu.py --do_eval --output_dir=...     # the best checkpoint of that run
+    python run_classifier_gpu.py --do_export --output_dir=...   # the same as a SavedModel
 
     horovodrun -np 4 python run_classifier_gpu.py --horovod --do_train ...      # on four GPUs
 
@@ -24,6 +24,7 @@ import platform
 import re
 import shlex
 import sys
+import textwrap
 import time
 import traceback
 from typing import Any, Callable, Collection, Iterator, Mapping, NamedTuple, Sequence
@@ -88,6 +89,7 @@ from interruption import Interrupted, Interruption
 from later_call import Trained
 from processors import (
     PROBLEM_TYPES,
+    TASKS,
     DataProcessor,
     Examples,
     InputExample,  # noqa: F401
@@ -131,6 +133,19 @@ _CURES_OF_MEMORY = {
 _INT32, _INT64 = 2**31 - 1, 2**63 - 1
 _LARGEST_BATCH = 10**6
 _LARGEST_FLOAT = 1e30  # A float32, and so is its inverse.
+
+
+# The first flag of each group -> what --help writes above it.
+_FLAG_GROUPS = {
+    "do_train": "What to do",
+    "task_name": "Data",
+    "problem_type": "Your own files, for --task_name=file",
+    "bert_config_file": "Model",
+    "output_dir": "The run",
+    "optimizer": "Optimizer",
+    "best_metric": "What is best, and when to stop",
+    "eval_checkpoint": "Checkpoints and exports",
+}
 
 
 class _PathParser(flags.ArgumentParser):
@@ -183,7 +198,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     switch("dry_run", False, "Check data and plan of a training run, and do nothing else.")
 
     # Data.
-    text("task_name", None, "Task, e.g. mrpc, or file for your own files.")
+    text("task_name", None, "Task: %s; file is for your own files." % ", ".join(TASKS))
     path("data_dir", None, "Folder of the task's files.")
     path("train_file", None, "Training file, if not the task's usual one.")
     path("dev_file", None, "Dev file, if not the task's usual one.")
@@ -553,6 +568,8 @@ def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers:
     for number, trial in enumerate(trials, start=1):
         _LOG.info("***** Trial %d of %d: seed %d *****", number, len(trials), trial.seed)
         metrics = run_classifier(trial, interruption, workers)
+        if flags_obj.dry_run:  # All of them have the same data and the same plan.
+            return
         results.append({**metrics, "seed": trial.seed, "output_dir": trial.output_dir})
     if not workers.is_chief:
         return
@@ -576,6 +593,8 @@ def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers:
         _LOG.info("  %s = %.4f +- %.4f", name, numbers["mean"], numbers["standard_deviation"])
     if best:
         _LOG.info("  the best is trial %(trial)d, in %(output_dir)s", best)
+        folder = shlex.quote(best["output_dir"])
+        _LOG.info("  export it: python run_classifier_gpu.py --do_export --output_dir=%s", folder)
 
 
 def find_best_trial(
@@ -1710,7 +1729,9 @@ def predict(
             if submit:
                 submit(str(index), name_prediction(task, labels, of_model["predictions"]))
     _LOG.info("  %d predictions in %s", len(examples), path)
-    if examples.is_labelled:
+    if examples.unusable_label:
+        _LOG.info("  no metrics: %s", examples.unusable_label)
+    elif examples.is_labelled:
         score_predictions(job, estimator, checkpoint_path, records)
 
 
@@ -1885,19 +1906,38 @@ def log_summary(job: Job) -> None:
 
 def own_flags(flags_obj: flags.FlagValues) -> dict[str, Any]:
     """Gives the values of this program's flags, without those that absl and TensorFlow define."""
+    return {flag.name: flag.value for flag in own_flag_list(flags_obj)}
+
+
+def own_flag_list(flags_obj: flags.FlagValues) -> list[flags.Flag]:
+    """Return this program's flags, without those that absl and TensorFlow define, in order."""
     our_module = flags_obj.find_module_defining_flag("do_train")
-    return {
-        name: flags_obj[name].value
-        for name in flags_obj
-        if flags_obj.find_module_defining_flag(name) == our_module
-    }
+    return flags_obj.flags_by_module_dict()[our_module]
 
 
 # The command line
 
 
+def help_text(flag_values: flags.FlagValues) -> str:
+    """Return what --help prints: the flags of this program in groups, with their defaults."""
+    lines = [__doc__.strip()]
+    for flag in own_flag_list(flag_values):
+        if flag.name in _FLAG_GROUPS:
+            lines += ["", _FLAG_GROUPS[flag.name] + ":"]
+        default = "" if flag.default is None else " [%s]" % flag.default
+        lines += textwrap.wrap(
+            "  --%-28s %s%s" % (flag.name, flag.help, default), 100, subsequent_indent=" " * 33
+        )
+    return "\n".join(lines)
+
+
 def parse_flags(argv: Sequence[str]) -> Sequence[str]:
     """Parses the command line; what is wrong with it is the user's to cure, like any bad input."""
+    if len(argv) == 1:
+        sys.exit(fail("nothing to do: give --do_train, or see --help", 2))
+    if "--help" in argv or "-h" in argv:
+        print(help_text(flags.FLAGS))
+        sys.exit(0)
     try:
         unparsed = flags.FLAGS(argv)
     except flags.Error as error:
