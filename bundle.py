@@ -153,7 +153,7 @@ def seal(
         "settings": values,
         "digests": {**own, **digests},
     }
-    return {**parts, _DESCRIPTION: (json.dumps(description, indent=2) + "\n").encode()}
+    return {**parts, _DESCRIPTION: (files.to_json(description, indent=2) + "\n").encode()}
 
 
 def find(path: str) -> str:

@@ -6,12 +6,15 @@ metrics; the rest is the same for all.
 
 from __future__ import annotations
 
+import functools
 import logging
 import zlib
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Collection, Mapping, NamedTuple, Sequence
 
 import tensorflow.compat.v1 as tf
 
+import checkpoints
+import logs
 import modeling
 import optimization
 import tf_metrics
@@ -410,6 +413,7 @@ def model_fn_builder(
     thresholds: Sequence[float] | None = None,
     gradient_checkpointing: bool = False,
     num_parts: int = 1,
+    with_classifier: bool = True,
     **optimizer_options: Any,
 ) -> Callable[..., tf.estimator.EstimatorSpec]:
     """Builds the `model_fn` of an Estimator.
@@ -417,7 +421,8 @@ def model_fn_builder(
     Args:
         bert_config: of the encoder.
         num_labels: number of classes; 1 for a regression.
-        init_checkpoint: prefix of the pretrained checkpoint that training begins from, or None.
+        init_checkpoint: prefix of the checkpoint that training begins from, or None. In its path
+            there must be no character of a pattern: see `files.plain_path`.
         learning_rate: peak learning rate.
         num_train_steps: steps over which the learning rate falls to zero.
         num_warmup_steps: steps over which it first rises.
@@ -435,6 +440,8 @@ def model_fn_builder(
         gradient_checkpointing: see `create_model`.
         num_parts: in how many parts a batch of TRAIN and EVAL is computed, see
             `create_model_in_parts`.
+        with_classifier: whether the classifier too begins with the values of `init_checkpoint`, if
+            that has them in the same shape.
         **optimizer_options: further arguments of `optimization.create_optimizer`.
     """
 
@@ -457,7 +464,11 @@ def model_fn_builder(
             # Names are for hooks, which cannot hold tensors: they do not exist when they are made.
             tf.shape(features["input_ids"], name="batch_shape")
 
-        with tf.variable_scope(tf.get_variable_scope(), custom_getter=_seeded_by_name):
+        # Elsewhere the weights come from the run's own checkpoint, and the path of the pretrained
+        # one would travel into the exported model.
+        begins_from = init_checkpoint if is_training else None
+        getter = _begin_from(begins_from, with_classifier) if begins_from else _seeded_by_name
+        with tf.variable_scope(tf.get_variable_scope(), custom_getter=getter):
             total_loss, per_example_loss, probabilities, predictions = create_model_in_parts(
                 bert_config,
                 is_training,
@@ -489,9 +500,7 @@ def model_fn_builder(
             )
 
         if is_training:
-            # Elsewhere the weights come from the run's own checkpoint, and the path of the
-            # pretrained one would travel into the exported model.
-            _initialize_from_checkpoint(init_checkpoint)
+            _log_initial_values(init_checkpoint, with_classifier)
             train_op = optimization.create_optimizer(
                 total_loss,
                 learning_rate,
@@ -568,50 +577,73 @@ def _example_weights(features: Mapping[str, tf.Tensor], per_example_loss: tf.Ten
 
 
 def _log_features(features: Mapping[str, tf.Tensor]) -> None:
-    _LOG.info("*** Features ***")
+    _LOG.info("*** Features ***", extra=logs.FOR_FILE)
     for name in sorted(features):
-        _LOG.info("  name = %s, shape = %s", name, features[name].shape)
+        _LOG.info("  name = %s, shape = %s", name, features[name].shape, extra=logs.FOR_FILE)
 
 
-def _initialize_from_checkpoint(init_checkpoint: str | None) -> None:
-    """Takes the initial values of variables from a checkpoint, and logs which ones."""
-    variables = tf.trainable_variables()
-    initialized: Mapping[str, int] = {}
-    if init_checkpoint:
-        assignment_map, initialized = modeling.get_assignment_map_from_checkpoint(
-            variables, init_checkpoint
-        )
-        _validate_coverage(variables, set(initialized), init_checkpoint)
-        tf.train.init_from_checkpoint(init_checkpoint, assignment_map)
-    _LOG.info("**** Trainable Variables ****")
-    for variable in variables:
-        source = ", *INIT_FROM_CKPT*" if variable.name in initialized else ""
-        _LOG.info("  name = %s, shape = %s%s", variable.name, variable.shape, source)
+def _begin_from(init_checkpoint: str, with_classifier: bool) -> Callable[..., tf.Variable]:
+    """Returns a getter of variables that begin with the values of a checkpoint, if it has them.
 
-
-def _validate_coverage(
-    variables: Sequence[tf.Variable], initialized: set[str], init_checkpoint: str
-) -> None:
-    """Raises BadInput when the encoder would begin with random values, or shapes do not fit.
-
-    The pooler may be missing: checkpoints of masked language models have none.
+    Unlike `tf.train.init_from_checkpoint` it casts values that are not float32.
     """
-    shapes = dict(tf.train.list_variables(init_checkpoint))
-    for variable in variables:
-        name = variable.op.name
-        if name in shapes and variable.shape.as_list() != shapes[name]:
-            raise BadInput(
-                "%s: %s has shape %s, but %s in the model; give the --bert_config_file that "
-                "belongs to this checkpoint"
-                % (init_checkpoint, name, shapes[name], variable.shape.as_list())
+    shapes, dtypes = checkpoints.contents(init_checkpoint)
+
+    def saved_value(
+        name: str, shape: Sequence[int], dtype: tf.DType, partition_info: Any = None
+    ) -> tf.Tensor:
+        del partition_info
+        with tf.device("/cpu:0"):
+            (value,) = tf.raw_ops.RestoreV2(
+                prefix=init_checkpoint,
+                tensor_names=[name],
+                shape_and_slices=[""],
+                dtypes=[dtypes[name]],
             )
-    encoder = [v.op.name for v in variables if v.op.name.startswith("bert/")]
-    missing = [name for name in encoder if name not in initialized]
-    if any(not name.startswith("bert/pooler/") for name in missing):
-        raise BadInput(
-            "%s: covers %d of the encoder's %d variables; give the checkpoint that belongs to "
-            "--bert_config_file; missing: %s"
-            % (init_checkpoint, len(encoder) - len(missing), len(encoder), ", ".join(missing))
+        return tf.cast(tf.ensure_shape(value, shape), dtype)
+
+    def begin(
+        getter: Callable[..., tf.Variable], name: str, *args: Any, **options: Any
+    ) -> tf.Variable:
+        is_wanted = with_classifier or name.startswith("bert/")
+        if is_wanted and shapes.get(name) == options["shape"]:
+            options["initializer"] = functools.partial(saved_value, name)
+        return _seeded_by_name(getter, name, *args, **options)
+
+    return begin
+
+
+def _log_initial_values(init_checkpoint: str | None, with_classifier: bool) -> None:
+    """Logs which variables begin with values of a checkpoint.
+
+    Raises:
+        BadInput: it is not of this encoder.
+    """
+    variables = tf.trainable_variables()
+    initialized: Collection[str] = ()
+    if init_checkpoint:
+        shapes = {variable.op.name: variable.shape.as_list() for variable in variables}
+        if not with_classifier:
+            shapes = {name: shapes[name] for name in shapes if name.startswith("bert/")}
+        coverage = checkpoints.coverage(init_checkpoint, shapes)
+        if coverage.faults:
+            raise BadInput(coverage.faults[0])
+        for warning in coverage.warnings:
+            _LOG.warning("%s", warning)
+        initialized = coverage.dtypes
+    _LOG.info(
+        "Trainable variables = %d, of which %d begin as in %s",
+        len(variables),
+        len(initialized),
+        init_checkpoint or "no checkpoint",
+    )
+    _LOG.info("**** Trainable Variables ****", extra=logs.FOR_FILE)
+    for variable in variables:
+        source = ", *INIT_FROM_CKPT*" if variable.op.name in initialized else ""
+        _LOG.info(
+            "  name = %s, shape = %s%s",
+            variable.name,
+            variable.shape,
+            source,
+            extra=logs.FOR_FILE,
         )
-    if missing:
-        _LOG.warning("%s has no pooler: it begins with random values", init_checkpoint)

@@ -23,6 +23,11 @@ import tempfile
 import zipfile
 from typing import Any, BinaryIO, NamedTuple, Sequence
 
+import streams
+
+if __name__ == "__main__":
+    streams.prepare()
+
 import numpy as np
 import safetensors
 
@@ -70,8 +75,7 @@ def convert(hf_dir: str, output_dir: str) -> Converted:
         complete = os.path.join(staging, "complete")
         os.mkdir(complete)
         checkpoints.write_checkpoint(variables, os.path.join(complete, CHECKPOINT_NAME))
-        with open(os.path.join(complete, CONFIG_NAME), "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(config, indent=2) + "\n")
+        files.write_json(os.path.join(complete, CONFIG_NAME), config)
         shutil.copyfile(vocab_path, os.path.join(complete, VOCAB_NAME))
         os.rename(complete, output_dir)
     checkpoint = os.path.join(output_dir, CHECKPOINT_NAME)
@@ -527,7 +531,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("output_dir", help="a new directory for checkpoint, config and vocabulary")
     parsed = parser.parse_args(arguments)
     try:
-        converted = convert(parsed.hf_dir, parsed.output_dir)
+        converted = convert(files.user_path(parsed.hf_dir), files.user_path(parsed.output_dir))
     except (BadInput, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -8,6 +8,8 @@ tells the others, so that all do the same at the same step.
 from __future__ import annotations
 
 import importlib
+import json
+import logging
 import os
 import platform
 from typing import Any, Callable, Sequence, TypeVar
@@ -15,6 +17,8 @@ from typing import Any, Callable, Sequence, TypeVar
 import tensorflow.compat.v1 as tf
 
 from errors import BadInput
+
+_LOG = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -93,20 +97,62 @@ def start(use_horovod: bool, fp16_allreduce: bool = False) -> Workers:
         fp16_allreduce: send gradients as float16: half the traffic, and rounded sums.
 
     Raises:
-        BadInput: Horovod is not there, or was built for another TensorFlow.
+        BadInput: Horovod is not there, or was built for another TensorFlow; or TF_CONFIG tells of
+            other processes, and Horovod does not know of any.
     """
-    if not use_horovod:
-        return Workers()
+    # Estimator would wait for the processes that it names, and take one of them for the chief.
+    tf_config = os.environ.pop("TF_CONFIG", "").strip()
+    workers = _join(fp16_allreduce) if use_horovod else Workers()
+    if tf_config and workers.size == 1:
+        _check_is_alone(tf_config)
+        _LOG.info("TF_CONFIG is ignored: it names no other process")
+    return workers
+
+
+def _join(fp16_allreduce: bool) -> Workers:
     try:
         horovod = importlib.import_module("horovod.tensorflow")
     except ImportError as error:
         raise BadInput(
             "--horovod: Horovod cannot be imported (%s); install it with `make horovod`" % error
         ) from error
-    # Estimator would take it for a cluster of its own, with another chief.
-    os.environ.pop("TF_CONFIG", None)
     horovod.init()
     return Workers() if horovod.size() == 1 else _HorovodWorkers(horovod, fp16_allreduce)
+
+
+def _check_is_alone(tf_config: str) -> None:
+    """Raise BadInput unless TF_CONFIG says that this process is the only one of its job.
+
+    If there are others they run the same command: each would train the same model, and all of them
+    would write it into the same folder.
+    """
+    cure = "unset it, or start workers with horovodrun and --horovod"
+    try:
+        config = json.loads(tf_config)
+        tasks = {
+            (kind, int(index))
+            for kind, hosts in (config.get("cluster") or {}).items()
+            for index in (hosts if isinstance(hosts, dict) else range(len(hosts)))
+        }
+        # This process: an evaluator is not part of the cluster.
+        task = config.get("task") or {}
+        if task.get("type"):
+            tasks.add((task["type"], int(task.get("index") or 0)))
+        is_alone = (
+            len(tasks) <= 1
+            and all(index == 0 for _, index in tasks)
+            # Of a sparse cluster a process knows hardly any other.
+            and "sparseCluster" not in config
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadInput(
+            "TF_CONFIG: this environment variable cannot be understood (%s); %s" % (error, cure)
+        ) from error
+    if not is_alone:
+        raise BadInput(
+            "TF_CONFIG: this environment variable names other processes (%s), and each of them "
+            "would train the same model; %s" % (" ".join(tf_config.split())[:200], cure)
+        )
 
 
 class _HorovodWorkers(Workers):
@@ -179,10 +225,12 @@ class _HorovodWorkers(Workers):
             return collective(value, session=session, name="agreement")
 
     def loss_of_worker(self, error: Exception) -> str | None:
-        # Horovod says its name where it has noticed the loss before it was asked for something;
-        # otherwise its operation fails with what the network has said.
-        op = error.op if isinstance(error, tf.errors.UnknownError) else None
-        if "Horovod" not in str(error) and not (op and op.type.startswith("Horovod")):
+        # Horovod says so where it has noticed the loss before it was asked for something; otherwise
+        # its operation fails with what the network has said.
+        if not isinstance(error, tf.errors.UnknownError):
+            return None
+        is_of_horovod = error.op is not None and error.op.type.startswith("Horovod")
+        if not is_of_horovod and "Horovod has been shut down" not in error.message:
             return None
         return (
             "another worker has died or was killed; the same command goes on from the last "

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
 
+import logs
 import records
 from errors import BadInput
 from processes import map_in_processes
@@ -300,10 +301,12 @@ def convert_single_example(
     if ex_index < _EXAMPLES_LOGGED:
         ids = itertools.compress(features.input_ids, features.input_mask)
         tokens = tokenizer.convert_ids_to_tokens(ids)
-        _LOG.info("*** Example ***")
-        _LOG.info("  guid: %s", example.guid)
-        _LOG.info("  tokens: %s", " ".join(printable_text(token) for token in tokens))
-        _LOG.info("  label: %s (id = %s)", example.label, features.label_id)
+        # One is enough on a screen.
+        extra = logs.FOR_FILE if ex_index else None
+        _LOG.info("*** Example ***", extra=extra)
+        _LOG.info("  guid: %s", example.guid, extra=extra)
+        _LOG.info("  tokens: %s", " ".join(map(printable_text, tokens)), extra=extra)
+        _LOG.info("  label: %s (id = %s)", example.label, features.label_id, extra=extra)
     return features
 
 

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import math
 import os
 import re
 import stat
 import sys
 import tempfile
-from typing import Iterator
+from typing import Any, Iterator
 
 from errors import BadInput
 
 # What TensorFlow's file system has in patterns; in a path that is a pattern it finds other files.
 _PATTERN_CHARACTERS = re.compile(r"[\\\[\]*?]")
+
+
+def user_path(path: str) -> str:
+    """Expand `~` and `~user`, which a shell leaves alone in `--flag=~/x`.
+
+    Raises:
+        BadInput: there is no such user, or the path is not UTF-8, as TensorFlow wants it.
+    """
+    try:
+        expanded = os.path.expanduser(path)
+    except KeyError:
+        expanded = path  # Neither HOME nor the system's list of users tells.
+    if expanded.startswith("~"):
+        name = expanded.split("/")[0]
+        raise BadInput("%s: no user has this home; write ./%s for a folder" % (path, name))
+    try:
+        expanded.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInput("%a: is not UTF-8; rename it" % expanded) from error
+    return expanded
 
 
 @contextlib.contextmanager
@@ -23,21 +45,98 @@ def atomic(path: str) -> Iterator[str]:
 
     The temporary file is a neighbour of `path`, because only a rename inside one file system is
     atomic, and carries the process number, so that two runs at once do not write into each other's
-    file.
+    file. After a power failure too there is either the old content or the new one.
     """
     temporary = "%s.tmp-%d" % (path, os.getpid())
     try:
         yield temporary
+        flush_to_disk(temporary)
         os.replace(temporary, path)
+        # Some network file systems refuse this for a folder, and the file itself is safe.
+        with contextlib.suppress(OSError):
+            flush_to_disk(os.path.dirname(os.path.abspath(path)))
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def check_can_be_written(flag: str, folder: str) -> None:
+    """Check, and leave nothing behind, that files can be written to a folder that may not exist.
+
+    Raises:
+        BadInput: they cannot; the message names the flag.
+    """
+    existing = os.path.abspath(folder)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    try:
+        with tempfile.TemporaryDirectory(dir=existing):
+            pass
+    except OSError as error:
+        raise BadInput(
+            "--%s=%s: %s; give a folder that can be written to" % (flag, folder, error.strerror)
+        ) from error
+
+
+def flush_to_disk(path: str) -> None:
+    """Wait until a file, or the names in a folder, would survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str, text: str) -> None:
     """Writes `text` to `path` as UTF-8, atomically."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
         stream.write(text)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return `value` as JSON; NaN and infinity, which JSON does not have, become strings."""
+    return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return value
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write `value` to `path` as JSON of several lines, atomically; see `to_json`."""
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def damage_told(path: str, cure: str) -> Iterator[None]:
+    """Raise BadInput, which names file and cure, where the content of `path` cannot be used.
+
+    A power failure, or a full disk, may leave a file empty, cut or full of zero bytes.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput("%s: is damaged (%.200s); %s" % (path, reason, cure)) from error
+
+
+def read_json(path: str, cure: str) -> dict[str, Any]:
+    """Read the JSON object in `path`.
+
+    Raises:
+        BadInput: it is damaged; `cure` is what the message ends with.
+    """
+    with damage_told(path, cure), open(path, encoding="utf-8") as stream:
+        value = json.load(stream)
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+        return value
 
 
 def digest(content: bytes) -> str:

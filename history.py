@@ -13,6 +13,8 @@ from typing import Any, Mapping, NamedTuple
 
 import files
 
+_CURE = "restore it, or remove it: then which evaluation was the best so far is forgotten"
+
 
 class Watched(NamedTuple):
     """The metric that decides, and its direction."""
@@ -36,17 +38,14 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Gives what JSON can hold of it: NaN and infinity become strings."""
-        metrics = {
-            name: value if math.isfinite(value) else str(value)
-            for name, value in sorted(self.metrics.items())
-        }
-        return {"step": self.step, "metrics": metrics}
+        """Gives what `files.to_json` takes."""
+        return {"step": self.step, "metrics": dict(sorted(self.metrics.items()))}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Evaluation:
         """Reads what `to_json` gave."""
-        return cls(record["step"], {name: float(v) for name, v in record["metrics"].items()})
+        metrics = {name: float(value) for name, value in record["metrics"].items()}
+        return cls(int(record["step"]), metrics)
 
 
 class EvalHistory:
@@ -54,12 +53,16 @@ class EvalHistory:
 
     Each line is `{"step": 20, "metrics": {"eval_loss": 0.41, ...}, "is_best": true}`. Numbers that
     JSON does not have (NaN, infinity) are written as strings. The file is rewritten as a whole at
-    every
-    evaluation: it is short, and so it is never half-written.
+    every evaluation: it is short, and so it is never half-written. Without evaluations there is no
+    file: an empty one is damaged.
     """
 
     def __init__(self, path: str, watched: Watched):
-        """Reads the evaluations that `path` already holds, or starts with none."""
+        """Reads the evaluations that `path` already holds, or starts with none.
+
+        Raises:
+            BadInput: the file is damaged.
+        """
         self.watched = watched
         self._path = path
         self.evaluations: list[Evaluation] = []
@@ -69,8 +72,10 @@ class EvalHistory:
         """Reads the file again."""
         self.evaluations = []
         if os.path.exists(self._path):
-            with open(self._path, encoding="utf-8") as stream:
+            with files.damage_told(self._path, _CURE), open(self._path, encoding="utf-8") as stream:
                 self.evaluations = [Evaluation.from_json(json.loads(line)) for line in stream]
+                if not self.evaluations:
+                    raise ValueError("empty")
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> bool:
         """Records the evaluation at `step` in place of later ones; says whether it is the best."""
@@ -120,9 +125,13 @@ class EvalHistory:
         return bests
 
     def _write(self) -> None:
+        if not self.evaluations:
+            if os.path.exists(self._path):
+                os.remove(self._path)
+            return
         best_steps = {e.step for e in self._successive_bests()}
         lines = [
-            json.dumps(dict(e.to_json(), is_best=e.step in best_steps), allow_nan=False) + "\n"
+            files.to_json(dict(e.to_json(), is_best=e.step in best_steps)) + "\n"
             for e in self.evaluations
         ]
         files.write_text(self._path, "".join(lines))

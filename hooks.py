@@ -17,6 +17,9 @@ from history import EvalHistory, Watched
 
 _LOG = logging.getLogger(__name__)
 
+# Seconds that a timedelta can hold.
+_LONGEST = datetime.timedelta.max.days * 24 * 3600
+
 
 def eval_history_path(output_dir: str) -> str:
     """Gives the file of a run's evaluations."""
@@ -77,7 +80,7 @@ class ProgressHook(tf.train.SessionRunHook):
         """Notes where and when this run begins."""
         del coord
         self.step = self._first_step = int(session.run(self._global_step))
-        self._started = time.time()
+        self._started = time.monotonic()
         self._start_line()
         self._bar = tqdm.tqdm(
             total=self._num_train_steps,
@@ -90,13 +93,13 @@ class ProgressHook(tf.train.SessionRunHook):
     def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
         """Asks for the tensors and starts the step's clock."""
         del run_context
-        self._run_started = time.time()
+        self._run_started = time.monotonic()
         return tf.train.SessionRunArgs(self._tensors)
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
         """Adds up, and logs when a line is full."""
         self._runs += 1
-        self._seconds += time.time() - self._run_started
+        self._seconds += time.monotonic() - self._run_started
         self.step_of_batch = self.step + 1
         self._losses.append(float(run_values.results["total_loss"]))
         step = int(run_context.session.run(self._global_step))
@@ -115,7 +118,11 @@ class ProgressHook(tf.train.SessionRunHook):
     @property
     def examples_per_second(self) -> float:
         """The mean throughput of this run's training steps; 0 before the first."""
-        return self._runs * self._examples_per_run / self._seconds if self._runs else 0.0
+        return self._per_second(self._runs, self._seconds)
+
+    def _per_second(self, runs: float, seconds: float) -> float:
+        # A clock may stand still: debuggers and libfaketime do that.
+        return runs * self._examples_per_run / seconds if seconds else 0.0
 
     def _start_line(self) -> None:
         self._losses: list[float] = []
@@ -126,7 +133,7 @@ class ProgressHook(tf.train.SessionRunHook):
         runs, seconds = (
             now - then for now, then in zip((self._runs, self._seconds), self._line_began)
         )
-        elapsed = time.time() - self._started
+        elapsed = time.monotonic() - self._started
         steps_left = self._num_train_steps - self.step
         self._bar.set_postfix(loss="%.4f" % loss, lr="%.2e" % results["learning_rate"])
         _LOG.info(
@@ -138,7 +145,7 @@ class ProgressHook(tf.train.SessionRunHook):
             loss,
             results["learning_rate"],
             results["gradient_norm"],
-            runs * self._examples_per_run / seconds,
+            self._per_second(runs, seconds),
             _clock(elapsed),
             _clock(elapsed / (self.step - self._first_step) * steps_left),
             # A person who has the bar is spared the line; the file has it.
@@ -147,7 +154,7 @@ class ProgressHook(tf.train.SessionRunHook):
 
 
 def _clock(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
+    return str(datetime.timedelta(seconds=min(round(seconds), _LONGEST)))
 
 
 class SameFetchesHook(tf.train.SessionRunHook):
@@ -180,7 +187,7 @@ class CompilationHook(tf.train.SessionRunHook):
     def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
         """Asks for the shape and starts the clock."""
         shape = run_context.session.graph.get_tensor_by_name("batch_shape:0")
-        self._run_started = time.time()
+        self._run_started = time.monotonic()
         return tf.train.SessionRunArgs(shape)
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
@@ -190,7 +197,7 @@ class CompilationHook(tf.train.SessionRunHook):
         seconds = self._seconds.setdefault(shape, [])
         if len(seconds) == 3:
             return
-        seconds.append(time.time() - self._run_started)
+        seconds.append(time.monotonic() - self._run_started)
         name = "%s tokens" % " x ".join(map(str, shape))
         if len(seconds) == 1:
             _LOG.info("XLA: batches of %s are shape number %d", name, len(self._seconds))
@@ -335,10 +342,17 @@ class EvaluationRecorder(tf.estimator.Exporter):
     `EvalSpec(exporters=...)`: exporters that act on the best evaluation ask the history.
     """
 
-    def __init__(self, history: EvalHistory, patience: int):
-        """Takes the run's history; `patience` in steps is for the log only, 0 for none."""
+    def __init__(self, history: EvalHistory, patience: int, num_train_steps: int):
+        """Take the run's history and, for what the log says about an early stop, its plan.
+
+        Args:
+            history: of the run.
+            patience: steps without improvement that end it; 0 for none.
+            num_train_steps: steps of the whole run.
+        """
         self._history = history
         self._patience = patience
+        self._num_train_steps = num_train_steps
 
     @property
     def name(self) -> str:
@@ -380,7 +394,10 @@ class EvaluationRecorder(tf.estimator.Exporter):
             )
         if self._patience:
             left = self._patience - history.steps_without_improvement()
-            verdict += "; stops early " + ("now" if left <= 0 else "after %d more steps" % left)
+            if left <= 0:
+                verdict += "; stops early now"
+            elif step + left < self._num_train_steps:
+                verdict += "; stops early after %d more steps without improvement" % left
         _LOG.info("evaluation at step %d: %s | %s", step, numbers, verdict)
 
 
@@ -418,7 +435,7 @@ class EarlyStoppingHook(tf.train.SessionRunHook):
         """Starts the clock."""
         self._global_step = tf.train.get_global_step()
         self._asked_at_step: int | None = None
-        self._asked_at_time = time.time()
+        self._asked_at_time = time.monotonic()
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
         """Asks, when it is time to."""
@@ -426,7 +443,7 @@ class EarlyStoppingHook(tf.train.SessionRunHook):
         step = int(run_context.session.run(self._global_step))
         if step != self._asked_at_step and self._is_time(step):
             self._asked_at_step = step
-            self._asked_at_time = time.time()
+            self._asked_at_time = time.monotonic()
             self.reason = self.should_stop(step)
             if self.reason:
                 _LOG.info("Early stopping at step %d: %s", step, self.reason)
@@ -435,7 +452,7 @@ class EarlyStoppingHook(tf.train.SessionRunHook):
     def _is_time(self, step: int) -> bool:
         if self._run_every_steps:
             return step % self._run_every_steps == 0
-        return time.time() - self._asked_at_time >= (self._run_every_secs or 0)
+        return time.monotonic() - self._asked_at_time >= (self._run_every_secs or 0)
 
 
 def stop_if_no_decrease_hook(

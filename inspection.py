@@ -16,10 +16,14 @@ from typing import Any, Collection, Counter, Iterable, Mapping, NamedTuple, Sequ
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import checkpoints
 from modeling import BertConfig, BertModel
 from processors import InputExample
 from tokenization import FullTokenizer
 from training import Schedule
+
+# A run of fewer steps often ends before the model has learned anything.
+FEW_STEPS = 300
 
 # From these shares on, a finding is a warning.
 _MAJORITY, _LEAKED, _CUT, _UNKNOWN = 0.95, 0.01, 0.2, 0.05
@@ -27,6 +31,7 @@ _MAJORITY, _LEAKED, _CUT, _UNKNOWN = 0.95, 0.01, 0.2, 0.05
 _SAMPLE_SIZE = 20000
 _BUCKETS = 8
 _SHOWN = 10  # Of longer lists the rest is a number.
+_LONGEST = datetime.timedelta.max.days * 24 * 3600
 
 # Some vocabularies were padded: their model has a few rows more than they have tokens.
 _PADDING_OF_VOCAB = 128
@@ -36,7 +41,16 @@ _HUGGING_FACE_KEYS = {"architectures", "model_type", "transformers_version"}
 _BYTES_PER_WEIGHT = 42
 _KEPT_BY_ACTIVATION = {"gelu": 4, "gelu_erf": 3}
 
-_SUMMARY = "baseline", "cut", "[UNK]", "checkpoint", "steps", "evaluations", "early stopping"
+_SUMMARY = (
+    "baseline",
+    "cut",
+    "[UNK]",
+    "checkpoint",
+    "steps",
+    "evaluations",
+    "early stopping",
+    "advice",
+)
 
 
 class Report(NamedTuple):
@@ -75,6 +89,7 @@ def inspect(
     problem_type: str = "classification",
     early_stopping_min_steps: int = 0,
     gradient_checkpointing: bool = False,
+    with_classifier: bool = True,
 ) -> Report:
     """Looks at all that a training run begins with.
 
@@ -94,6 +109,7 @@ def inspect(
             of str; `regression`, where it is a float.
         early_stopping_min_steps: before this step the run is never stopped early.
         gradient_checkpointing: whether layers are computed again for their gradients.
+        with_classifier: whether the classifier too is to begin from the checkpoint.
     """
     report = Report(["Data"], [], [], [])
     splits = {
@@ -118,7 +134,8 @@ def inspect(
     report.lines.append("Model")
     shapes = encoder_shapes(bert_config)
     _check_config(report, bert_config, tokenizer.vocab_size, max_seq_length)
-    _add_checkpoint(report, shapes, init_checkpoint)
+    of_classifier = classifier_shapes(bert_config, len(labels)) if with_classifier else {}
+    _add_checkpoint(report, {**shapes, **of_classifier}, init_checkpoint)
     report.lines.append("Plan")
     _add_plan(report, schedule, early_stopping_min_steps)
     num_weights = sum(int(np.prod(shape)) for shape in shapes.values())
@@ -425,6 +442,11 @@ def encoder_shapes(config: BertConfig) -> dict[str, list[int]]:
         return {v.op.name: v.shape.as_list() for v in tf.trainable_variables()}
 
 
+def classifier_shapes(config: BertConfig, num_labels: int) -> dict[str, list[int]]:
+    """Return the shape of each variable of the classifier."""
+    return {"output_weights": [num_labels, config.hidden_size], "output_bias": [num_labels]}
+
+
 def _check_config(report: Report, config: BertConfig, vocab_size: int, max_seq_length: int) -> None:
     longest, sizes = config.max_position_embeddings, f"{vocab_size} tokens for {config.vocab_size}"
     if max_seq_length > longest:
@@ -449,22 +471,16 @@ def _add_checkpoint(
         report.add("checkpoint", "none")
         report.warnings.append("no --init_checkpoint: the encoder begins with random values")
         return
-    found = dict(tf.train.list_variables(init_checkpoint))
-    missing = [name for name in shapes if name not in found]
-    wrong = [name for name in shapes if found.get(name, shapes[name]) != shapes[name]]
-    coverage = f"covers {len(shapes) - len(missing)} of the encoder's {len(shapes)} variables"
-    cure = "give the --bert_config_file that belongs to this checkpoint"
-    report.add("checkpoint", f"{coverage}: {init_checkpoint}")
-    if wrong:
-        what = f"{wrong[0]} has shape {found[wrong[0]]}, but {shapes[wrong[0]]} in the model"
-        report.fatal.append(f"{init_checkpoint}: {what}; {cure}")
-    if any(not name.startswith("bert/pooler/") for name in missing):
-        report.fatal.append(f"{init_checkpoint}: {coverage}; {cure}; missing: {missing[0]} ...")
-    elif missing:
-        report.warnings.append(f"{init_checkpoint} has no pooler: it begins with random values")
-    last_of_layer = re.compile(r"bert/encoder/layer_\d+/output/dense/bias")
-    if any(last_of_layer.fullmatch(name) for name in found.keys() - shapes.keys()):
-        report.warnings.append(f"{init_checkpoint} has layers that the model lacks; {cure}")
+    coverage = checkpoints.coverage(init_checkpoint, shapes)
+    report.add("checkpoint", f"{coverage.summary}: {init_checkpoint}")
+    report.fatal.extend(coverage.faults)
+    report.warnings.extend(coverage.warnings)
+    damaged = (
+        None if coverage.faults else checkpoints.find_not_finite(init_checkpoint, coverage.dtypes)
+    )
+    if damaged:
+        cure = "give a checkpoint that was saved before its training failed"
+        report.fatal.append(f"{init_checkpoint}: {damaged} has NaN or infinite values; {cure}")
 
 
 # Plan
@@ -474,16 +490,23 @@ def _add_plan(report: Report, schedule: Schedule, early_stopping_min_steps: int)
     last, warm_up = schedule.num_train_steps, schedule.num_warmup_steps
     steps = f"{last:,} of {schedule.examples_per_step} examples, {warm_up:,} of them warm up"
     report.add("steps", f"{steps}; {schedule.steps_per_epoch:,.1f} are an epoch")
-    due = [step for step in range(last + 1) if schedule.is_due(step)]
-    report.add("evaluations", f"{len(due):,}, at steps {_list(f'{step:,}' for step in due)}")
-    patience = schedule.max_steps_without_improvement
-    earliest = max(schedule.save_checkpoints_steps + patience, early_stopping_min_steps)
+    interval = schedule.save_checkpoints_steps
     # At the last step there is nothing left to stop.
-    stop = next((step for step in due[:-1] if step >= earliest), None)
+    before_last = range(interval, last, interval)
+    first = [*before_last[:_SHOWN], last]
+    due = _list((f"{step:,}" for step in first), len(before_last) + 1)
+    report.add("evaluations", f"{len(before_last) + 1:,}, at steps {due}")
+    patience = schedule.max_steps_without_improvement
+    earliest = max(interval + patience, early_stopping_min_steps)
+    stop = interval * -(-earliest // interval)
     text = f"can never act: not before step {earliest:,}, and {last:,} is the last"
-    if stop is not None:
+    if stop in before_last:
         text = f"possible from step {stop:,} on"
     report.add("early stopping", text if patience else "off")
+    if last < FEW_STEPS:
+        epochs = math.ceil(FEW_STEPS / schedule.steps_per_epoch)
+        few = f"{last:,} steps are few for a model to learn something"
+        report.add("advice", f"{few}: --num_train_epochs={epochs} makes {FEW_STEPS}")
 
 
 def memory(
@@ -531,7 +554,10 @@ def flops_per_example(config: BertConfig, seq_length: int) -> int:
 
 
 def _add_time(report: Report, flops: float) -> None:
-    slow, fast = (datetime.timedelta(seconds=math.ceil(flops / speed)) for speed in (1e11, 1e13))
+    slow, fast = (
+        datetime.timedelta(seconds=min(math.ceil(flops / speed), _LONGEST))
+        for speed in (1e11, 1e13)
+    )
     # No forecast: a matrix product, timed in advance, was 1.5 to 7 times as fast as training.
     work = f"{flops / 1e12:,.1f} TFLOP"
     report.add("time", f"{work}: {slow} at 0.1 TFLOP/s (a CPU), {fast} at 10 TFLOP/s (a GPU)")
@@ -540,10 +566,11 @@ def _add_time(report: Report, flops: float) -> None:
 # How things are written
 
 
-def _list(items: Iterable[str]) -> str:
-    """Joins the first ten items, and tells how many more there are."""
+def _list(items: Iterable[str], total: int | None = None) -> str:
+    """Joins the first ten items, and tells how many more there are, of `total` if not all came."""
     items = list(items)
-    more = [f"and {len(items) - _SHOWN:,} more"] if len(items) > _SHOWN else []
+    total = len(items) if total is None else total
+    more = [f"and {total - _SHOWN:,} more"] if total > _SHOWN else []
     return ", ".join(items[:_SHOWN] + more)
 
 

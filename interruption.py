@@ -43,9 +43,14 @@ class Interruption:
         self._is_deferred = False
 
     def watch(self) -> None:
-        """Takes over the signals. Only the main thread may."""
+        """Takes over the signals, but for those that were ignored when the process was started.
+
+        A shell has Ctrl-C ignored by what a script runs in the background. Only the main thread may
+        call this.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
         signal.signal(signal.SIGALRM, self._remind)
 
     def _note(self, number: int, frame: Any) -> None:
@@ -53,7 +58,7 @@ class Interruption:
         if self._signal is None:
             self.request(number)
             self._remind()
-        elif number != signal.SIGTERM or time.time() - self._requested_at > _ECHO_SECONDS:
+        elif number != signal.SIGTERM or time.monotonic() - self._requested_at > _ECHO_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
@@ -75,7 +80,7 @@ class Interruption:
         """Notes a signal, perhaps one that has come to another worker, unless one has come here."""
         if self._signal is None:
             self._signal = number
-            self._requested_at = time.time()
+            self._requested_at = time.monotonic()
 
     def check(self) -> None:
         """Raises Interrupted if a signal has come."""

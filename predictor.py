@@ -306,6 +306,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_asked = bool(options.texts or options.input_file or options.output_file)
     try:
         _check_streams(options)
+        for name in ("export", "input_file", "output_file"):
+            path = getattr(options, name)
+            setattr(options, name, path and files.user_path(path))
         _check_output(options.output_file)
         _check_texts(options.texts)
         with Predictor(

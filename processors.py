@@ -88,6 +88,8 @@ class Task(NamedTuple):
         dev: the examples to evaluate.
         test: the examples to predict.
         metrics: what an evaluation reports beyond the usual, see `classifier.metric_fn`.
+        best_metric: the metric that says which checkpoint is best, unless a flag says otherwise:
+            for a GLUE task the one that GLUE ranks by.
         problem_type: one of `PROBLEM_TYPES`.
         label_separator: what stands between the labels of a cell that has several.
         is_dev_optional: whether a part of the training examples may take the place of a dev file.
@@ -100,6 +102,7 @@ class Task(NamedTuple):
     dev: Split
     test: Split
     metrics: Sequence[str] = ()
+    best_metric: str = "eval_accuracy"
     problem_type: str = "classification"
     label_separator: str = ","
     is_dev_optional: bool = False
@@ -159,6 +162,7 @@ TASKS: dict[str, Task] = {
         dev=_COLA_TRAIN._replace(file_name="dev.tsv"),
         test=Split("test.tsv", text_a="sentence"),
         metrics=("matthews_correlation",),
+        best_metric="eval_matthews_correlation",
         submission="CoLA.tsv",
     ),
     "mnli": _tsv_task(
@@ -179,11 +183,25 @@ TASKS: dict[str, Task] = {
         test_file="test_mismatched.tsv",
         submission="MNLI-mm.tsv",
     ),
-    "mrpc": _tsv_task(_NO_YES, "#1 String", "#2 String", label="Quality", submission="MRPC.tsv"),
+    "mrpc": _tsv_task(
+        _NO_YES,
+        "#1 String",
+        "#2 String",
+        label="Quality",
+        best_metric="eval_f1",
+        submission="MRPC.tsv",
+    ),
     "qnli": _tsv_task(_ENTAILMENT, "question", "sentence", submission="QNLI.tsv"),
     # A few rows of its training file have tabs and line feeds too many or too few, or no question2.
     "qqp": _malformed(
-        _tsv_task(_NO_YES, "question1", "question2", label="is_duplicate", submission="QQP.tsv")
+        _tsv_task(
+            _NO_YES,
+            "question1",
+            "question2",
+            label="is_duplicate",
+            best_metric="eval_f1",
+            submission="QQP.tsv",
+        )
     ),
     "rte": _tsv_task(_ENTAILMENT, "sentence1", "sentence2", submission="RTE.tsv"),
     "sst-2": _tsv_task(_NO_YES, "sentence", submission="SST-2.tsv"),
@@ -192,6 +210,7 @@ TASKS: dict[str, Task] = {
         "sentence1",
         "sentence2",
         label="score",
+        best_metric="eval_pearson",
         problem_type="regression",
         submission="STS-B.tsv",
     ),
@@ -270,6 +289,7 @@ def file_task(
         train,
         train._replace(file_name="dev.tsv"),
         test,
+        best_metric="eval_loss",
         problem_type=problem_type,
         label_separator=label_separator,
         is_dev_optional=True,
@@ -312,6 +332,7 @@ class Examples(Collection[InputExample]):
     Attributes:
         set_type: train, dev or test.
         path: the file.
+        is_part: whether other rows of the file belong to another split.
         is_labelled: whether the examples have labels.
         unusable_label: why those of a test file are not used; None where they are, or where the
             file has none. Other files must have labels that can be used.
@@ -345,6 +366,7 @@ class Examples(Collection[InputExample]):
         """
         self.set_type = set_type
         self.path = path
+        self.is_part = rows is not None
         self._split = split
         self._task = task
         self._labels = labels
@@ -357,8 +379,8 @@ class Examples(Collection[InputExample]):
             if split.label is None or "label" not in split.optional:
                 raise
             # To predict needs no labels. If they are not what is wrong, it is wrong without them.
-            self._split = split._replace(label=None, has_header=self._table.has_header)
-            self._table = self._open_table()
+            self._split = split._replace(label=None)
+            self._table.forget(split.label)
             self._read()
             self.unusable_label = str(error)
 
@@ -441,11 +463,12 @@ class Examples(Collection[InputExample]):
     def divide(self, dev_fraction: float) -> tuple[Examples, Examples]:
         """Divides the examples in two, each class by itself, always in the same way.
 
-        An example of several labels belongs to the rarest of them that is not its own only.
+        An example of several labels belongs to the rarest of them that another one has too.
 
         Args:
             dev_fraction: part of each class that goes to the second, at least one example of a
-                class that has two, unless that would make much more of the whole.
+                class that has two, unless so many classes are small that it would be more than
+                twice the part.
 
         Returns:
             What is left to learn from, and what was taken to evaluate, both in the file's order.
@@ -538,11 +561,7 @@ class Examples(Collection[InputExample]):
 
     def _class(self, line: int, text: str) -> str:
         label = self._split.label_names.get(text, text)
-        control = _CONTROL_CHARACTER.search(label)
-        if control:
-            raise self._error(
-                line, f"label {label!r:.100} has the character {control.group()!r}; remove it"
-            )
+        _check_characters(label, f"{self.path}:{line}")
         if self._labels is not None and label not in self._labels:
             known = ", ".join(self._labels)
             raise self._label_error(line, f"unknown label {label!r}; known are {known:.500}")
@@ -667,11 +686,7 @@ def load_labels(path: str) -> list[str]:
         label = row.cells[0].strip()
         if not label or label in labels:
             raise BadInput(f"{path}:{row.line}: {label!r} is empty or there twice; one per line")
-        control = _CONTROL_CHARACTER.search(label)
-        if control:
-            raise BadInput(
-                f"{path}:{row.line}: {label!r} has the character {control.group()!r}; remove it"
-            )
+        _check_characters(label, f"{path}:{row.line}")
         labels.append(label)
     return labels
 
@@ -753,6 +768,14 @@ def _numbers_of_labels(path: str, labels: Sequence[str], what: str, flag: str) -
     if missing:
         raise BadInput(f"{path}: no {what} for {', '.join(missing)}; add a line for each")
     return [numbers[label] for label in labels]
+
+
+def _check_characters(label: str, place: str) -> None:
+    control = _CONTROL_CHARACTER.search(label)
+    if control:
+        raise BadInput(
+            f"{place}: label {label!r:.100} has the character {control.group()!r}; remove it"
+        )
 
 
 def _find_file(set_type: str, split: Split, data_dir: str | None, own_file: str | None) -> str:

@@ -14,18 +14,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import functools
 import itertools
-import json
 import logging
 import math
 import os
-import pathlib
 import platform
+import re
 import shlex
 import sys
 import time
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+import traceback
+from typing import Any, Callable, Collection, Iterator, Mapping, NamedTuple, Sequence
+
+import streams
+
+if __name__ == "__main__":
+    streams.prepare()
 
 # Read by TensorFlow's C++ side when it is imported; it would log every CPU feature that it finds,
 # and, as an error, that there is no driver of a GPU.
@@ -38,12 +44,14 @@ import tensorflow.compat.v1 as tf
 from absl import app, flags
 
 import answers
+import baseline
 import bundle
 import calibration
 import checkpoints
 import distributed
 import files
 import inspection
+import later_call
 import logs
 import memory
 import modeling
@@ -77,6 +85,7 @@ from hooks import (
     stop_if_no_increase_hook,
 )
 from interruption import Interrupted, Interruption
+from later_call import Trained
 from processors import (
     PROBLEM_TYPES,
     DataProcessor,
@@ -94,30 +103,73 @@ from training import Schedule
 
 _LOG = logging.getLogger("run_classifier_gpu")
 
-# By these files in output_dir a later call knows how texts became inputs, and tests its exports.
-_PREPROCESSING, _DEV_SAMPLE = "preprocessing.json", "dev_sample.jsonl"
+# Some rows of the dev set, in output_dir, by which later calls test their exports.
+_DEV_SAMPLE = "dev_sample.jsonl"
 _SAMPLE_SIZE = 8
-_PREPROCESSING_FLAGS = ("max_seq_length", "do_lower_case", "truncation", "window_stride")
+
+# Evaluations without an improvement that end a run, unless a flag says otherwise.
+_PATIENCE = 3
+_WRITTEN_ANEW = "restore it, or give the command of the training again, which writes it anew"
 
 # What TensorFlow does on a CPU to a graph before it first runs it, once each. Its default is more,
 # and twice, which takes three seconds for a training graph and makes no step faster.
 _CPU_OPTIMIZERS = ("pruning", "remap", "arithmetic", "dependency")
 
 
+# What there is to do about a full memory, by the function that was at work. To evaluate is part of
+# training, too.
+_CURES_OF_MEMORY = {
+    "train": "give --gradient_checkpointing, lower --train_batch_size, for the same result raise "
+    "--num_accumulation_steps by as much, or lower --max_seq_length",
+    "evaluate": "lower --eval_batch_size",
+    "predict": "lower --predict_batch_size",
+    "export": "end other programs that take some",
+}
+
+# The largest numbers of some flags: beyond them TensorFlow fails, or does something else than what
+# was asked for. Of batches of 2**40 examples it would try to make a list first.
+_INT32, _INT64 = 2**31 - 1, 2**63 - 1
+_LARGEST_BATCH = 10**6
+_LARGEST_FLOAT = 1e30  # A float32, and so is its inverse.
+
+
+class _PathParser(flags.ArgumentParser):
+    """Parses the flags that name a file or a folder: see `files.user_path`."""
+
+    def parse(self, argument: str) -> str:
+        return files.user_path(argument)
+
+    def flag_type(self) -> str:
+        return "string"
+
+
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines every flag of the program, and the rules between them."""
-    switch, whole, text, choice = (
+    switch, text, choice = (
         functools.partial(kind, flag_values=flag_values)
-        for kind in (
-            flags.DEFINE_bool,
-            flags.DEFINE_integer,
-            flags.DEFINE_string,
-            flags.DEFINE_enum,
-        )
+        for kind in (flags.DEFINE_bool, flags.DEFINE_string, flags.DEFINE_enum)
+    )
+    path = functools.partial(
+        flags.DEFINE, _PathParser(), flag_values=flag_values, serializer=flags.ArgumentSerializer()
     )
 
-    def number(name: str, default: float, help_text: str, **bounds: float) -> None:
-        flags.DEFINE_float(name, default, help_text, flag_values=flag_values, **bounds)
+    def whole(
+        name: str, default: int | None, help_text: str, lower_bound: int, upper_bound: int = _INT64
+    ) -> None:
+        flags.DEFINE_integer(
+            name, default, help_text, lower_bound, upper_bound, flag_values=flag_values
+        )
+
+    def number(
+        name: str,
+        default: float,
+        help_text: str,
+        lower_bound: float,
+        upper_bound: float = _LARGEST_FLOAT,
+    ) -> None:
+        flags.DEFINE_float(
+            name, default, help_text, lower_bound, upper_bound, flag_values=flag_values
+        )
         message = "must be a finite number"
         flags.register_validator(name, math.isfinite, message, flag_values)
 
@@ -128,14 +180,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     switch("do_export", False, "Export the best checkpoint as a SavedModel.")
     switch("do_frozen", False, "Write the best checkpoint as one file, frozen_model.pb.")
 
-    switch("dry_run", False, "Check the data and the plan of a training run, and do nothing else.")
+    switch("dry_run", False, "Check data and plan of a training run, and do nothing else.")
 
     # Data.
     text("task_name", None, "Task, e.g. mrpc, or file for your own files.")
-    text("data_dir", None, "Folder of the task's files.")
-    text("train_file", None, "Training file, if not the task's usual one.")
-    text("dev_file", None, "Dev file, if not the task's usual one.")
-    text("test_file", None, "Test file, if not the task's usual one.")
+    path("data_dir", None, "Folder of the task's files.")
+    path("train_file", None, "Training file, if not the task's usual one.")
+    path("dev_file", None, "Dev file, if not the task's usual one.")
+    path("test_file", None, "Test file, if not the task's usual one.")
     whole("max_seq_length", 128, "Tokens that the model reads at once.", lower_bound=4)
     choice("truncation", "head", list(TRUNCATIONS), "What is kept of a text that is too long.")
     whole(
@@ -169,7 +221,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         None,
         "Whether the first row names the columns. Default: if it has one of these names.",
     )
-    text("labels_file", None, "The labels, one per line. Default: from the training file, sorted.")
+    path("labels_file", None, "The labels, one per line. Default: from the training file, sorted.")
     number(
         "dev_fraction",
         0.1,
@@ -177,7 +229,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         lower_bound=1e-9,
         upper_bound=0.9,
     )
-    text(
+    path(
         "thresholds",
         "0.5",
         "Probability above which one of several labels is predicted: a number, or a file of "
@@ -185,10 +237,10 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
 
     # Model.
-    text("bert_config_file", None, "JSON file with the encoder's shape.")
-    text("vocab_file", None, "Vocabulary the encoder was trained with.")
-    text("init_checkpoint", None, "Prefix of the pretrained checkpoint.")
-    text(
+    path("bert_config_file", None, "JSON file with the encoder's shape.")
+    path("vocab_file", None, "Vocabulary the encoder was trained with.")
+    path("init_checkpoint", None, "Prefix of the pretrained checkpoint.")
+    path(
         "warm_start_from",
         None,
         "Instead of --init_checkpoint: output_dir or checkpoint of a fine-tuned model to begin "
@@ -197,26 +249,49 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     switch("do_lower_case", True, "Lower-case the text: True for uncased models.")
 
     # The run.
-    text("output_dir", None, "Folder for everything the run makes.")
+    path("output_dir", None, "Folder for everything the run makes.")
     switch(
         "overwrite_output_dir",
         False,
         "Begin anew: remove the run that is in --output_dir, and nothing else from there.",
     )
-    whole("train_batch_size", 32, "Batch size of training.", lower_bound=1)
-    whole("eval_batch_size", 8, "Batch size of evaluation.", lower_bound=1)
-    whole("predict_batch_size", 8, "Batch size of prediction.", lower_bound=1)
+    whole(
+        "train_batch_size", 32, "Batch size of training.", lower_bound=1, upper_bound=_LARGEST_BATCH
+    )
+    whole(
+        "eval_batch_size", 8, "Batch size of evaluation.", lower_bound=1, upper_bound=_LARGEST_BATCH
+    )
+    whole(
+        "predict_batch_size",
+        8,
+        "Batch size of prediction.",
+        lower_bound=1,
+        upper_bound=_LARGEST_BATCH,
+    )
     switch("group_by_length", True, "Make batches of examples of similar length.")
     number("num_train_epochs", 3.0, "Epochs of training.", lower_bound=0.0)
-    whole("seed", 12345, "Of the data's order, dropout and new weights.")
+    whole(
+        "seed",
+        12345,
+        "Of the data's order, dropout and new weights.",
+        lower_bound=-_INT32,
+        upper_bound=_INT32,
+    )
     whole("num_trials", 1, "Trainings, with the seeds --seed, --seed + 1, ...", lower_bound=1)
     whole(
         "save_checkpoints_steps",
         None,
-        "Steps between checkpoints, each of which is evaluated. Default: one epoch, at most 1000.",
+        "Steps between checkpoints, each of which is evaluated. Default: half an epoch, at "
+        "most 1000.",
         lower_bound=1,
     )
-    whole("keep_checkpoint_max", 2, "Recent checkpoints to keep, beside the best.", lower_bound=1)
+    whole(
+        "keep_checkpoint_max",
+        2,
+        "Recent checkpoints to keep, beside the best.",
+        lower_bound=1,
+        upper_bound=_INT32,
+    )
     whole("log_every_n_iter", 10, "Steps between log lines.", lower_bound=1)
     switch(
         "horovod",
@@ -236,9 +311,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     # The optimizer.
     choice(
         "optimizer",
-        "adamw",
+        "adamw_corrected",
         ["adamw", "adamw_corrected", "lamb"],
-        "adamw is BERT's, without bias correction; adamw_corrected has it, as in transformers.",
+        "adamw_corrected is Adam with weight decay; adamw is google's, without bias correction.",
     )
     number("learning_rate", 5e-5, "Peak learning rate.", lower_bound=0.0)
     choice(
@@ -254,7 +329,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         lower_bound=0.0,
         upper_bound=1.0,
     )
-    whole("num_accumulation_steps", 1, "Batches whose gradients make one step.", lower_bound=1)
+    whole(
+        "num_accumulation_steps",
+        1,
+        "Batches whose gradients make one step.",
+        lower_bound=1,
+        upper_bound=_LARGEST_BATCH,
+    )
     number("weight_decay_rate", 0.01, "Weight decay.", lower_bound=0.0)
     number("clip_norm", 1.0, "Largest norm of the gradients.", lower_bound=1e-9)
     number(
@@ -264,7 +345,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         lower_bound=1e-9,
         upper_bound=1.0,
     )
-    text(
+    path(
         "class_weights",
         None,
         "Factors of the loss of each class: balanced, or a file of label<TAB>weight lines.",
@@ -278,7 +359,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
 
     # What is best, and when progress has ended.
-    text("best_metric", "eval_loss", "Metric that says what is best.")
+    text(
+        "best_metric",
+        None,
+        "Metric that says what is best. Default: the one that the task is ranked by, eval_loss for "
+        "your own files.",
+    )
     switch(
         "best_metric_higher_is_better",
         None,
@@ -293,13 +379,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
     whole("early_stopping_min_steps", 0, "Never stop early before this step.", lower_bound=0)
     whole("exports_to_keep", 2, "Best exports to keep.", lower_bound=1)
-    text(
+    path(
         "eval_checkpoint",
         "best",
         "Checkpoint to evaluate, predict with and export: best, last, or a path.",
     )
-    text("export_checkpoint", None, "Checkpoint to export, if not --eval_checkpoint.")
-    text(
+    path("export_checkpoint", None, "Checkpoint to export, if not --eval_checkpoint.")
+    path(
         "export_dir",
         None,
         "Folder of --do_export. Default: export/saved_model in --output_dir.",
@@ -317,12 +403,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         upper_bound=1.0,
     )
 
-    for required in ("task_name", "bert_config_file", "vocab_file", "output_dir"):
-        flags.mark_flag_as_required(required, flag_values)
+    flags.mark_flag_as_required("output_dir", flag_values)
     flags.register_multi_flags_validator(
-        ["do_train", "do_eval", "do_predict", "do_export", "do_frozen"],
+        ["do_train", "do_eval", "do_predict", "do_export", "do_frozen", "dry_run"],
         lambda wanted: any(wanted.values()),
-        "nothing to do: give --do_train, --do_eval, --do_predict, --do_export or --do_frozen",
+        "nothing to do: give --do_train, --do_eval, --do_predict, --do_export, --do_frozen or "
+        "--dry_run",
         flag_values,
     )
     flags.register_multi_flags_validator(
@@ -332,9 +418,18 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values,
     )
     flags.register_multi_flags_validator(
-        ["dry_run", "do_train"],
-        lambda values: values["do_train"] or not values["dry_run"],
-        "a dry run is one of a training run: give --do_train",
+        ["num_trials", "eval_checkpoint", "export_checkpoint"],
+        lambda values: (
+            values["num_trials"] == 1
+            or {values["eval_checkpoint"], values["export_checkpoint"]} <= {"best", "last", None}
+        ),
+        "each trial has checkpoints of its own: give best or last",
+        flag_values,
+    )
+    flags.register_multi_flags_validator(
+        ["num_trials", "seed"],
+        lambda values: values["seed"] + values["num_trials"] - 1 <= _INT32,
+        "the last trial's seed, --seed + --num_trials - 1, is to be %d at most" % _INT32,
         flag_values,
     )
     flags.register_multi_flags_validator(
@@ -375,6 +470,13 @@ class Inputs(NamedTuple):
         return self.processor.task.problem_type
 
 
+class InitialWeights(NamedTuple):
+    """What training begins from."""
+
+    checkpoint: str | None  # None: random values
+    with_classifier: bool = True  # if the checkpoint has one of the same shape
+
+
 class Job(NamedTuple):
     """One call of the program: what it is to do, with what, and who does it."""
 
@@ -382,9 +484,10 @@ class Job(NamedTuple):
     inputs: Inputs
     watched: Watched
     schedule: Schedule | None  # None when nothing is to be trained
-    warm_start: tf.estimator.WarmStartSettings | None
+    initial_weights: InitialWeights
     workers: Workers
     interruption: Interruption
+    model_dir: str  # output_dir, in a form that TensorFlow takes for no pattern
 
 
 def run_classifier(
@@ -397,6 +500,11 @@ def run_classifier(
     Returns:
         The metrics of the evaluation; empty if there was none, and for all workers but the chief.
     """
+    if flags_obj.dry_run:
+        flags_obj = copy.deepcopy(flags_obj)
+        flags_obj.do_train = True
+    if flags_obj.use_xla:
+        threads.compile_on_cpus()
     job = make_job(flags_obj, workers or Workers(), interruption or Interruption())
     summary = job.workers.from_chief(lambda: inspect(job))
     metrics: dict[str, float] = {}
@@ -404,8 +512,12 @@ def run_classifier(
         return metrics
     with contextlib.ExitStack() as folder:
         job.workers.from_chief(lambda: open_folder(job, folder))
+        if job.workers.is_chief:
+            job = with_plain_paths(job, folder)
         for line in summary:
             _LOG.info("  %s", line)
+        if flags_obj.amp and not has_gpu():
+            _LOG.info("--amp has no effect: there is no GPU that TensorFlow can use")
         records = convert(job)
         estimator = make_estimator(job)
         if job.schedule:
@@ -428,13 +540,20 @@ def run_classifier(
 
 def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers: Workers) -> None:
     """Trains with several seeds; writes mean and standard deviation of metrics to trials.json."""
-    results = []
-    for number in range(flags_obj.num_trials):
+    trials = []
+    for number in range(1, flags_obj.num_trials + 1):
         trial = copy.deepcopy(flags_obj)
-        trial.seed = flags_obj.seed + number
-        trial.output_dir = os.path.join(flags_obj.output_dir, "trial_%d" % (number + 1))
-        _LOG.info("***** Trial %d of %d: seed %d *****", number + 1, trial.num_trials, trial.seed)
-        results.append(dict(run_classifier(trial, interruption, workers), seed=trial.seed))
+        trial.seed = flags_obj.seed + number - 1
+        trial.output_dir = os.path.join(flags_obj.output_dir, "trial_%d" % number)
+        trials.append(trial)
+    # Before the first of them has removed anything, or taken its time.
+    for trial in trials:
+        workers.from_chief(functools.partial(check_folders, trial))
+    results = []
+    for number, trial in enumerate(trials, start=1):
+        _LOG.info("***** Trial %d of %d: seed %d *****", number, len(trials), trial.seed)
+        metrics = run_classifier(trial, interruption, workers)
+        results.append({**metrics, "seed": trial.seed, "output_dir": trial.output_dir})
     if not workers.is_chief:
         return
     summary = {
@@ -446,11 +565,34 @@ def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers:
         for name in results[0]
         if name.startswith("eval_")
     }
-    text = json.dumps({"trials": results, "summary": summary}, indent=2) + "\n"
-    files.write_text(os.path.join(flags_obj.output_dir, "trials.json"), text)
+    task = get_processor(flags_obj.task_name, None, make_file_task(flags_obj)).task
+    best = find_best_trial(results, watched_metric(flags_obj, task))
+    files.write_json(
+        os.path.join(flags_obj.output_dir, "trials.json"),
+        {"trials": results, "summary": summary, "best_trial": best},
+    )
     _LOG.info("***** %d trials *****", len(results))
     for name, numbers in summary.items():
         _LOG.info("  %s = %.4f +- %.4f", name, numbers["mean"], numbers["standard_deviation"])
+    if best:
+        _LOG.info("  the best is trial %(trial)d, in %(output_dir)s", best)
+
+
+def find_best_trial(
+    results: Sequence[Mapping[str, Any]], watched: Watched
+) -> dict[str, Any] | None:
+    """Gives number, output_dir and watched metric of the best trial; None if all are NaN."""
+    best, best_value = None, None
+    for number, result in enumerate(results, start=1):
+        value = result[watched.metric]
+        if watched.improves(value, best_value):
+            best_value = value
+            best = {
+                "trial": number,
+                "output_dir": result["output_dir"],
+                watched.metric: value,
+            }
+    return best
 
 
 # Reading
@@ -458,33 +600,133 @@ def run_trials(flags_obj: flags.FlagValues, interruption: Interruption, workers:
 
 def make_job(flags_obj: flags.FlagValues, workers: Workers, interruption: Interruption) -> Job:
     """Reads and plans everything; raises BadInput for what is wrong with it."""
-    known_labels = workers.from_chief(lambda: check_checkpoints(flags_obj))
-    if not flags_obj.do_train:
-        flags_obj = workers.together(lambda: as_in_training(flags_obj))
-    inputs = workers.together(lambda: load_inputs(flags_obj, known_labels))
+    trained = workers.from_chief(lambda: find_trained(flags_obj))
+    flags_obj = workers.together(lambda: as_in_training(flags_obj, trained))
+    # The others need not have output_dir.
+    splits = workers.from_chief(lambda: needed_splits(flags_obj))
+    inputs = workers.together(lambda: load_inputs(flags_obj, trained, splits))
     data_of_chief = workers.from_chief(lambda: inputs.fingerprints)
     workers.together(lambda: check_same_data(inputs.fingerprints, data_of_chief, workers))
     watched = workers.together(lambda: make_watched(flags_obj, inputs))
     schedule = None
+    initial_weights = InitialWeights(flags_obj.init_checkpoint)
     if flags_obj.do_train:
         num_examples = len(inputs.examples["train"])
-        schedule = workers.together(lambda: make_schedule(flags_obj, num_examples, workers.size))
-    warm_start = None
-    if flags_obj.do_train and flags_obj.warm_start_from:
-        source = flags_obj.warm_start_from
-        warm_start = workers.from_chief(lambda: make_warm_start_settings(source, inputs.labels))
-    return Job(flags_obj, inputs, watched, schedule, warm_start, workers, interruption)
+        schedule = plan = workers.together(
+            lambda: make_schedule(flags_obj, num_examples, workers.size)
+        )
+        workers.from_chief(lambda: check_steps(flags_obj, plan))
+        if flags_obj.warm_start_from:
+            initial_weights = workers.from_chief(
+                lambda: warm_start(flags_obj.warm_start_from, inputs.labels)
+            )
+    return Job(
+        flags_obj,
+        inputs,
+        watched,
+        schedule,
+        initial_weights,
+        workers,
+        interruption,
+        flags_obj.output_dir,
+    )
 
 
-def check_checkpoints(flags_obj: flags.FlagValues) -> list[str] | None:
-    """Checks the checkpoints that are there; returns the labels of a model that was trained."""
+def find_trained(flags_obj: flags.FlagValues) -> Trained:
+    """Check checkpoints and folders; return what is known of a model that was trained."""
     if flags_obj.init_checkpoint:
         checkpoints.validate_init_checkpoint(flags_obj.init_checkpoint)
+    check_folders(flags_obj)
+    output_dir = flags_obj.output_dir
     if flags_obj.do_train:
-        return None
-    for which in {flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)}:
-        checkpoints.find(flags_obj.output_dir, which)
-    return read_labels(flags_obj.output_dir)
+        # They are looked at after the training, and a misspelled one is better told before.
+        for path in other_checkpoints(flags_obj):
+            checkpoints.find(output_dir, path)
+        return Trained(None, None, None)
+    wanted = sorted({flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)})
+    paths = [checkpoints.find(output_dir, which) for which in wanted]
+    folders = [runs.find_folder(path) or output_dir for path in paths]
+    if len({os.path.realpath(folder) for folder in folders}) > 1:
+        raise BadInput(
+            "--export_checkpoint=%s: is of another run than --eval_checkpoint=%s; export it in a "
+            "call of its own" % (flags_obj.export_checkpoint, flags_obj.eval_checkpoint)
+        )
+    labels = read_labels(folders[0])
+    for path in paths:
+        check_num_labels(labels, folders[0], path)
+    sample_path = os.path.join(folders[0], _DEV_SAMPLE)
+    is_pair = None
+    if os.path.exists(sample_path):
+        is_pair = serving.read_sample(sample_path)[0].text_b is not None
+    return Trained(runs.read_record(folders[0]), labels, is_pair)
+
+
+def other_checkpoints(flags_obj: flags.FlagValues) -> list[str]:
+    """Lists the checkpoints to evaluate and export that are named and not of this run."""
+    paths = {flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)} - {"best", "last"}
+    return sorted(path for path in paths if own_step(flags_obj.output_dir, path) is None)
+
+
+def own_step(output_dir: str, checkpoint_path: str) -> int | None:
+    """Gives the step of a checkpoint that a run saves, None if the path is none of that run."""
+    folder, name = os.path.split(checkpoint_path)
+    saved = re.fullmatch(r"model\.ckpt-(\d+)", name)
+    if saved and os.path.realpath(folder) == os.path.realpath(output_dir):
+        return int(saved.group(1))
+    return None
+
+
+def check_steps(flags_obj: flags.FlagValues, schedule: Schedule) -> None:
+    """Raises BadInput if a checkpoint is to be evaluated, or exported, that is never saved."""
+    for path in (flags_obj.eval_checkpoint, checkpoint_to_export(flags_obj)):
+        step = own_step(flags_obj.output_dir, path)
+        if step and not schedule.is_due(step) and not checkpoints.files_of(path):
+            raise BadInput(
+                "%s: this training saves no checkpoint of step %d; give best or last as "
+                "--eval_checkpoint or --export_checkpoint" % (path, step)
+            )
+
+
+def check_folders(flags_obj: flags.FlagValues) -> None:
+    """Checks that nothing that is read is removed before, and that exports can be written.
+
+    Raises:
+        BadInput: one of them is not so.
+    """
+    overwrite = flags_obj.overwrite_output_dir and flags_obj.do_train
+    runs.check_is_kept(flags_obj.output_dir, overwrite, files_to_read(flags_obj))
+    if flags_obj.do_export and flags_obj.export_dir:
+        files.check_can_be_written("export_dir", flags_obj.export_dir)
+
+
+def files_to_read(flags_obj: flags.FlagValues) -> dict[str, list[str]]:
+    """Lists the files and folders that flags name, and a call reads, by flag."""
+    named: dict[str, list[str]] = {
+        name: [flags_obj[name].value]
+        for name in (
+            "data_dir",
+            "labels_file",
+            "class_weights",
+            "thresholds",
+            "bert_config_file",
+            "vocab_file",
+        )
+        if flags_obj[name].value
+    }
+    for name in ("train_file", "dev_file", "test_file"):
+        if flags_obj[name].value:
+            # They are looked for in data_dir first.
+            in_data_dir = os.path.join(flags_obj.data_dir or "", flags_obj[name].value)
+            named[name] = [in_data_dir, flags_obj[name].value]
+    if flags_obj.init_checkpoint:
+        named["init_checkpoint"] = checkpoints.files_of(flags_obj.init_checkpoint)
+    if flags_obj.do_train:
+        if flags_obj.warm_start_from:
+            path = find_fine_tuned(flags_obj.warm_start_from)
+            named["warm_start_from"] = checkpoints.files_of(path)
+        for path in other_checkpoints(flags_obj):
+            named.setdefault("eval_checkpoint", []).extend(checkpoints.files_of(path))
+    return named
 
 
 def checkpoint_to_export(flags_obj: flags.FlagValues) -> str:
@@ -492,25 +734,34 @@ def checkpoint_to_export(flags_obj: flags.FlagValues) -> str:
     return flags_obj.export_checkpoint or flags_obj.eval_checkpoint
 
 
-def as_in_training(flags_obj: flags.FlagValues) -> flags.FlagValues:
-    """Gives flags in which texts become inputs as they did in training, unless they say how."""
-    path = os.path.join(flags_obj.output_dir, _PREPROCESSING)
-    if not os.path.exists(path):
-        return flags_obj
-    with open(path, encoding="utf-8") as stream:
-        recorded = json.load(stream)
-    flags_obj = copy.deepcopy(flags_obj)
-    for name, value in recorded.items():
-        given = flags_obj[name]
-        if not given.present:
-            given.value = value
-        elif given.value != value:
-            _LOG.warning("--%s=%s, but the model was trained with %s", name, given.value, value)
+def as_in_training(flags_obj: flags.FlagValues, trained: Trained) -> flags.FlagValues:
+    """Return flags which, where a call does not say otherwise, are those of the training run."""
+    if trained.record:
+        flags_obj = copy.deepcopy(flags_obj)
+        given = {
+            name: value for name, value in own_flags(flags_obj).items() if is_given(flags_obj, name)
+        }
+        for name, value in later_call.take_up(trained.record, given).items():
+            # Another version may have had other flags.
+            if name in flags_obj:
+                flags_obj[name].value = value
+        later_call.check(trained.record, own_flags(flags_obj), given)
+    for name in ("task_name", "bert_config_file", "vocab_file"):
+        if not flags_obj[name].value:
+            raise BadInput(
+                "--%s is missing: a training needs it, and so does a call without a run.json in "
+                "--output_dir=%s" % (name, flags_obj.output_dir)
+            )
     return flags_obj
 
 
-def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None) -> Inputs:
-    """Reads configuration, vocabulary and data."""
+def is_given(flags_obj: flags.FlagValues, name: str) -> bool:
+    """Tell whether a flag is on the command line."""
+    return bool(flags_obj[name].present)
+
+
+def load_inputs(flags_obj: flags.FlagValues, trained: Trained, splits: Collection[str]) -> Inputs:
+    """Reads configuration, vocabulary and the splits of the data that are needed."""
     # They are read again for the run's identity and for each export.
     for path in (flags_obj.bert_config_file, flags_obj.vocab_file):
         files.check_rereadable(path)
@@ -525,8 +776,16 @@ def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None)
                 bert_config.max_position_embeddings,
             )
         )
-    processor = get_processor(flags_obj.task_name, known_labels, make_file_task(flags_obj))
-    examples = read_examples(flags_obj, processor)
+    own_files = make_file_task(flags_obj)
+    if flags_obj.labels_file and trained.labels and list(own_files.labels or ()) != trained.labels:
+        raise BadInput(
+            "--labels_file=%s: the model was trained with the labels %s; leave it out"
+            % (flags_obj.labels_file, ", ".join(trained.labels))
+        )
+    processor = get_processor(flags_obj.task_name, trained.labels, own_files)
+    examples = read_examples(flags_obj, processor, splits)
+    for of_split in examples.values():
+        check_texts_per_row(of_split, trained.is_pair)
     labels = processor.get_labels()
     problem_type = processor.task.problem_type
     class_weights = thresholds = None
@@ -545,7 +804,9 @@ def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None)
     if problem_type == "regression" and flags_obj.calibrate:
         raise BadInput("--calibrate: a regression has no probabilities; leave it out")
     if problem_type == "multi_label":
-        thresholds = load_thresholds(flags_obj.thresholds, labels)
+        thresholds = trained.thresholds
+        if thresholds is None or is_given(flags_obj, "thresholds"):
+            thresholds = load_thresholds(flags_obj.thresholds, labels)
     fingerprints = {
         split: fingerprint(
             of_split,
@@ -556,6 +817,8 @@ def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None)
         )
         for split, of_split in examples.items()
     }
+    if trained.record and not any(is_given(flags_obj, name) for name in later_call.MAY_DIFFER):
+        check_set_aside(examples, fingerprints, trained.record["identity"])
     return Inputs(
         bert_config,
         tokenizer,
@@ -566,6 +829,38 @@ def load_inputs(flags_obj: flags.FlagValues, known_labels: Sequence[str] | None)
         class_weights,
         thresholds,
     )
+
+
+def check_texts_per_row(examples: Examples, is_pair: bool | None) -> None:
+    """Raise BadInput unless rows have as many texts as the model was trained with."""
+    if is_pair is not None and examples.is_pair != is_pair:
+        raise BadInput(
+            "%s: %s, but the model was trained with %s; name the columns with --text_column%s"
+            % (
+                examples.path,
+                *(
+                    ("single texts", "pairs of texts")
+                    if is_pair
+                    else ("pairs of texts", "single texts")
+                ),
+                " and --text_b_column" if is_pair else ", or remove the second text",
+            )
+        )
+
+
+def check_set_aside(
+    examples: Mapping[str, Examples], fingerprints: Mapping[str, str], identity: Mapping[str, Any]
+) -> None:
+    """Raise BadInput if rows that were set aside for the evaluation may have been learned since."""
+    if (
+        "dev" in examples
+        and examples["dev"].is_part
+        and fingerprints["dev"] != identity["dev data"]
+    ):
+        raise BadInput(
+            "%s: has changed since the training, so that the rows set aside for the evaluation "
+            "would be others, which the model has learned; give a --dev_file" % examples["dev"].path
+        )
 
 
 def conversion_options(
@@ -585,7 +880,7 @@ def check_same_data(
 ) -> None:
     """Raises BadInput unless this worker has read the same data as the chief."""
     for split, found in fingerprints.items():
-        if found != data_of_chief[split]:
+        if found != data_of_chief.get(split):
             raise BadInput(
                 "--horovod: worker %d on %s has other %s data, vocabulary or labels than worker 0; "
                 "give all machines the same files" % (workers.index, platform.node(), split)
@@ -616,15 +911,61 @@ def load_tokenizer(
 
 
 def read_labels(folder: str) -> list[str] | None:
-    """Reads the labels of a model that was trained in a folder, None if it does not tell them."""
-    path = os.path.join(folder, "labels.txt")
+    """Reads the labels of a model that was trained in a folder, None if it does not tell them.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    path = labels_path(folder)
     if not os.path.exists(path):
         return None
-    with open(path, encoding="utf-8") as stream:
-        return stream.read().splitlines()
+    with files.damage_told(path, _WRITTEN_ANEW):
+        with open(path, encoding="utf-8", newline="\n") as stream:
+            *labels, rest = stream.read().split("\n")
+        if rest or not labels or len(set(labels)) < len(labels) or not all(map(is_text, labels)):
+            raise ValueError("a label is missing, cut, there twice or no text")
+        return labels
 
 
-def make_warm_start_settings(source: str, labels: Sequence[str]) -> tf.estimator.WarmStartSettings:
+def is_text(label: str) -> bool:
+    """Tells whether there is a text, and no zero bytes in it."""
+    return bool(label.strip()) and "\0" not in label
+
+
+def labels_path(folder: str) -> str:
+    """Gives the file of the labels of a model."""
+    return os.path.join(folder, "labels.txt")
+
+
+def check_num_labels(labels: Sequence[str] | None, output_dir: str, checkpoint_path: str) -> None:
+    """Raises BadInput unless there is a label for each output of a checkpoint."""
+    shapes, _ = checkpoints.contents(checkpoint_path)
+    if labels is None or "output_bias" not in shapes:
+        return
+    (num_outputs,) = shapes["output_bias"]
+    if num_outputs != len(labels):
+        raise BadInput(
+            "%s: has %d labels, but %s has %d outputs; %s"
+            % (labels_path(output_dir), len(labels), checkpoint_path, num_outputs, _WRITTEN_ANEW)
+        )
+
+
+def find_fine_tuned(source: str) -> str:
+    """Gives the checkpoint that `--warm_start_from` means.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    try:
+        return checkpoints.find(source, "best" if os.path.isdir(source) else source)
+    except BadInput as error:
+        raise BadInput(
+            "--warm_start_from=%s: no readable checkpoint; give the output_dir of a run, or a "
+            "checkpoint of it" % source
+        ) from error
+
+
+def warm_start(source: str, labels: Sequence[str]) -> InitialWeights:
     """Prepares to begin from a fine-tuned model, its classifier included if the labels agree.
 
     Args:
@@ -634,21 +975,14 @@ def make_warm_start_settings(source: str, labels: Sequence[str]) -> tf.estimator
     Raises:
         BadInput: there is no checkpoint, or it cannot be read.
     """
-    try:
-        path = checkpoints.find(source, "best" if os.path.isdir(source) else source)
-    except BadInput as error:
-        raise BadInput(
-            "--warm_start_from=%s: no readable checkpoint; give the output_dir of a run, or a "
-            "checkpoint of it" % source
-        ) from error
-    # The labels are in the output_dir, the checkpoint may be in its best/ or best/slim/.
-    folders = list(pathlib.Path(os.path.abspath(path)).parents)[:3]
-    found = next(filter(None, (read_labels(str(folder)) for folder in folders)), None)
+    path = find_fine_tuned(source)
+    folder = runs.find_folder(path)
+    found = read_labels(folder) if folder else None
+    if folder:
+        check_num_labels(found, folder, path)
     same_labels = found == list(labels)
     _LOG.info("Warm start from %s, %s classifier", path, "with its" if same_labels else "new")
-    return tf.estimator.WarmStartSettings(
-        path, vars_to_warm_start=".*" if same_labels else "bert/.*"
-    )
+    return InitialWeights(path, with_classifier=same_labels)
 
 
 def make_file_task(flags_obj: flags.FlagValues) -> Task:
@@ -667,9 +1001,8 @@ def make_file_task(flags_obj: flags.FlagValues) -> Task:
     )
 
 
-def read_examples(flags_obj: flags.FlagValues, processor: DataProcessor) -> dict[str, Examples]:
-    """Reads the splits that the wanted actions need."""
-    data_dir = flags_obj.data_dir
+def needed_splits(flags_obj: flags.FlagValues) -> list[str]:
+    """Says which splits the wanted actions need."""
     exports = flags_obj.do_export or flags_obj.do_frozen
     has_sample = os.path.exists(os.path.join(flags_obj.output_dir, _DEV_SAMPLE))
     needs_dev = (
@@ -678,9 +1011,18 @@ def read_examples(flags_obj: flags.FlagValues, processor: DataProcessor) -> dict
         or flags_obj.calibrate
         or (exports and not has_sample)
     )
-    divides = needs_dev and not processor.has_dev_file(data_dir, flags_obj.dev_file)
+    wanted = {"train": flags_obj.do_train, "dev": needs_dev, "test": flags_obj.do_predict}
+    return [split for split, is_needed in wanted.items() if is_needed]
+
+
+def read_examples(
+    flags_obj: flags.FlagValues, processor: DataProcessor, splits: Collection[str]
+) -> dict[str, Examples]:
+    """Reads some of the splits."""
+    data_dir = flags_obj.data_dir
+    divides = "dev" in splits and not processor.has_dev_file(data_dir, flags_obj.dev_file)
     examples = {}
-    if flags_obj.do_train or divides:
+    if "train" in splits or divides:
         examples["train"] = processor.get_train_examples(data_dir, flags_obj.train_file)
     if divides:
         examples["train"], examples["dev"] = examples["train"].divide(flags_obj.dev_fraction)
@@ -689,14 +1031,14 @@ def read_examples(flags_obj: flags.FlagValues, processor: DataProcessor) -> dict
             len(examples["dev"]),
             len(examples["train"]) + len(examples["dev"]),
         )
-    elif needs_dev:
+    elif "dev" in splits:
         examples["dev"] = processor.get_dev_examples(data_dir, flags_obj.dev_file)
-    if flags_obj.do_predict:
+    if "test" in splits:
         examples["test"] = processor.get_test_examples(data_dir, flags_obj.test_file)
     for of_split in examples.values():
         if of_split.skipped:
             _LOG.info("%s: %d malformed rows are left out", of_split.path, of_split.skipped)
-    if not flags_obj.do_train:
+    if "train" not in splits:
         examples.pop("train", None)
     return examples
 
@@ -719,16 +1061,17 @@ def inspect(job: Job) -> list[str]:
         inputs.labels,
         inputs.tokenizer,
         inputs.bert_config,
-        job.warm_start.ckpt_to_initialize_from if job.warm_start else flags_obj.init_checkpoint,
+        job.initial_weights.checkpoint,
         schedule,
         flags_obj.max_seq_length,
         flags_obj.train_batch_size,
         inputs.problem_type,
         flags_obj.early_stopping_min_steps,
         flags_obj.gradient_checkpointing,
+        job.initial_weights.with_classifier,
     )
     if flags_obj.dry_run:
-        print("\n".join(report.lines))
+        print("\n".join(report.lines), flush=True)
     if report.fatal:
         raise BadInput(report.fatal[0])
     return [*report.summary, *("WARNING: " + warning for warning in report.warnings)]
@@ -753,7 +1096,12 @@ def make_schedule(flags_obj: flags.FlagValues, num_examples: int, num_workers: i
                 examples_per_step,
             )
         )
-    save_steps = flags_obj.save_checkpoints_steps or min(1000, math.ceil(steps_per_epoch))
+    if num_train_steps > _INT64:
+        raise BadInput(
+            "--num_train_epochs=%s: makes more steps than can be counted; lower it"
+            % flags_obj.num_train_epochs
+        )
+    save_steps = flags_obj.save_checkpoints_steps or half_an_epoch(steps_per_epoch, num_train_steps)
     patience = flags_obj.max_steps_without_improvement
     return Schedule(
         examples_per_step=examples_per_step,
@@ -762,8 +1110,20 @@ def make_schedule(flags_obj: flags.FlagValues, num_examples: int, num_workers: i
         num_warmup_steps=int(num_train_steps * flags_obj.warmup_proportion),
         steps_per_epoch=steps_per_epoch,
         save_checkpoints_steps=save_steps,
-        max_steps_without_improvement=3 * save_steps if patience is None else patience,
+        max_steps_without_improvement=_PATIENCE * save_steps if patience is None else patience,
     )
+
+
+def half_an_epoch(steps_per_epoch: float, num_train_steps: int) -> int:
+    """Return the default of --save_checkpoints_steps, at most 1000.
+
+    It is rounded up, so that no evaluation comes right before the last one, but not where the
+    default patience would then outlast the run.
+    """
+    steps = math.ceil(steps_per_epoch / 2)
+    if (1 + _PATIENCE) * steps >= num_train_steps:
+        steps = max(1, math.floor(steps_per_epoch / 2))
+    return min(1000, steps)
 
 
 def scale_learning_rate(flags_obj: flags.FlagValues, num_workers: int) -> float:
@@ -785,10 +1145,18 @@ def scale_learning_rate(flags_obj: flags.FlagValues, num_workers: int) -> float:
 
 def make_watched(flags_obj: flags.FlagValues, inputs: Inputs) -> Watched:
     """Gives the metric that says what is best, after checking that evaluations will have it."""
-    metric = flags_obj.best_metric
+    watched = watched_metric(flags_obj, inputs.processor.task)
     known = metric_names(len(inputs.labels), inputs.processor.task.metrics, inputs.problem_type)
-    if metric not in known:
-        raise BadInput("--best_metric=%s: an evaluation has %s" % (metric, ", ".join(known)))
+    if watched.metric not in known:
+        raise BadInput(
+            "--best_metric=%s: an evaluation has %s" % (watched.metric, ", ".join(known))
+        )
+    return watched
+
+
+def watched_metric(flags_obj: flags.FlagValues, task: Task) -> Watched:
+    """Gives the metric that says what is best, and its direction."""
+    metric = flags_obj.best_metric or task.best_metric
     higher_is_better = flags_obj.best_metric_higher_is_better
     if higher_is_better is None:
         higher_is_better = not metric.endswith(("loss", "mse"))
@@ -852,14 +1220,23 @@ def open_folder(job: Job, until_closed: contextlib.ExitStack) -> None:
         runs.check_identity(output_dir, make_identity(job, job.schedule))
     until_closed.enter_context(logs.also_to(os.path.join(output_dir, "run.log")))
     text = "".join(label + "\n" for label in job.inputs.labels)
-    files.write_text(os.path.join(output_dir, "labels.txt"), text)
-    if job.schedule:
-        recorded = {name: flags_obj[name].value for name in _PREPROCESSING_FLAGS}
-        text = json.dumps(recorded, indent=2) + "\n"
-        files.write_text(os.path.join(output_dir, _PREPROCESSING), text)
+    files.write_text(labels_path(output_dir), text)
     if "dev" in job.inputs.examples:
         sample = itertools.islice(job.inputs.examples["dev"], _SAMPLE_SIZE)
         serving.write_sample(os.path.join(output_dir, _DEV_SAMPLE), sample)
+
+
+def with_plain_paths(job: Job, until_closed: contextlib.ExitStack) -> Job:
+    """Returns a job whose paths for TensorFlow have no characters of patterns, until all is done.
+
+    TensorFlow looks for checkpoints with patterns when it trains, and removes old ones so.
+    """
+    model_dir = until_closed.enter_context(files.plain_path(job.model_dir))
+    weights = job.initial_weights
+    if weights.checkpoint:
+        plain = until_closed.enter_context(files.plain_path(weights.checkpoint))
+        weights = weights._replace(checkpoint=plain)
+    return job._replace(model_dir=model_dir, initial_weights=weights)
 
 
 def convert(job: Job) -> dict[str, str]:
@@ -967,7 +1344,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         bert_config=inputs.bert_config,
         num_labels=len(inputs.labels),
         # The others get the weights from the chief.
-        init_checkpoint=flags_obj.init_checkpoint if workers.is_chief else None,
+        init_checkpoint=job.initial_weights.checkpoint if workers.is_chief else None,
         learning_rate=schedule.learning_rate if schedule else 0.0,
         num_train_steps=schedule.num_train_steps if schedule else 0,
         num_warmup_steps=schedule.num_warmup_steps if schedule else 0,
@@ -982,6 +1359,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         thresholds=inputs.thresholds,
         gradient_checkpointing=flags_obj.gradient_checkpointing,
         num_parts=num_parts,
+        with_classifier=job.initial_weights.with_classifier,
         optimizer=flags_obj.optimizer,
         weight_decay_rate=flags_obj.weight_decay_rate,
         clip_norm=flags_obj.clip_norm,
@@ -992,7 +1370,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         average_gradients=workers.average_gradients,
     )
     run_config = make_run_config(
-        model_dir=flags_obj.output_dir,
+        model_dir=job.model_dir,
         save_checkpoints_steps=schedule.save_checkpoints_steps if schedule else None,
         keep_checkpoint_max=flags_obj.keep_checkpoint_max,
         seed=flags_obj.seed,
@@ -1001,8 +1379,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         workers=workers,
         num_parts=num_parts,
     )
-    warm_start = job.warm_start if workers.is_chief else None
-    return tf.estimator.Estimator(model_fn, config=run_config, warm_start_from=warm_start)
+    return tf.estimator.Estimator(model_fn, config=run_config)
 
 
 def count_parts(job: Job) -> int:
@@ -1014,10 +1391,7 @@ def count_parts(job: Job) -> int:
 
 def use_amp(flags_obj: flags.FlagValues) -> bool:
     """Tells whether to compute in mixed precision, for which TensorFlow 1.15 needs a GPU."""
-    if flags_obj.amp and not has_gpu():
-        _LOG.info("--amp has no effect: there is no GPU that TensorFlow can use")
-        return False
-    return flags_obj.amp
+    return flags_obj.amp and has_gpu()
 
 
 def make_run_config(
@@ -1043,8 +1417,6 @@ def make_run_config(
         rewrite_options.meta_optimizer_iterations = type(rewrite_options).ONE
     if use_xla:
         session_config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
-        # Without a GPU the level above alone compiles nothing. Read before the first session.
-        os.environ["TF_XLA_FLAGS"] = os.environ.get("TF_XLA_FLAGS", "") + " --tf_xla_cpu_global_jit"
     if amp:
         # In all three modes: weights that were trained in mixed precision are evaluated in it too.
         rewrite_options.auto_mixed_precision = type(rewrite_options).ON
@@ -1074,14 +1446,14 @@ def train(
     """Trains, evaluates every checkpoint, keeps the best, stops when progress has ended."""
     flags_obj, workers, watched = job.flags_obj, job.workers, job.watched
     output_dir = flags_obj.output_dir
-    started = time.time()
+    started = time.monotonic()
     # The files that it is made of need not be where the other workers are.
     identity = workers.from_chief(lambda: make_identity(job, schedule))
     resumed_from = workers.from_chief(
         lambda: checkpoints.find_resumable(output_dir, flags_obj.keep_checkpoint_max)
     )
     start_step = workers.from_chief(lambda: checkpoints.step_of(resumed_from))
-    history = EvalHistory(eval_history_path(output_dir), watched)
+    history = workers.together(lambda: EvalHistory(eval_history_path(output_dir), watched))
     if workers.is_chief:
         history.forget_from(start_step + 1)
 
@@ -1097,9 +1469,21 @@ def train(
     eval_input_fn = make_input_fn(job, records, "dev", flags_obj.eval_batch_size)
     exporters: list[tf.estimator.Exporter] = []
     if workers.is_chief:  # The others need not have the files that an export is made of.
-        write = make_bundle_writer(job).export
+        writer = make_bundle_writer(job)
+
+        def in_output_dir(path: str) -> str:
+            return os.path.join(os.path.abspath(output_dir), os.path.relpath(path, job.model_dir))
+
+        def write(checkpoint_path: str, export_path: str, metrics: Mapping[str, Any]) -> str:
+            # Estimator knows the folder by another name, which the log should not have.
+            return writer.export(
+                in_output_dir(checkpoint_path), in_output_dir(export_path), metrics
+            )
+
         exporters = [
-            EvaluationRecorder(history, schedule.max_steps_without_improvement),
+            EvaluationRecorder(
+                history, schedule.max_steps_without_improvement, schedule.num_train_steps
+            ),
             serving.BestExporter(history, write, flags_obj.exports_to_keep),
         ]
 
@@ -1114,11 +1498,13 @@ def train(
             "num_train_steps": schedule.num_train_steps,
             "best_step": best.step if best else None,
             "best_" + watched.metric: history.value(best) if best else None,
-            "seconds": round(time.time() - started, 1),
+            "seconds": round(time.monotonic() - started, 1),
             "examples_per_second": round(progress.examples_per_second, 1),
             "peak_memory_mb": round(memory.peak_megabytes()),
             "workers": workers.size,
         }
+        if status in ("finished", "stopped early"):
+            result["warning"] = judge(job, schedule, history)
         runs.write_record(output_dir, identity, own_flags(flags_obj), result)
 
     def write_end(reason: str | None) -> None:
@@ -1201,6 +1587,38 @@ def train(
     write_end(early_stopping.reason)
 
 
+def judge(job: Job, schedule: Schedule, history: EvalHistory) -> str | None:
+    """Return what is wrong with the best model of a run, and what to try; None if nothing is."""
+    inputs, metric = job.inputs, job.watched.metric
+    best = history.best()
+    if best is None:
+        return "no evaluation has a finite %s; lower --learning_rate" % metric
+    labels = (example.label for example in inputs.examples["dev"])
+    constant = baseline.find(labels, inputs.problem_type, inputs.labels)
+    not_above = constant.judge(metric, best.metrics)
+    if not_above is None:
+        return None
+    name, score = not_above
+    return (
+        "the best model is no better than the same answer to everything (%s): %s is %.4f, and %.4f "
+        "for that; try %s"
+        % (constant.answer, name, best.metrics[name], score, what_to_try(job.flags_obj, schedule))
+    )
+
+
+def what_to_try(flags_obj: flags.FlagValues, schedule: Schedule) -> str:
+    """Return what most often helps where a model has learned nothing, the likeliest first."""
+    cures = []
+    if not flags_obj.init_checkpoint and not flags_obj.warm_start_from:
+        cures.append("an --init_checkpoint")
+    if flags_obj.optimizer == "adamw":
+        cures.append("--optimizer=adamw_corrected")
+    if schedule.num_train_steps < inspection.FEW_STEPS:
+        cures.append("more --num_train_epochs")
+    cures += ["another --seed", "a lower --learning_rate", "--dry_run to look at the data"]
+    return ", ".join(cures)
+
+
 def make_early_stopping_hook(
     flags_obj: flags.FlagValues,
     schedule: Schedule,
@@ -1254,8 +1672,7 @@ def evaluate(
         _LOG.info("  %s = %s", name, value)
     lines = "".join("%s = %s\n" % item for item in numbers.items())
     files.write_text(os.path.join(flags_obj.output_dir, "eval_results.txt"), lines)
-    text = json.dumps(numbers, indent=2) + "\n"
-    files.write_text(os.path.join(flags_obj.output_dir, "eval_results.json"), text)
+    files.write_json(os.path.join(flags_obj.output_dir, "eval_results.json"), numbers)
     return numbers
 
 
@@ -1293,6 +1710,27 @@ def predict(
             if submit:
                 submit(str(index), name_prediction(task, labels, of_model["predictions"]))
     _LOG.info("  %d predictions in %s", len(examples), path)
+    if examples.is_labelled:
+        score_predictions(job, estimator, checkpoint_path, records)
+
+
+def score_predictions(
+    job: Job, estimator: tf.estimator.Estimator, checkpoint_path: str, records: Mapping[str, str]
+) -> None:
+    """Write what the metrics of a labelled test file are to test_metrics.json."""
+    input_fn = make_input_fn(job, records, "test", job.flags_obj.predict_batch_size)
+    # By the chief alone, as the predictions are.
+    result = training.evaluate(
+        estimator, input_fn, checkpoint_path, Workers(), job.interruption, name="test"
+    )
+    metrics = {
+        re.sub("^eval_", "test_", name): value.item()
+        for name, value in sorted(result.items())
+        if name.startswith("eval_")
+    }
+    for name, value in metrics.items():
+        _LOG.info("  %s = %s", name, value)
+    files.write_json(os.path.join(job.flags_obj.output_dir, "test_metrics.json"), metrics)
 
 
 def predict_in_order(
@@ -1419,7 +1857,9 @@ def log_summary(job: Job) -> None:
         return
     result = record["result"]
     exports = serving.list_exports(os.path.join(output_dir, "export", "best_exporter"))
-    again = "python run_classifier_gpu.py %s (and the flags of the data and the model)"
+    folder = shlex.quote(output_dir)
+    again = "python run_classifier_gpu.py --do_%s --output_dir=" + folder
+    texts = " ".join(["TEXT", "TEXT_B"][: 2 if job.inputs.examples["dev"].is_pair else 1])
     rows = [
         ("ended", result["reason"] or "all steps are done"),
         ("last step", "%(last_step)d of %(num_train_steps)d" % result),
@@ -1427,15 +1867,20 @@ def log_summary(job: Job) -> None:
         ("best " + watched.metric, result["best_" + watched.metric]),
         ("time", "%(seconds)s seconds, %(examples_per_second)s examples/s in training" % result),
         ("peak memory", "%s MB, without that of a GPU" % result.get("peak_memory_mb", "unknown")),
-        ("best checkpoint", tf.train.latest_checkpoint(checkpoints.best_dir(output_dir))),
+        ("best checkpoint", checkpoints.kept_best(output_dir)),
         ("best export", exports[-1] if exports else None),
         ("evaluations", eval_history_path(output_dir)),
-        ("evaluate", again % ("--do_eval --output_dir=" + shlex.quote(output_dir))),
-        ("export", again % ("--do_export --output_dir=" + shlex.quote(output_dir))),
+        ("evaluate", again % "eval"),
+        ("predict", again % "predict" + " --test_file=FILE"),
+        ("export", again % "export"),
+        ("answer", "python predictor.py %s %s" % (folder, texts) if exports else None),
+        ("curves", "tensorboard --logdir=" + folder),
     ]
     _LOG.info("***** Training %s *****", result["status"])
     for name, value in rows:
         _LOG.info("  %-16s %s", name, "-" if value is None else value)
+    if result.get("warning"):
+        _LOG.warning("WARNING: %s", result["warning"])
 
 
 def own_flags(flags_obj: flags.FlagValues) -> dict[str, Any]:
@@ -1468,17 +1913,32 @@ def fail(message: str, exit_status: int) -> int:
     return exit_status
 
 
-def lack_of_space(error: Exception) -> str | None:
-    """Says what there is too little of, if that is what an error of the system is about."""
-    text = str(error)
-    if any(sign in text for sign in ("No space left", "File too large", "quota exceeded")):
+def bad_input_in(error: Exception) -> str | None:
+    """Gives the message of a BadInput that was raised where TensorFlow reads examples."""
+    found = re.search(r"BadInput: (.*)", str(error))
+    return found.group(1) if found else None
+
+
+def trouble_of_system(error: Exception) -> str | None:
+    """Say in one line what the system has refused, if that is what an error is about."""
+    if _tells_of_full_disk(error):
         return "the disk is full; free some space, then the same command goes on"
-    if isinstance(error, tf.errors.ResourceExhaustedError):
-        return (
-            "the memory is full; give --gradient_checkpointing, lower --train_batch_size, for the "
-            "same result raise --num_accumulation_steps by as much, or lower --max_seq_length"
-        )
+    if isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)):
+        # What was at work is the innermost of these functions.
+        names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+        at_work = next((name for name in reversed(names) if name in _CURES_OF_MEMORY), "export")
+        return "the memory is full; " + _CURES_OF_MEMORY[at_work]
+    if isinstance(error, OSError) and error.filename:
+        return "%s: %s" % (error.filename, error.strerror)
     return None
+
+
+def _tells_of_full_disk(error: Exception) -> bool:
+    numbers = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    if isinstance(error, tf.errors.OpError):
+        # TensorFlow's text is that of the system, behind a path.
+        return any("; " + os.strerror(number) in error.message for number in numbers)
+    return isinstance(error, OSError) and error.errno in numbers
 
 
 def main(argv: Sequence[str]) -> int:
@@ -1493,6 +1953,8 @@ def main(argv: Sequence[str]) -> int:
     interruption.watch()
     workers = Workers()
     try:
+        # TensorFlow makes the paths of its checkpoints absolute.
+        files.user_path(os.getcwd())
         workers = distributed.start(flags_obj.horovod, flags_obj.fp16_allreduce)
         if not workers.is_chief:
             logs.log_warnings_only()
@@ -1504,7 +1966,8 @@ def main(argv: Sequence[str]) -> int:
         if workers.is_chief:
             fail(str(error), 2)
         # The launcher ends all workers when the first one ends: the chief has to speak before.
-        workers.wait_for_all()
+        with contextlib.suppress(tf.errors.OpError):
+            workers.wait_for_all()
         if flags_obj.debug:
             raise
         return 2
@@ -1520,11 +1983,14 @@ def main(argv: Sequence[str]) -> int:
             words.append("--nooverwrite_output_dir")
         command = " ".join(shlex.quote(word) for word in words)
         return fail("%s: go on with: %s" % (signal, command), signal.exit_status)
-    except (BadInput, OSError, tf.errors.OpError) as error:
+    except BrokenPipeError:
+        streams.leave_stdout()
+    except (BadInput, OSError, MemoryError, tf.errors.OpError) as error:
         lost = workers.loss_of_worker(error)
         if lost:
             return fail(lost, 1)
-        message = str(error) if isinstance(error, BadInput) else lack_of_space(error)
+        message = str(error) if isinstance(error, BadInput) else None
+        message = message or bad_input_in(error) or trouble_of_system(error)
         if flags_obj.debug or message is None:
             raise
         return fail(message, 2)

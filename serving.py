@@ -23,7 +23,6 @@ import bundle
 import features
 import files
 from bundle import SERVING_DEFAULT, Settings, list_exports
-from errors import BadInput
 from history import EvalHistory
 from processors import InputExample
 from tokenization import FullTokenizer
@@ -143,14 +142,14 @@ class BundleWriter(NamedTuple):
         frozen_path: str | None,
     ) -> Iterator[tuple[str, str]]:
         """Gives a tested bundle in a temporary folder, and the name that it should have."""
-        test = _SelfTest(self, checkpoint_path)
-        with _new_folder(parent) as (temporary, name):
+        with contextlib.ExitStack() as until_done:
+            plain = until_done.enter_context(files.plain_path(checkpoint_path))
+            test = _SelfTest(self, plain)
+            temporary, name = until_done.enter_context(_new_folder(parent))
             cls_id = self.tokenizer.vocab["[CLS]"]
             receiver_fn = serving_input_fn_builder(self.settings.max_seq_length, cls_id)
             folder = tf.compat.as_str(
-                self.estimator.export_saved_model(
-                    temporary, receiver_fn, checkpoint_path=checkpoint_path
-                )
+                self.estimator.export_saved_model(temporary, receiver_fn, checkpoint_path=plain)
             )
             parts = self._parts(metrics, test.request)
             assets = os.path.join(folder, bundle.ASSETS)
@@ -199,7 +198,7 @@ class BundleWriter(NamedTuple):
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode("utf-8")
+    return (files.to_json(value, indent=2) + "\n").encode("utf-8")
 
 
 def _digests_of_files(folder: str) -> dict[str, str]:
@@ -392,7 +391,7 @@ def exported_step(export_dir: str) -> int | None:
 
 def write_sample(path: str, examples: Iterator[InputExample]) -> None:
     """Keeps examples for the self-tests of later exports."""
-    lines = (json.dumps({"text_a": e.text_a, "text_b": e.text_b}) + "\n" for e in examples)
+    lines = (files.to_json({"text_a": e.text_a, "text_b": e.text_b}) + "\n" for e in examples)
     files.write_text(path, "".join(lines))
 
 
@@ -402,10 +401,9 @@ def read_sample(path: str) -> list[InputExample]:
     Raises:
         BadInput: it is damaged.
     """
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return [InputExample(guid="", **json.loads(line)) for line in stream]
-    except (ValueError, TypeError) as error:
-        raise BadInput(
-            "%s: is damaged (%s); remove it, and give --data_dir or --dev_file" % (path, error)
-        ) from error
+    cure = "remove it, and give --data_dir or --dev_file"
+    with files.damage_told(path, cure), open(path, encoding="utf-8") as stream:
+        examples = [InputExample(guid="", **json.loads(line)) for line in stream]
+        if not examples:
+            raise ValueError("empty")
+        return examples

@@ -152,7 +152,7 @@ class Table:
         self.has_header = has_header or self.file_format == "jsonl"
         self._numbers = [str(number) for number in range(1, len(names) + 1)]
         self.columns = names if self.has_header else self._numbers
-        self._asked.update(at for at, name in enumerate(names) if name in self._wanted)
+        self._asked = self._find_wanted()
 
     def position(self, column: str | int, flag: str | None = None) -> int:
         """Finds a column in `Row.cells`.
@@ -168,6 +168,14 @@ class Table:
         position = self._find_column(column, flag)
         self._asked.add(position)
         return position
+
+    def forget(self, column: str | int) -> None:
+        """Lets anything stand in a column, as in those that nobody asks for."""
+        self._wanted -= {column}
+        self._asked = self._find_wanted()
+
+    def _find_wanted(self) -> set[int]:
+        return {at for at, name in enumerate(self.columns) if name in self._wanted}
 
     def _find_column(self, column: str | int, flag: str | None) -> int:
         if isinstance(column, int) and column in range(len(self.columns)):

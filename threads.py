@@ -18,6 +18,8 @@ _NARROW = 512
 # More would make the graph, and the time until the first step is done, as many times as large.
 _MOST_PARTS = 2
 
+_XLA_ON_CPUS = "--tf_xla_cpu_global_jit"
+
 
 def give_each_session_its_own() -> None:
     """Lets each session have the threads that it is configured for.
@@ -25,6 +27,16 @@ def give_each_session_its_own() -> None:
     By default all have those of the first one, which may be one that only asks other workers.
     """
     os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
+
+
+def compile_on_cpus() -> None:
+    """Lets XLA compile without a GPU too, where a session's `global_jit_level` alone does nothing.
+
+    TensorFlow reads this once, when it makes its first session.
+    """
+    set_by_user = os.environ.get("TF_XLA_FLAGS", "")
+    if _XLA_ON_CPUS not in set_by_user:
+        os.environ["TF_XLA_FLAGS"] = ("%s %s" % (set_by_user, _XLA_ON_CPUS)).strip()
 
 
 def count_parts(hidden_size: int, num_cores: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import checkpoints
+import files
 import processes
 from distributed import Workers
 from history import EvalHistory
@@ -158,7 +159,7 @@ def catch_up(
 def evaluate(
     estimator: tf.estimator.Estimator,
     input_fn: InputFn,
-    checkpoint_path: str | None,
+    checkpoint_path: str,
     workers: Workers,
     interruption: Interruption,
     name: str | None = None,
@@ -180,7 +181,8 @@ def evaluate(
         join_evaluation(estimator, input_fn, workers, interruption)
         return {}
     hooks = evaluation_hooks(workers, interruption)
-    return estimator.evaluate(input_fn, hooks=hooks, checkpoint_path=checkpoint_path, name=name)
+    with files.plain_path(checkpoint_path) as plain:
+        return estimator.evaluate(input_fn, hooks=hooks, checkpoint_path=plain, name=name)
 
 
 def predict(
@@ -215,7 +217,8 @@ def predict(
         return session.run(predictions, {features[name]: batch[name] for name in features})
 
     with contextlib.closing(session):
-        saver.restore(session, checkpoint_path)
+        with files.plain_path(checkpoint_path) as plain:
+            saver.restore(session, plain)
         for batch in processes.map_in_threads(compute, read(), num_threads):
             for row in zip(*batch.values()):
                 yield dict(zip(batch, row))

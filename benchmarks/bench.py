@@ -230,7 +230,7 @@ def ask(peer: Peer, job: str, settings: Mapping[str, Any]) -> Answer:
     command = [peer.python, os.path.join(HERE, peer.script), job]
     command.append(json.dumps(dict(settings, **peer.options)))
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as log:
-        started = time.time()
+        started = time.monotonic()
         try:
             process = subprocess.Popen(
                 command,
@@ -251,7 +251,7 @@ def ask(peer: Peer, job: str, settings: Mapping[str, Any]) -> Answer:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-        seconds = time.time() - started
+        seconds = time.monotonic() - started
         if process.returncode:
             log.seek(0)
             raise JobFailed("".join(["it wrote\n", *log.readlines()[-8:]]))

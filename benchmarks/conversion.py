@@ -79,9 +79,9 @@ class Case:
         """Converts once, as a new process would do it: no word is known yet."""
         path = os.path.join(folder, "records")
         tokenizer = self._tokenizer()
-        cpu, started = cpu_seconds(), time.time()
+        cpu, started = cpu_seconds(), time.monotonic()
         self._convert(self._examples, LABELS, MAX_SEQ_LENGTH, tokenizer, path)
-        self.rows_per_second.append(len(self._examples) / (time.time() - started))
+        self.rows_per_second.append(len(self._examples) / (time.monotonic() - started))
         self.cpu_seconds_per_row.append((cpu_seconds() - cpu) / len(self._examples))
 
 

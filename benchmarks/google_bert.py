@@ -30,7 +30,7 @@ class StepTimes(tf.train.SessionRunHook):
 
     def after_run(self, run_context, run_values):
         """Notes the time."""
-        self.steps.append((len(self.steps) + 1, time.time()))
+        self.steps.append((len(self.steps) + 1, time.monotonic()))
 
 
 def read_examples(data_dir: str, split: str) -> list[run_classifier.InputExample]:
@@ -141,10 +141,10 @@ def predict(
     """Predicts the test set with a trained model; the time is from the loading of the weights."""
     input_fn = make_input_fn(model_dir, data_dir, "test", output_dir, max_seq_length)
     estimator = make_estimator(model_dir, output_dir, batch_size)
-    started = time.time()
+    started = time.monotonic()
     for _ in estimator.predict(input_fn):
         pass
-    return {"seconds": time.time() - started}
+    return {"seconds": time.monotonic() - started}
 
 
 def latency(
@@ -170,11 +170,11 @@ def convert(model_dir: str, data_dir: str, max_seq_length: int) -> dict[str, Any
     examples = read_examples(data_dir, "train")
     tokenizer = load_tokenizer(model_dir)
     with tempfile.TemporaryDirectory() as folder:
-        started = time.time()
+        started = time.monotonic()
         run_classifier.file_based_convert_examples_to_features(
             examples, runner.LABELS, max_seq_length, tokenizer, os.path.join(folder, "records")
         )
-        return {"seconds": time.time() - started}
+        return {"seconds": time.monotonic() - started}
 
 
 def versions() -> dict[str, Any]:

@@ -71,7 +71,7 @@ def fine_tune(
     for line in log:
         logged = re.search(r" step (\d+)/", line)
         if logged:
-            steps.append((int(logged.group(1)), time.time()))
+            steps.append((int(logged.group(1)), time.monotonic()))
     with open(os.path.join(output_dir, "eval_history.jsonl")) as stream:
         last = json.loads(stream.readlines()[-1])
     return {
@@ -99,7 +99,7 @@ def predict(
     for line in log:
         for event in ("Predictions of", "predictions in"):
             if event in line:
-                times[event] = time.time()
+                times[event] = time.monotonic()
     return {"seconds": times["predictions in"] - times["Predictions of"]}
 
 
@@ -131,11 +131,11 @@ def convert(model_dir: str, data_dir: str, max_seq_length: int) -> dict[str, Any
     ]
     tokenizer = FullTokenizer(os.path.join(model_dir, "vocab.txt"))
     with tempfile.TemporaryDirectory() as folder:
-        started = time.time()
+        started = time.monotonic()
         features.file_based_convert_examples_to_features(
             examples, runner.LABELS, max_seq_length, tokenizer, os.path.join(folder, "records")
         )
-        return {"seconds": time.time() - started}
+        return {"seconds": time.monotonic() - started}
 
 
 def products() -> dict[str, Any]:

@@ -100,10 +100,10 @@ class Case:
             trained = None
             for line in process.stderr:
                 if re.search(r"step 10/10 ", line):
-                    trained = time.time()
+                    trained = time.monotonic()
                 elif "evaluation at step 10" in line:
                     # From the last training step on: the graph is built, the weights are read.
-                    self.evaluation.append(time.time() - trained)
+                    self.evaluation.append(time.monotonic() - trained)
             if process.wait():
                 sys.exit("%s failed" % self.name)
             with open(os.path.join(output_dir, "run.json")) as stream:

@@ -99,6 +99,7 @@ def main(folder, arguments, stderr, *disturbance):
     with open(stderr, "w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
+    program.streams.prepare()
     disturb(*disturbance)
     sys.argv = ["run_classifier_gpu.py", *arguments]
     program.define_flags()

@@ -334,7 +334,6 @@ CASES = {
     "two checkpoints to begin with": ({}, ["--warm_start_from=x"], "give one of the two"),
     "nothing to do": ({}, ["--nodo_train", "--nodo_eval"], "nothing to do"),
     "evaluation of nothing": ({}, ["--nodo_train"], "no trained checkpoint; give --do_train first"),
-    "dry run of nothing": ({}, ["--nodo_train", "--dry_run"], "give --do_train"),
     "seed that is no number": ({}, ["--seed=x"], "seed"),
     "output_dir that is a file": ({}, ["--output_dir=vocab.txt"], "--output_dir=vocab.txt: "),
     "output_dir below a file": ({}, ["--output_dir=vocab.txt/x"], "--output_dir=vocab.txt/x: "),

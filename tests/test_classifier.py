@@ -10,6 +10,7 @@ import sklearn.metrics
 import tensorflow.compat.v1 as tf
 from conftest import CONFIG
 
+import checkpoints
 import classifier
 import modeling
 from errors import BadInput
@@ -250,11 +251,11 @@ def checkpoint_of(path, variables):
         return tf.train.Saver().save(session, str(path / "model.ckpt"))
 
 
-def test_a_checkpoint_of_something_else_stops_the_run_with_the_list(tmp_path):
+def test_a_checkpoint_of_something_else_stops_the_run(tmp_path):
     other = checkpoint_of(tmp_path, {"albert/word_embeddings": np.zeros([3], np.float32)})
     with pytest.raises(BadInput, match="covers 0 of the encoder's 39 variables") as error:
         model_fn(init_checkpoint=other)(constants(batch()), None, TRAIN)
-    assert "bert/encoder/layer_1/output/dense/kernel" in str(error.value)
+    assert "missing: bert/embeddings/word_embeddings" in str(error.value)
 
 
 def test_a_checkpoint_with_too_few_layers_stops_the_run(tiny_bert):
@@ -279,6 +280,53 @@ def test_a_checkpoint_without_a_pooler_is_taken_with_a_warning(tiny_bert, tmp_pa
     prefix = checkpoint_of(tmp_path, {name: reader.get_tensor(name) for name in names})
     model_fn(init_checkpoint=prefix)(constants(batch()), None, TRAIN)
     assert "has no pooler" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64])
+def test_values_of_another_precision_are_cast(tiny_bert, tmp_path, dtype):
+    expected, prefix = {}, str(tmp_path / "model.ckpt")
+    reader = tf.train.load_checkpoint(tiny_bert.init_checkpoint)
+    with tf.Graph().as_default(), tf.Session() as session:
+        names = sorted(reader.get_variable_to_shape_map())
+        values = [tf.cast(reader.get_tensor(name), dtype) for name in names]
+        expected = dict(zip(names, session.run([tf.cast(v, tf.float32) for v in values])))
+        save = tf.raw_ops.SaveV2(
+            prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=values
+        )
+        session.run(save)
+    model_fn(init_checkpoint=prefix)(constants(batch()), None, TRAIN)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for variable in tf.trainable_variables("bert"):
+            assert variable.dtype.base_dtype == tf.float32
+            np.testing.assert_array_equal(session.run(variable), expected[variable.op.name])
+    coverage = checkpoints.coverage(prefix, {name: expected[name].shape for name in names})
+    assert coverage.summary.endswith("39 variables, %s cast to float32" % dtype.name)
+    assert checkpoints.find_not_finite(prefix, names) is None
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "with_classifier", "is_taken"),
+    [(3, True, True), (3, False, False), (2, True, False)],
+)
+def test_a_classifier_is_taken_if_it_fits_and_is_wanted(
+    tiny_bert, tmp_path, caplog, num_labels, with_classifier, is_taken
+):
+    reader = tf.train.load_checkpoint(tiny_bert.init_checkpoint)
+    variables = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    variables["output_weights"] = np.full([3, 32], 7, np.float32)
+    variables["output_bias"] = np.full([3], 7, np.float32)
+    prefix = checkpoint_of(tmp_path, variables)
+    options = {"init_checkpoint": prefix, "with_classifier": with_classifier}
+    model_fn(num_labels, **options)(constants(batch()), None, TRAIN)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        values = {v.op.name: session.run(v) for v in tf.trainable_variables()}
+    assert (values["output_weights"] == 7).all() == is_taken
+    assert (values["output_bias"] == (7 if is_taken else 0)).all()
+    name = "bert/pooler/dense/kernel"
+    np.testing.assert_array_equal(values[name], variables[name])
+    assert ("has the classifier of another task" in caplog.text) == (num_labels == 2)
 
 
 def test_dropout_depends_on_the_seed_and_the_step_only():

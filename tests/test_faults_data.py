@@ -15,6 +15,7 @@ import processors
 import run_classifier_gpu
 import tokenization
 from errors import BadInput
+from later_call import Trained
 from processors import get_processor
 
 DAY_AND_NIGHT = [
@@ -264,7 +265,9 @@ def load(tmp_path, tiny_bert):
             *model_flags(tiny_bert),
             *arguments,
         )
-        return run_classifier_gpu.load_inputs(flags_obj, None)
+        return run_classifier_gpu.load_inputs(
+            flags_obj, Trained(None, None, None), run_classifier_gpu.needed_splits(flags_obj)
+        )
 
     return load_files
 
@@ -473,6 +476,15 @@ def test_F09_the_label_column_alone_shows_a_header(tmp_path):
     assert [example.text_a for example in examples] == ["sun"]
 
 
+def test_F09_the_label_column_alone_shows_the_separator(tmp_path):
+    (tmp_path / "t.csv").write_text("label,x;y\n-1,sun;joy\n?,rain\n")
+    task = processors.file_task("2", None, "label")
+    examples = get_processor("file", ["a", "b"], task).get_test_examples(
+        None, str(tmp_path / "t.csv")
+    )
+    assert [example.text_a for example in examples] == ["sun;joy", "rain"]
+
+
 def test_F09_predictions_need_no_labels(small_run, tmp_path):
     output_dir = small_run.copy(tmp_path / "run")
     (tmp_path / "t.tsv").write_text("label\ttext\n-1\tthe film was good\npositive\tbad film\n")
@@ -556,7 +568,7 @@ def test_F18_labels_of_a_file_are_as_those_of_the_data(tmp_path):
     (tmp_path / "labels.txt").write_text("a\u200cb\nc\n", encoding="utf-8")
     assert processors.load_labels(str(tmp_path / "labels.txt")) == ["a\u200cb", "c"]
     (tmp_path / "labels.txt").write_text("a\u2028b\nc\n", encoding="utf-8")
-    with pytest.raises(BadInput, match=r"labels.txt:1: 'a\\u2028b' has the character"):
+    with pytest.raises(BadInput, match=r"labels.txt:1: label 'a\\u2028b' has the character"):
         processors.load_labels(str(tmp_path / "labels.txt"))
 
 

@@ -47,7 +47,7 @@ class ScriptedRun:
             run_every_steps=SAVE_STEPS,
         )
         self.exporters = [
-            hooks.EvaluationRecorder(self.history, patience),
+            hooks.EvaluationRecorder(self.history, patience, max_steps),
             serving.BestExporter(self.history, self.export, exports_to_keep),
         ]
         self.max_steps = max_steps
@@ -195,14 +195,28 @@ def test_progress_lines(tmp_path, caplog):
 
 def test_an_evaluation_says_what_comes_next(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    ScriptedRun(str(tmp_path), [2, 1, 3, 4, 5], LOSS, patience=20).train_and_evaluate()
+    values = [2, 1, 3, 4, 5]
+    ScriptedRun(str(tmp_path), values, LOSS, patience=20, max_steps=50).train_and_evaluate()
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("evaluation")]
     assert [line.split(" | ")[1] for line in lines] == [
-        "best so far; stops early after 20 more steps",
-        "best so far; stops early after 20 more steps",
+        "best so far; stops early after 20 more steps without improvement",
+        "best so far; stops early after 20 more steps without improvement",
         "best eval_loss 1.0000 at step 20, 1 evaluations without improvement; "
-        "stops early after 10 more steps",
+        "stops early after 10 more steps without improvement",
         "best eval_loss 1.0000 at step 20, 2 evaluations without improvement; stops early now",
+    ]
+
+
+def test_a_stop_that_cannot_come_is_not_announced(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    run = ScriptedRun(str(tmp_path), [2, 1, 3], LOSS, patience=20, max_steps=30)
+    run.train_and_evaluate()
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("evaluation")]
+    assert [line.split(" | ")[1] for line in lines] == [
+        # At the last step there is nothing left to stop.
+        "best so far",
+        "best so far",
+        "best eval_loss 1.0000 at step 20, 1 evaluations without improvement",
     ]
 
 

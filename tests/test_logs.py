@@ -92,6 +92,16 @@ def test_a_full_disk_is_not_told_by_every_line(monkeypatch):
     assert [line[9:] for line in sys.stderr.getvalue().splitlines()] == ["one line"]
 
 
+def test_a_terminal_without_a_size_has_plain_lines(monkeypatch):
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert not logs.is_terminal()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
+        assert logs.is_terminal()
+    os.close(master)
+
+
 FIVE_STEPS = ("--num_train_epochs=1", "--log_every_n_iter=1")
 STEP = "hooks.ProgressHook.before_run"
 
@@ -101,8 +111,13 @@ def test_in_a_pipe_there_are_plain_lines_and_each_once(small_run, forks, tmp_pat
     assert forks.run(command, tmp_path / "stderr") == 0
     text = (tmp_path / "stderr").read_text()
     assert "\r" not in text and "\x1b" not in text
-    # The same as in the file, line by line.
-    assert text == (tmp_path / "output" / "run.log").read_text()
+    # The same as in the file, line by line, but for the lists that only the file has.
+    written = (tmp_path / "output" / "run.log").read_text()
+    listed = re.findall(
+        r"(?m)^\d\d:\d\d:\d\d (?:  name = |\*\*\* Features|\*{4} Train).*\n", written
+    )
+    assert len(listed) > 20
+    assert text == "".join(line for line in written.splitlines(True) if line not in listed)
     lines = [line[9:] for line in text.splitlines()]
     steps = [line.split(" | ")[0] for line in lines if line.startswith("step ")]
     assert steps == ["step %d/5" % step for step in range(1, 6)]
@@ -157,7 +172,7 @@ def test_in_a_terminal_there_is_a_bar_below_the_lines(small_run, forks, tmp_path
     assert bar.startswith("100%|") and "loss=" in bar and "lr=" in bar
     (evaluation,) = [line for line in lines if "evaluation at step 5" in line]
     assert re.match(
-        r"\d\d:\d\d:\d\d evaluation at step 5: eval_accuracy .* more steps$", evaluation
+        r"\d\d:\d\d:\d\d evaluation at step 5: eval_accuracy .* best so far$", evaluation
     )
     assert lines.index(evaluation) < lines.index(bar)
     assert any(line.endswith("***** Training finished *****") for line in lines)

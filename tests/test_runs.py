@@ -63,6 +63,7 @@ class TestIdentity:
     )
     def test_what_is_different_is_named(self, tmp_path, name, value):
         write_record(tmp_path)
+        (tmp_path / "model.ckpt-5.index").touch()
         before = tree(tmp_path)
         with pytest.raises(BadInput) as error:
             runs.check_identity(str(tmp_path), dict(IDENTITY, **{name: value}))
@@ -75,11 +76,32 @@ class TestIdentity:
 
     def test_every_difference_is_named(self, tmp_path):
         write_record(tmp_path)
+        (tmp_path / "model.ckpt-5.index").touch()
         with pytest.raises(BadInput, match="learning_rate was 5e-05 and is 1, seed was 1 and is 2"):
             runs.check_identity(str(tmp_path), dict(IDENTITY, learning_rate=1, seed=2))
 
-    def test_checkpoints_of_nobody_knows_what(self, tmp_path):
-        (tmp_path / "model.ckpt-5.index").touch()
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "model.ckpt-0.index",
+            "best/model.ckpt-5.index",
+            "best/slim/model.ckpt-5.index",
+            "eval_history.jsonl",
+            "export/best_exporter/1700000000/saved_model.pb",
+        ],
+    )
+    def test_only_a_run_that_has_come_to_something_binds_its_folder(self, tmp_path, name):
+        write_record(tmp_path)
+        write_files(tmp_path, ["labels.txt", "graph.pbtxt", "train.0123456789ab.tf_record"])
+        runs.check_identity(str(tmp_path), dict(IDENTITY, seed=2))
+        write_files(tmp_path, [name])
+        with pytest.raises(BadInput, match="seed was 1 and is 2"):
+            runs.check_identity(str(tmp_path), dict(IDENTITY, seed=2))
+
+    @pytest.mark.parametrize("folder", ["", "best", "best/slim"])
+    def test_checkpoints_of_nobody_knows_what(self, tmp_path, folder):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "model.ckpt-5.index").touch()
         with pytest.raises(BadInput, match="no run.json.*another --output_dir"):
             runs.check_identity(str(tmp_path), IDENTITY)
 
@@ -212,10 +234,72 @@ class TestClear:
         runs.clear(str(tmp_path))
         assert tree(tmp_path) == {}
 
+    def test_a_folder_that_is_a_link_stays_and_loses_what_runs_have_written(self, tmp_path):
+        elsewhere = tmp_path / "elsewhere"
+        write_files(elsewhere, ["best_exporter/1700000000/saved_model.pb", "mine.txt"])
+        output_dir = tmp_path / "output"
+        write_files(output_dir, ["run.json"])
+        (output_dir / "export").symlink_to(elsewhere)
+        runs.clear(str(output_dir))
+        assert (output_dir / "export").is_symlink()
+        assert sorted(tree(elsewhere)) == ["mine.txt"]
+
     def test_there_may_be_nothing_to_clear(self, tmp_path):
         runs.clear(str(tmp_path))
         runs.clear(str(tmp_path / "missing"))
         assert not (tmp_path / "missing").exists()
+
+
+class TestWhatIsReadIsKept:
+    @pytest.fixture
+    def output_dir(self, tmp_path):
+        write_files(tmp_path / "output", OWN + USERS)
+        (tmp_path / "link").symlink_to(tmp_path / "output")
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "words").symlink_to(
+            tmp_path / "output/export/saved_model/1700000000/assets.extra/vocab.txt"
+        )
+        (tmp_path / "output" / "eval_results.txt").symlink_to(tmp_path / "data" / "rows")
+        return tmp_path / "output"
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "output/labels.txt",
+            "output/best/slim/model.ckpt-5.index",
+            "output/best/slim/../model.ckpt-5.index",
+            "link/best/model.ckpt-5.index",
+            "output/export/saved_model/1700000000/assets.extra/vocab.txt",
+            "output/export/saved_model/1700000000/assets.extra",
+            "data/words",
+            "data/rows",
+            "output/eval_results.txt",
+            "output/dev.0123456789ab.tf_record.tmp-123",
+        ],
+    )
+    def test_what_would_be_removed_is_told(self, output_dir, monkeypatch, path):
+        monkeypatch.chdir(output_dir.parent)
+        before = tree(output_dir)
+        for name in (path, os.path.abspath(path)):
+            with pytest.raises(BadInput) as error:
+                runs.check_is_kept("output", True, {"vocab_file": [], "dev_file": ["x", name]})
+            message = "--dev_file: %s would be removed from --output_dir=output before" % name
+            assert str(error.value).startswith(message)
+            assert "copy it" in str(error.value) and "\n" not in str(error.value)
+        assert tree(output_dir) == before
+        if "tmp" not in path:
+            runs.check_is_kept("output", False, {"dev_file": [path]})
+
+    def test_all_else_may_be_read(self, output_dir):
+        paths = [str(output_dir / name) for name in USERS]
+        paths += [str(output_dir), str(output_dir.parent), str(output_dir / "missing")]
+        runs.check_is_kept(str(output_dir), True, {"data_dir": paths})
+        runs.check_is_kept(str(output_dir / "missing"), True, {"data_dir": paths})
+
+    def test_a_leftover_is_removed_without_being_asked_for(self, output_dir):
+        path = str(output_dir / "dev.0123456789ab.tf_record.tmp-123")
+        with pytest.raises(BadInput, match="would be removed"):
+            runs.check_is_kept(str(output_dir), False, {"dev_file": [path]})
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
@@ -492,9 +576,13 @@ def test_trials_are_summed_up(small_run, tmp_path, monkeypatch):
         return results[flags_obj.seed]
 
     monkeypatch.setattr(run_classifier_gpu, "run_classifier", trial)
-    trials = run_trials(small_run, tmp_path, "--num_trials=3")
+    trials = run_trials(small_run, tmp_path, "--num_trials=3", "--best_metric=eval_f1")
     assert folders == [str(tmp_path / ("trial_%d" % number)) for number in (1, 2, 3)]
-    assert trials["trials"] == [dict(results[seed], seed=seed) for seed in (5, 6, 7)]
+    assert trials["trials"] == [
+        dict(results[seed], seed=seed, output_dir=folder)
+        for seed, folder in zip((5, 6, 7), folders)
+    ]
+    assert trials["best_trial"] == {"trial": 3, "output_dir": folders[2], "eval_f1": 0.5}
     assert set(trials["summary"]) == {"eval_loss", "eval_f1"}
     for name, summary in trials["summary"].items():
         values = np.array([results[seed][name] for seed in (5, 6, 7)])
@@ -508,7 +596,10 @@ def test_trials_differ_by_their_seed(small_run, tmp_path):
     trials = run_trials(small_run, tmp_path, "--num_trials=2", "--num_train_epochs=1")
     folders = [tmp_path / "trial_1", tmp_path / "trial_2"]
     results = [json.loads((folder / "eval_results.json").read_text()) for folder in folders]
-    assert trials["trials"] == [dict(results[0], seed=5), dict(results[1], seed=6)]
+    assert trials["trials"] == [
+        dict(result, seed=seed, output_dir=str(folder))
+        for result, seed, folder in zip(results, (5, 6), folders)
+    ]
     assert results[0]["eval_loss"] != results[1]["eval_loss"]
     seeds = [json.loads((folder / "run.json").read_text())["flags"]["seed"] for folder in folders]
     assert seeds == [5, 6]
