@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 import numpy as np
 
+import files
 from calibration import apply_temperature
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Form:
             named["top_k"] = [{"label": name, "probability": p} for name, p in prediction.top_k]
         named.update(zip(self._texts, texts))
         # What is half a character becomes an escape when it is written, which JSON has as well.
-        return json.dumps(named, ensure_ascii=False)
+        return json.dumps(files.without_nan(named), ensure_ascii=False, allow_nan=False)
 
     def label_cell(self, label: Label | None) -> str:
         """Say a label, several labels or a number in one cell; nothing is empty."""

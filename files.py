@@ -9,7 +9,6 @@ import math
 import os
 import re
 import stat
-import sys
 import tempfile
 from typing import Any, Iterator
 
@@ -95,16 +94,17 @@ def write_text(path: str, text: str) -> None:
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """Return `value` as JSON; NaN and infinity, which JSON does not have, become strings."""
-    return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
+    return json.dumps(without_nan(value), indent=indent, allow_nan=False)
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Return `value` with strings in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
+        return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(part) for part in value]
+        return [without_nan(part) for part in value]
     return value
 
 
@@ -195,19 +195,3 @@ def plain_path(path: str) -> Iterator[str]:
                 link = os.path.join(folder, plain_name + found[len(name) :])
                 os.symlink(os.path.join(parent, found), link)
         yield os.path.join(folder, plain_name)
-
-
-def fill_closed_streams() -> None:
-    """Put the null device in the place of each standard stream that is closed.
-
-    Else the next file that is opened would be in its place, and would get what is printed. Python
-    has no `sys.stdin` and no `sys.stdout` then, as before, but a `sys.stderr` that may be written
-    to.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free.
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115

@@ -40,10 +40,10 @@ from typing import (
     Union,
 )
 
-import files
+import streams
 
 if __name__ == "__main__":
-    files.fill_closed_streams()
+    streams.fill_closed()
 # Read by TensorFlow's C++ side when it is imported. It would log an error for want of a GPU; what
 # really is one comes as an exception as well.
 if "tensorflow" not in sys.modules:
@@ -55,6 +55,7 @@ import tensorflow.compat.v1 as tf
 import answers
 import bundle
 import features
+import files
 from answers import Prediction
 from errors import BadInput
 from processors import InputExample, find_ids
@@ -321,8 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 _write_answers(predictor, options)
     except BrokenPipeError:
-        # Who reads the answers, such as `head`, has enough. Python would complain when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.leave_stdout()
     except (BadInput, OSError) as error:
         print("predictor.py: %s" % error, file=sys.stderr)
         return 2

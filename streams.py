@@ -1,6 +1,6 @@
 """Standard streams that are closed, whose reader has gone, or that cannot say every character.
 
-A program calls `prepare` before it imports or opens anything else.
+A program calls `prepare`, or `fill_closed`, before it imports or opens anything else.
 """
 
 from __future__ import annotations
@@ -21,20 +21,30 @@ class _NeverFails(io.FileIO):
             return len(memoryview(data).cast("B"))
 
 
+def fill_closed() -> None:
+    """Put the null device in the place of each standard stream that is closed.
+
+    Else the next file that is opened would be in its place, and would get what is printed. Python
+    has None for a stream that was closed; only `sys.stderr` is made anew, which anybody may write
+    to.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free.
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def prepare() -> None:
     """Make stdin, stdout and stderr usable, whatever the program was started with.
 
-    A stream that is closed leads nowhere: otherwise the next file that is opened would get its
-    number, and what TensorFlow tells stderr would be written into that file. What stdout or stderr
-    cannot encode is written as an escape. An error of stderr, such as a full disk or a pipe that
-    nobody reads, is ignored: it is no reason to end a training.
+    A stream that is closed leads nowhere. What stdout or stderr cannot encode is written as an
+    escape. An error of stderr, such as a full disk or a pipe that nobody reads, is ignored: it is
+    no reason to end a training.
     """
-    while True:
-        descriptor = os.open(os.devnull, os.O_RDWR)
-        if descriptor > 2:
-            os.close(descriptor)
-            break
-    # Python has None for a stream that was closed.
+    fill_closed()
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115
     if sys.stdout is None:

@@ -27,7 +27,6 @@ import fetch_minilm
 import make_vocab
 
 import files
-import serving
 from predictor import Predictor
 
 DATA_DIR = os.path.join("examples", "data")
@@ -108,27 +107,25 @@ def report(model: list[str]) -> None:
     """Prints what the run has made, and what to type next."""
     with open(os.path.join(OUTPUT_DIR, "eval_results.json"), encoding="utf-8") as stream:
         metrics = json.load(stream)
-    export_dir = serving.list_exports(os.path.join(OUTPUT_DIR, "export", "best_exporter"))[-1]
 
     print("\nDev metrics of the best checkpoint (step %d):" % metrics["global_step"])
     for name, value in metrics.items():
         if name.startswith("eval_"):
             print("  %-18s %.4f" % (name, value))
-    print("\nThe best export is in %s and answers:" % export_dir)
-    with Predictor(export_dir) as predictor:
+    print("\nThe best export in %s answers:" % OUTPUT_DIR)
+    with Predictor(OUTPUT_DIR) as predictor:
         for sentence, prediction in zip(SENTENCES, predictor.predict(SENTENCES)):
             print("  %-58s -> %s (%.2f)" % (sentence, prediction.label, prediction.confidence))
 
     of_training = ("--learning_rate", "--num_train", "--early_stopping")
     own = [flag for flag in model if not flag.startswith(of_training)]
-    own = ["--task_name=file", *own, "--output_dir=my_output"]
-    train_files = ["--train_file=my_train.tsv", "--dev_file=my_dev.tsv"]
-    print("\nTrain on your own file (tab separated, header `label<TAB>text`):\n")
-    print(command("--do_train", "--do_eval", *own, *train_files))
-    print("\nEvaluate it:\n")
-    print(command("--do_eval", *own, "--dev_file=my_dev.tsv"))
-    print("\nExport it:\n")
-    print(command("--do_export", *own))
+    own = ["--task_name=file", *own, "--train_file=my_train.tsv", "--output_dir=my_output"]
+    print("\nTrain on your own file (tab separated, header `label<TAB>text`), then use it:\n")
+    print(command("--do_train", "--do_eval", *own))
+    program = ".venv/bin/python run_classifier_gpu.py"
+    print(program + " --do_predict --output_dir=my_output --test_file=my_test.tsv")
+    print(program + " --do_export --output_dir=my_output")
+    print('.venv/bin/python predictor.py my_output "my text"')
 
 
 def main() -> None:

@@ -454,7 +454,7 @@ class TestAnotherCommand:
             ("--warmup_proportion=0", "warmup_proportion was 0.1 and is 0.0"),
             ("--weight_decay_rate=0", "weight_decay_rate was 0.01 and is 0.0"),
             ("--clip_norm=2", "clip_norm was 1.0 and is 2.0"),
-            ("--optimizer=lamb", "optimizer was adamw and is lamb"),
+            ("--optimizer=lamb", "optimizer was adamw_corrected and is lamb"),
             ("--layerwise_lr_decay=0.9", "layerwise_lr_decay was 1.0 and is 0.9"),
             ("--num_accumulation_steps=2", "examples_per_step was 8 and is 16"),
             ("--label_smoothing=0.1", "label_smoothing was 0.0 and is 0.1"),
