@@ -350,8 +350,13 @@ def find_weights(hf_dir: str) -> str:
         if os.path.exists(path + ".index.json"):
             cure = "save it again with save_pretrained(..., max_shard_size='100GB')"
             raise BadInput("%s.index.json: the model is saved in pieces; %s" % (path, cure))
-    message = "%s: has neither model.safetensors nor pytorch_model.bin; download one of them"
-    raise BadInput(message % hf_dir)
+    others = [
+        name for name in sorted(os.listdir(hf_dir)) if name.endswith((".safetensors", ".bin"))
+    ]
+    cure = "download one of them"
+    if others:
+        cure += ", or rename the file that has the weights (%s)" % ", ".join(others)
+    raise BadInput("%s: has neither model.safetensors nor pytorch_model.bin; %s" % (hf_dir, cure))
 
 
 def read_weights(path: str) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import unicodedata
 from typing import NamedTuple
 
@@ -12,6 +13,10 @@ import tensorflow.compat.v1 as tf
 from program import Forks, SmallRun
 
 import modeling
+
+# Tests that run in the background of a script have Ctrl-C ignored, and so has what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORDS = "good great fine nice bad poor awful sad the film phone was is really not".split()
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, ".", "##s"]
