@@ -7,6 +7,7 @@ and the serving signature all take it from there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import logging
@@ -301,12 +302,11 @@ def convert_single_example(
     if ex_index < _EXAMPLES_LOGGED:
         ids = itertools.compress(features.input_ids, features.input_mask)
         tokens = tokenizer.convert_ids_to_tokens(ids)
-        # One is enough on a screen.
-        extra = logs.FOR_FILE if ex_index else None
-        _LOG.info("*** Example ***", extra=extra)
-        _LOG.info("  guid: %s", example.guid, extra=extra)
-        _LOG.info("  tokens: %s", " ".join(map(printable_text, tokens)), extra=extra)
-        _LOG.info("  label: %s (id = %s)", example.label, features.label_id, extra=extra)
+        log = functools.partial(_LOG.info, extra=logs.FOR_FILE)
+        log("*** Example ***")
+        log("  guid: %s", example.guid)
+        log("  tokens: %s", " ".join(map(printable_text, tokens)))
+        log("  label: %s (id = %s)", example.label, features.label_id)
     return features
 
 
