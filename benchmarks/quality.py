@@ -5,7 +5,7 @@
 GLUE_DIR has the folders MRPC, SST-2, STS-B and phone_reviews_zh; one that is missing is left out.
 All begin from the weights of MiniLM-L6, see `examples/fetch_minilm.py`. Each training is a line of
 the results file, and is not repeated when it is there: an interrupted call goes on where it was.
-`make hugging-face` makes the environment of the peer; the scores are a matter of hours on a CPU.
+`tools/make_hugging_face.sh` makes the environment of the peer. It takes hours on a CPU.
 """
 
 from __future__ import annotations
