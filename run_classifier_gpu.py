@@ -1618,10 +1618,13 @@ def judge(job: Job, schedule: Schedule, history: EvalHistory) -> str | None:
     if not_above is None:
         return None
     name, score = not_above
+    answer = constant.answer
+    if isinstance(answer, tuple):
+        answer = " and ".join(answer) or "no label"
     return (
         "the best model is no better than the same answer to everything (%s): %s is %.4f, and %.4f "
         "for that; try %s"
-        % (constant.answer, name, best.metrics[name], score, what_to_try(job.flags_obj, schedule))
+        % (answer, name, best.metrics[name], score, what_to_try(job.flags_obj, schedule))
     )
 
 
