@@ -58,7 +58,7 @@ def pretrained_model() -> list[str]:
         "--bert_config_file=" + os.path.join(folder, "bert_config.json"),
         "--vocab_file=" + os.path.join(folder, "vocab.txt"),
         "--init_checkpoint=" + os.path.join(folder, "bert_model.ckpt"),
-        "--learning_rate=6e-5",
+        "--learning_rate=1e-4",
         "--num_train_epochs=8",
     ]
 
