@@ -1491,7 +1491,7 @@ def train(
         writer = make_bundle_writer(job)
 
         def in_output_dir(path: str) -> str:
-            return os.path.join(os.path.abspath(output_dir), os.path.relpath(path, job.model_dir))
+            return os.path.join(output_dir, os.path.relpath(path, job.model_dir))
 
         def write(checkpoint_path: str, export_path: str, metrics: Mapping[str, Any]) -> str:
             # Estimator knows the folder by another name, which the log should not have.
