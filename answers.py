@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import string
 from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
@@ -24,13 +23,11 @@ import numpy as np
 
 import files
 from calibration import apply_temperature
+from processors import CONTROL_CHARACTER
 
 if TYPE_CHECKING:
     from bundle import Settings
     from processors import Label
-
-# What would end a cell or a line in some program that reads it, or move a terminal's cursor.
-_CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Prediction(NamedTuple):
@@ -158,7 +155,7 @@ class Form:
 
 def in_a_cell(text: str) -> str:
     """Replace what would end a cell or a line by spaces."""
-    return _CONTROL_CHARACTERS.sub(" ", text)
+    return CONTROL_CHARACTER.sub(" ", text)
 
 
 def _free_separator(wanted: str, labels: Sequence[str]) -> str:

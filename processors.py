@@ -30,7 +30,7 @@ ID_COLUMNS = ("id", "index", "guid")
 _MOST_OF_DEV, _SMALL_DEV = 2, 10
 
 # What ends a line or a cell for some program that reads it, or moves a terminal's cursor.
-_CONTROL_CHARACTER = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL_CHARACTER = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class InputExample(NamedTuple):
@@ -264,7 +264,7 @@ def file_task(
     Raises:
         BadInput: this cannot stand between labels.
     """
-    if not label_separator or _CONTROL_CHARACTER.search(label_separator):
+    if not label_separator or CONTROL_CHARACTER.search(label_separator):
         raise BadInput(
             f"--label_separator={label_separator!r}: cannot stand between labels; give a character "
             "such as ,"
@@ -771,7 +771,7 @@ def _numbers_of_labels(path: str, labels: Sequence[str], what: str, flag: str) -
 
 
 def _check_characters(label: str, place: str) -> None:
-    control = _CONTROL_CHARACTER.search(label)
+    control = CONTROL_CHARACTER.search(label)
     if control:
         raise BadInput(
             f"{place}: label {label!r:.100} has the character {control.group()!r}; remove it"
