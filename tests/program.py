@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 
+import absl.flags
 import numpy as np
 import tensorflow.compat.v1 as tf
-from absl import flags
 
 import run_classifier_gpu
 import serving
+from bert_classifier import flags
 
 ROOT = os.path.dirname(os.path.abspath(run_classifier_gpu.__file__))
 
@@ -102,7 +103,7 @@ def main(folder, arguments, stderr, *disturbance):
     program.streams.prepare()
     disturb(*disturbance)
     sys.argv = ["run_classifier_gpu.py", *arguments]
-    program.define_flags()
+    program.flags.define()
     program.app.run(program.main, flags_parser=program.parse_flags)
 
 for line in sys.stdin:
@@ -214,11 +215,11 @@ def model_flags(tiny_bert):
 
 
 def parsed(*arguments):
-    """The flags as the program gets them, for a run inside the process of the tests."""
-    flag_values = flags.FlagValues()
-    run_classifier_gpu.define_flags(flag_values)
+    """The config that a command line stands for."""
+    flag_values = absl.flags.FlagValues()
+    flags.define(flag_values)
     flag_values(["run_classifier_gpu.py", *arguments])
-    return flag_values
+    return flags.read(flag_values)
 
 
 class SmallRun:

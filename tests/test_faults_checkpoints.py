@@ -101,10 +101,10 @@ def test_no_trial_removes_what_a_later_one_reads(small_run, output_dir, tmp_path
         "--overwrite_output_dir",
         "--init_checkpoint=%s" % (run_dir / "trial_2" / "best" / "slim" / "model.ckpt-5"),
     ]
-    flags_obj = parsed(*small_run.command(run_dir, *arguments))
+    config = parsed(*small_run.command(run_dir, *arguments))
     interruption, workers = run_classifier_gpu.Interruption(), run_classifier_gpu.Workers()
     with pytest.raises(BadInput, match="trial_2/best/slim/model.ckpt-5.* would be removed"):
-        run_classifier_gpu.run_trials(flags_obj, interruption, workers)
+        run_classifier_gpu.run_trials(config, interruption, workers)
     assert tree(run_dir) == before
 
 
@@ -195,7 +195,9 @@ def test_F05_a_run_whose_folder_has_an_odd_name(small_run, tmp_path, caplog, nam
 def test_F05h_an_input_in_a_folder_with_an_odd_name(small_run, tmp_path, output_dir, flag):
     odd = tmp_path / "run[2]"
     output_dir.rename(odd)
-    (odd / "vocab.txt").write_bytes(open(parsed(*small_run.command("x")).vocab_file, "rb").read())
+    (odd / "vocab.txt").write_bytes(
+        open(parsed(*small_run.command("x")).model.vocab_file, "rb").read()
+    )
     arguments = {
         "warm_start_from": ["--init_checkpoint=", "--warm_start_from=%s" % odd],
         "init_checkpoint": ["--init_checkpoint=%s/best/slim/model.ckpt-5" % odd],
@@ -481,9 +483,9 @@ def test_F17_metrics_that_JSON_does_not_have(small_run, tmp_path):
         "--num_trials=2",
         "--do_export",
     ]
-    flags_obj = parsed(*small_run.command(output_dir, *arguments))
+    config = parsed(*small_run.command(output_dir, *arguments))
     interruption, workers = run_classifier_gpu.Interruption(), run_classifier_gpu.Workers()
-    run_classifier_gpu.run_trials(flags_obj, interruption, workers)
+    run_classifier_gpu.run_trials(config, interruption, workers)
     trial = output_dir / "trial_1"
     assert strict_json((trial / "eval_results.json").read_text())["eval_mse"] == "inf"
     strict_json((trial / "run.json").read_text())

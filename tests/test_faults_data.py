@@ -256,7 +256,7 @@ def load(tmp_path, tiny_bert):
     def load_files(files, *arguments, task="file", actions=("--do_train",)):
         for name, text in files.items():
             (tmp_path / name).write_bytes(text.encode("utf-8"))
-        flags_obj = parsed(
+        config = parsed(
             *actions,
             "--task_name=" + task,
             "--data_dir=" + str(tmp_path),
@@ -266,7 +266,7 @@ def load(tmp_path, tiny_bert):
             *arguments,
         )
         return run_classifier_gpu.load_inputs(
-            flags_obj, Trained(None, None, None), run_classifier_gpu.needed_splits(flags_obj)
+            config, Trained(None, None, None), run_classifier_gpu.needed_splits(config)
         )
 
     return load_files

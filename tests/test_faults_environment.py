@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import absl.flags
 import pytest
 import tensorflow.compat.v1 as tf
 from program import ROOT, parsed
@@ -185,7 +186,8 @@ def main(monkeypatch, arguments):
     ):
         monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(run_classifier_gpu.logs, "log_to_stderr", lambda debug: None)
-    monkeypatch.setattr(run_classifier_gpu.flags, "FLAGS", parsed(*arguments))
+    config = parsed(*arguments)
+    monkeypatch.setattr(run_classifier_gpu.flags, "read", lambda: config)
     return run_classifier_gpu.main([])
 
 
@@ -231,7 +233,7 @@ class TestFlags:
     )
     def test_numbers_beyond_what_can_be(self, small_run, flag):
         name = flag.split("=")[0].strip("-")
-        with pytest.raises(run_classifier_gpu.flags.Error, match=name):
+        with pytest.raises(absl.flags.Error, match=name):
             parsed(*small_run.arguments, "--do_eval", "--output_dir=x", *flag.split())
 
     @pytest.mark.parametrize("flag", ["--seed=-5", "--seed=2147483646 --num_trials=2"])
@@ -239,9 +241,9 @@ class TestFlags:
         parsed(*small_run.arguments, "--do_train", "--do_eval", "--output_dir=x", *flag.split())
 
     def test_more_steps_than_can_be_counted(self, small_run):
-        flags_obj = parsed(*small_run.command("x", "--num_train_epochs=1e25"))
+        config = parsed(*small_run.command("x", "--num_train_epochs=1e25"))
         with pytest.raises(BadInput, match=r"--num_train_epochs=1e\+25: makes more steps than"):
-            run_classifier_gpu.make_schedule(flags_obj, 40, 1)
+            run_classifier_gpu.make_schedule(config, 40, 1)
 
     def test_a_home_is_expanded_in_every_path(self, small_run, monkeypatch, tmp_path):
         """F23a, F23b."""
@@ -249,9 +251,8 @@ class TestFlags:
         names = ["data_dir", "train_file", "dev_file", "test_file", "labels_file", "output_dir"]
         names += ["bert_config_file", "vocab_file", "init_checkpoint", "export_dir", "thresholds"]
         names += ["class_weights", "eval_checkpoint", "export_checkpoint"]
-        flags_obj = parsed(*small_run.arguments, "--do_eval", *["--%s=~/x" % n for n in names])
-        assert {flags_obj[name].value for name in names} == {str(tmp_path / "x")}
-        assert run_classifier_gpu.own_flags(flags_obj)["output_dir"] == str(tmp_path / "x")
+        config = parsed(*small_run.arguments, "--do_eval", *["--%s=~/x" % n for n in names])
+        assert {config.values()[name] for name in names} == {str(tmp_path / "x")}
 
     @pytest.mark.parametrize(
         "path,message",
@@ -261,7 +262,7 @@ class TestFlags:
         ],
     )
     def test_paths_that_cannot_be(self, small_run, path, message, tmp_path, capsys):
-        with pytest.raises(run_classifier_gpu.flags.Error, match=message):
+        with pytest.raises(absl.flags.Error, match=message):
             parsed(*small_run.command(path))
         assert convert_checkpoint.main([path, str(tmp_path / "new")]) == 2
         assert convert_checkpoint.main([str(tmp_path), path]) == 2

@@ -272,6 +272,6 @@ def test_to_go_on_is_not_to_begin_anew(forks, small_run, tmp_path):
     assert forks.run(command, log, "features.Converter.convert", 1, strike) == 143
     again = shlex.split(log.read_text().splitlines()[-1].split(": go on with: ")[1])
     assert again[:2] == ["python", "run_classifier_gpu.py"]
-    assert not parsed(*again[2:]).overwrite_output_dir
+    assert not parsed(*again[2:]).output.overwrite_output_dir
     # To overwrite what has not come to training yet is nothing to refuse, though.
     assert forks.run(command, log, "features.Converter.convert", 1, strike) == 143

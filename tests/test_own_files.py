@@ -310,7 +310,7 @@ def test_glue_has_a_submission_file_for_every_task():
 
 def test_weights_of_classes_are_not_for_numbers(small_run, tmp_path):
     path = write_csv(tmp_path / "x.csv", ("text", "label"), *zip(TEXTS, SCORES))
-    flags_obj = parsed(
+    config = parsed(
         *small_run.command(
             tmp_path / "output", "--problem_type=regression", "--label_smoothing=0.1"
         ),
@@ -318,5 +318,5 @@ def test_weights_of_classes_are_not_for_numbers(small_run, tmp_path):
         "--dev_file=" + path,
     )
     with pytest.raises(BadInput, match="are for classes"):
-        run_classifier_gpu.run_classifier(flags_obj)
+        run_classifier_gpu.run_classifier(config)
     assert not (tmp_path / "output").exists()

@@ -15,15 +15,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from absl import flags
-from program import model_flags, run, succeed, write_data
-from program import parsed as parse
+from program import model_flags, parsed, run, succeed, write_data
 
 import bundle
 import features
 import run_classifier_gpu
 import serving
 import tokenization
+from bert_classifier.config import Config
 from distributed import Workers
 from errors import BadInput
 from predictor import Predictor
@@ -424,7 +423,7 @@ def test_bad_input_is_found_before_anything_is_written(
         *model_flags(tiny_bert),
     ]
     with pytest.raises(BadInput) as error:
-        run_classifier_gpu.run_classifier(parsed(*files, *arguments))
+        run_classifier_gpu.run_classifier(planned(*files, *arguments))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not output_dir.exists()
@@ -443,12 +442,9 @@ def test_debug_shows_the_traceback(tmp_path, tiny_bert, data_dir):
     assert "Traceback" in process.stderr and "BadInput" in process.stderr
 
 
-def parsed(*arguments):
-    flag_values = flags.FlagValues()
-    run_classifier_gpu.define_flags(flag_values)
+def planned(*arguments):
     required = ["--task_name=file", "--bert_config_file=c", "--vocab_file=v", "--output_dir=o"]
-    flag_values(["program", "--do_train", *required, *arguments])
-    return flag_values
+    return parsed("--do_train", *required, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -466,7 +462,7 @@ def parsed(*arguments):
     ],
 )
 def test_the_schedule(arguments, num_workers, num_examples, expected):
-    schedule = run_classifier_gpu.make_schedule(parsed(*arguments), num_examples, num_workers)
+    schedule = run_classifier_gpu.make_schedule(planned(*arguments), num_examples, num_workers)
     assert (
         schedule.num_train_steps,
         schedule.num_warmup_steps,
@@ -479,7 +475,7 @@ def test_the_schedule(arguments, num_workers, num_examples, expected):
 
 @pytest.mark.parametrize("num_examples", [54, 64, 75, 85, 97, 129, 560, 3668, 67349, 400000])
 def test_early_stopping_can_act_by_default(num_examples):
-    schedule = run_classifier_gpu.make_schedule(parsed(), num_examples, 1)
+    schedule = run_classifier_gpu.make_schedule(planned(), num_examples, 1)
     save_steps = schedule.save_checkpoints_steps
     assert save_steps + schedule.max_steps_without_improvement < schedule.num_train_steps
     assert schedule.max_steps_without_improvement == 3 * save_steps
@@ -492,8 +488,8 @@ def test_early_stopping_can_act_by_default(num_examples):
 )
 def test_the_learning_rate_is_scaled_when_told_to(scaling, num_workers, expected, caplog):
     caplog.set_level("INFO")
-    flags_obj = parsed("--learning_rate=1e-4", "--learning_rate_scaling=" + scaling)
-    assert run_classifier_gpu.scale_learning_rate(flags_obj, num_workers) == pytest.approx(expected)
+    config = planned("--learning_rate=1e-4", "--learning_rate_scaling=" + scaling)
+    assert run_classifier_gpu.scale_learning_rate(config, num_workers) == pytest.approx(expected)
     assert ("%g" % expected in caplog.text) == (expected != 1e-4)
 
 
@@ -523,7 +519,7 @@ def test_a_narrow_model_has_its_batches_cut_in_parts_on_a_cpu(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     job = mock.Mock(workers=Workers())
     job.inputs.bert_config.hidden_size = hidden_size
-    job.flags_obj.use_xla = use_xla
+    job.config = Config().replace(use_xla=use_xla)
     assert run_classifier_gpu.count_parts(job) == expected
     config = run_classifier_gpu.make_run_config("", None, 1, 0, False, num_parts=expected)
     assert config.session_config.intra_op_parallelism_threads == num_threads
@@ -532,7 +528,7 @@ def test_a_narrow_model_has_its_batches_cut_in_parts_on_a_cpu(
 
 
 def test_google_flags_have_googles_defaults():
-    values = parsed()
+    values = planned().values()
     expected = {
         "max_seq_length": 128,
         "train_batch_size": 32,
@@ -545,7 +541,7 @@ def test_google_flags_have_googles_defaults():
         "do_eval": False,
         "do_predict": False,
     }
-    assert {name: values[name].value for name in expected} == expected
+    assert {name: values[name] for name in expected} == expected
 
 
 def test_the_run_config_carries_xla_and_the_saving_of_checkpoints(tmp_path):
@@ -590,7 +586,7 @@ def test_a_model_that_has_learned_nothing_is_told(small_run, tmp_path, caplog):
 
 def test_a_dry_run_needs_no_other_flag(small_run, tmp_path, capsys):
     output_dir = tmp_path / "output"
-    flag_values = parse("--dry_run", "--output_dir=%s" % output_dir, *small_run.arguments)
+    flag_values = parsed("--dry_run", "--output_dir=%s" % output_dir, *small_run.arguments)
     assert run_classifier_gpu.run_classifier(flag_values) == {}
     assert "early stopping" in capsys.readouterr().out
     assert not output_dir.exists()
@@ -606,5 +602,5 @@ def test_the_summary_ends_with_commands_that_work(small_run, tmp_path, caplog):
     assert len(commands) == 3
     for command in commands:
         words = shlex.split(command.replace("FILE", os.path.join(small_run.data_dir, "test.tsv")))
-        run_classifier_gpu.run_classifier(parse(*words[2:]))
+        run_classifier_gpu.run_classifier(parsed(*words[2:]))
     assert "'%s'" % output_dir in commands[0]

@@ -556,9 +556,9 @@ def test_a_run_that_ends_for_no_known_reason_has_not_finished(small_run, tmp_pat
 
 
 def run_trials(small_run, output_dir, *arguments):
-    flags_obj = parsed(*small_run.command(output_dir, "--seed=5", *arguments))
+    config = parsed(*small_run.command(output_dir, "--seed=5", *arguments))
     run_classifier_gpu.run_trials(
-        flags_obj, run_classifier_gpu.Interruption(), run_classifier_gpu.Workers()
+        config, run_classifier_gpu.Interruption(), run_classifier_gpu.Workers()
     )
     return json.loads((output_dir / "trials.json").read_text())
 
@@ -571,9 +571,9 @@ def test_trials_are_summed_up(small_run, tmp_path, monkeypatch):
     }
     folders = []
 
-    def trial(flags_obj, interruption, workers):
-        folders.append(flags_obj.output_dir)
-        return results[flags_obj.seed]
+    def trial(config, interruption, workers):
+        folders.append(config.output.output_dir)
+        return results[config.training.seed]
 
     monkeypatch.setattr(run_classifier_gpu, "run_classifier", trial)
     trials = run_trials(small_run, tmp_path, "--num_trials=3", "--best_metric=eval_f1")

@@ -11,6 +11,8 @@ import os
 import pathlib
 import sys
 
+import absl.flags
+
 FOLDER = pathlib.Path(sys.argv[1])
 INDEX = os.environ["HOROVOD_RANK"]
 
@@ -29,8 +31,8 @@ def settle_down():
 
 def do(program, arguments):
     """Does what the command line says; returns the exit status."""
-    for name in program.flags.FLAGS:
-        program.flags.FLAGS[name].unparse()
+    for name in absl.flags.FLAGS:
+        absl.flags.FLAGS[name].unparse()
     sys.argv = ["run_classifier_gpu.py", *arguments]
     program.tf.reset_default_graph()
     try:
@@ -57,7 +59,7 @@ def main():
         return progress[-1]
 
     program.ProgressHook = observed
-    program.define_flags()
+    program.flags.define()
     for name, arguments, own_arguments in launch["jobs"]:
         print("JOB", name, file=sys.stderr, flush=True)
         status = do(program, arguments + own_arguments.get(INDEX, []))

@@ -1,0 +1,1 @@
+"""Fine-tune BERT for text classification with a plain tf.estimator.Estimator."""
