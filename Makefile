@@ -35,7 +35,7 @@ bench: dev ## Measure this program and its peers, about 45 minutes; BENCH_FLAGS=
 lint: dev ## Check style and types
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
-	$(python) -m mypy *.py
+	$(python) -m mypy *.py bert_classifier
 
 format: dev ## Put the code in the house style
 	$(python) -m ruff check --fix .

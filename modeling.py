@@ -21,7 +21,7 @@ from typing import Any, Callable, Iterator, List, Sequence, Union
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from errors import BadInput
+from bert_classifier.errors import BadInput
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 # Takes the gradient of a result, returns that of each argument; None where nothing is to go.

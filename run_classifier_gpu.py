@@ -25,7 +25,7 @@ import sys
 import time
 from typing import Any, Callable, Collection, Iterator, Mapping, NamedTuple, Sequence
 
-import streams
+from bert_classifier import streams
 
 if __name__ == "__main__":
     streams.prepare()
@@ -40,31 +40,17 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import app
 
-import answers
-import baseline
-import bundle
-import calibration
-import checkpoints
-import distributed
-import files
-import inspection
-import later_call
-import logs
-import memory
 import modeling
-import runs
-import serving
-import threads
 import tokenization
-import training
-from batches import evaluation_order, file_based_input_fn_builder, input_fn_builder, restore_order
-from bert_classifier import flags
+from bert_classifier import files, flags, logs, threads
 from bert_classifier.config import Config
-from bert_classifier.failures import bad_input_in, fail, trouble_of_system
-from classifier import create_model, metric_fn, metric_names, model_fn_builder  # noqa: F401
-from distributed import SharedFailure, Workers
-from errors import BadInput
-from features import (  # noqa: F401
+from bert_classifier.data.batches import (
+    evaluation_order,
+    file_based_input_fn_builder,
+    input_fn_builder,
+    restore_order,
+)
+from bert_classifier.data.features import (  # noqa: F401
     TRUNCATIONS,
     Converter,
     InputFeatures,
@@ -73,19 +59,7 @@ from features import (  # noqa: F401
     fingerprint,
     write_records_once,
 )
-from history import EvalHistory, Watched
-from hooks import (
-    CompilationHook,
-    EarlyStoppingHook,
-    EvaluationRecorder,
-    ProgressHook,
-    eval_history_path,
-    stop_if_no_decrease_hook,
-    stop_if_no_increase_hook,
-)
-from interruption import Interrupted, Interruption
-from later_call import Trained
-from processors import (
+from bert_classifier.data.processors import (
     DataProcessor,
     Examples,
     InputExample,  # noqa: F401
@@ -96,8 +70,36 @@ from processors import (
     load_labels,
     load_thresholds,
 )
-from records import RecordFile
-from training import Schedule
+from bert_classifier.data.records import RecordFile
+from bert_classifier.errors import BadInput
+from bert_classifier.export import bundle, calibration
+from bert_classifier.export.writer import (
+    BestExporter,
+    BundleWriter,
+    SelfTestFailed,
+    read_sample,
+    write_sample,
+)
+from bert_classifier.failures import bad_input_in, fail, trouble_of_system
+from bert_classifier.inspection import baseline, checks
+from bert_classifier.model.classifier import create_model, metric_fn, metric_names, model_fn_builder  # noqa: F401
+from bert_classifier.serving import answers
+from bert_classifier.training import checkpoints, later_call, loop, memory, runs
+from bert_classifier.training.history import EvalHistory, Watched
+from bert_classifier.training.hooks import (
+    CompilationHook,
+    EarlyStoppingHook,
+    EvaluationRecorder,
+    ProgressHook,
+    eval_history_path,
+    stop_if_no_decrease_hook,
+    stop_if_no_increase_hook,
+)
+from bert_classifier.training.interruption import Interrupted, Interruption
+from bert_classifier.training.later_call import Trained
+from bert_classifier.training.loop import Schedule
+from bert_classifier.training.workers import SharedFailure, Workers
+from bert_classifier.training.workers import start as start_workers
 
 _LOG = logging.getLogger("run_classifier_gpu")
 
@@ -326,7 +328,7 @@ def find_trained(config: Config) -> Trained:
     sample_path = os.path.join(folders[0], _DEV_SAMPLE)
     is_pair = None
     if os.path.exists(sample_path):
-        is_pair = serving.read_sample(sample_path)[0].text_b is not None
+        is_pair = read_sample(sample_path)[0].text_b is not None
     return Trained(runs.read_record(folders[0]), labels, is_pair)
 
 
@@ -714,7 +716,7 @@ def inspect(job: Job) -> list[str]:
     config, inputs, schedule = job.config, job.inputs, job.schedule
     if schedule is None:
         return []
-    report = inspection.inspect(
+    report = checks.inspect(
         inputs.examples,
         {split: examples.path for split, examples in inputs.examples.items()},
         inputs.labels,
@@ -886,7 +888,7 @@ def open_folder(job: Job, until_closed: contextlib.ExitStack) -> None:
     files.write_text(labels_path(output_dir), text)
     if "dev" in job.inputs.examples:
         sample = itertools.islice(job.inputs.examples["dev"], _SAMPLE_SIZE)
-        serving.write_sample(os.path.join(output_dir, _DEV_SAMPLE), sample)
+        write_sample(os.path.join(output_dir, _DEV_SAMPLE), sample)
 
 
 def with_plain_paths(job: Job, until_closed: contextlib.ExitStack) -> Job:
@@ -929,7 +931,7 @@ def convert(job: Job) -> dict[str, str]:
 
 def make_input_fn(
     job: Job, records: Mapping[str, str], split: str, batch_size: int, start_step: int = 0
-) -> training.InputFn:
+) -> loop.InputFn:
     """Builds the `input_fn` of a split: endless for `train`, one pass with all examples else.
 
     All workers that read the split call it.
@@ -1149,7 +1151,7 @@ def train(
             EvaluationRecorder(
                 history, schedule.max_steps_without_improvement, schedule.num_train_steps
             ),
-            serving.BestExporter(history, write, config.export.exports_to_keep),
+            BestExporter(history, write, config.export.exports_to_keep),
         ]
 
     def write_record(status: str, reason: str | None = None) -> None:
@@ -1183,7 +1185,7 @@ def train(
     if resumed_from:
         _LOG.info("Resuming from %s", resumed_from)
         if schedule.is_due(start_step):
-            training.catch_up(
+            loop.catch_up(
                 estimator,
                 eval_input_fn,
                 exporters,
@@ -1214,7 +1216,7 @@ def train(
     )
     write_record("training")
     try:
-        training.train_and_evaluate(
+        loop.train_and_evaluate(
             estimator,
             schedule,
             make_input_fn(
@@ -1281,7 +1283,7 @@ def what_to_try(config: Config, schedule: Schedule) -> str:
         cures.append("an --init_checkpoint")
     if config.training.optimizer == "adamw":
         cures.append("--optimizer=adamw_corrected")
-    if schedule.num_train_steps < inspection.FEW_STEPS:
+    if schedule.num_train_steps < checks.FEW_STEPS:
         cures.append("more --num_train_epochs")
     cures += ["another --seed", "a lower --learning_rate", "--dry_run to look at the data"]
     return ", ".join(cures)
@@ -1324,7 +1326,7 @@ def evaluate(
     """Evaluates a checkpoint on the dev set; writes eval_results.txt and eval_results.json."""
     config = job.config
     _LOG.info("***** Eval results of %s *****", checkpoint_path)
-    result = training.evaluate(
+    result = loop.evaluate(
         estimator,
         make_input_fn(job, records, "dev", config.evaluation.eval_batch_size),
         checkpoint_path,
@@ -1390,7 +1392,7 @@ def score_predictions(
     """Write what the metrics of a labelled test file are to test_metrics.json."""
     input_fn = make_input_fn(job, records, "test", job.config.evaluation.predict_batch_size)
     # By the chief alone, as the predictions are.
-    result = training.evaluate(
+    result = loop.evaluate(
         estimator, input_fn, checkpoint_path, Workers(), job.interruption, name="test"
     )
     metrics = {
@@ -1413,7 +1415,7 @@ def predict_in_order(
     """Gives what the model says about each example of a split, in the order of its file."""
     batch_size = job.config.evaluation.predict_batch_size
     input_fn = make_input_fn(job, records, split, batch_size)
-    predictions = training.predict(estimator, input_fn, checkpoint_path, count_parts(job))
+    predictions = loop.predict(estimator, input_fn, checkpoint_path, count_parts(job))
     if not job.config.data.group_by_length:
         return predictions
     num_tokens = RecordFile(records[split]).num_tokens
@@ -1477,11 +1479,11 @@ def make_settings(job: Job, is_pair: bool) -> bundle.Settings:
     )
 
 
-def make_bundle_writer(job: Job) -> serving.BundleWriter:
+def make_bundle_writer(job: Job) -> BundleWriter:
     """Prepares what is exported with every checkpoint of this run."""
     config, inputs = job.config, job.inputs
-    sample = serving.read_sample(os.path.join(config.output.output_dir, _DEV_SAMPLE))
-    return serving.BundleWriter(
+    sample = read_sample(os.path.join(config.output.output_dir, _DEV_SAMPLE))
+    return BundleWriter(
         make_estimator(job),
         make_settings(job, is_pair=sample[0].text_b is not None),
         inputs.tokenizer,
@@ -1526,10 +1528,11 @@ def log_summary(job: Job) -> None:
     if record is None:
         return
     result = record["result"]
-    exports = serving.list_exports(os.path.join(output_dir, "export", "best_exporter"))
+    exports = bundle.list_exports(os.path.join(output_dir, "export", "best_exporter"))
     folder = shlex.quote(output_dir)
     again = "python run_classifier_gpu.py --do_%s --output_dir=" + folder
     texts = " ".join(["TEXT", "TEXT_B"][: 2 if job.inputs.examples["dev"].is_pair else 1])
+    answer = "python -m bert_classifier.predict %s %s"
     rows = [
         ("ended", result["reason"] or "all steps are done"),
         ("last step", "%(last_step)d of %(num_train_steps)d" % result),
@@ -1543,7 +1546,7 @@ def log_summary(job: Job) -> None:
         ("evaluate", again % "eval"),
         ("predict", again % "predict" + " --test_file=FILE"),
         ("export", again % "export"),
-        ("answer", "python predictor.py %s %s" % (folder, texts) if exports else None),
+        ("answer", answer % (folder, texts) if exports else None),
         ("curves", "tensorboard --logdir=" + folder),
     ]
     _LOG.info("***** Training %s *****", result["status"])
@@ -1575,7 +1578,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         # TensorFlow makes the paths of its checkpoints absolute.
         files.user_path(os.getcwd())
-        workers = distributed.start(config.devices.horovod, config.devices.fp16_allreduce)
+        workers = start_workers(config.devices.horovod, config.devices.fp16_allreduce)
         if not workers.is_chief:
             logs.log_warnings_only()
         if config.training.num_trials > 1:
@@ -1591,7 +1594,7 @@ def main(argv: Sequence[str]) -> int:
         if config.output.debug:
             raise
         return 2
-    except serving.SelfTestFailed as error:
+    except SelfTestFailed as error:
         return fail(str(error), 1)
     except Interrupted as signal:
         interruption.acknowledge()

@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter, OrderedDict
 from typing import Callable, Iterable, Mapping
 
-from errors import BadInput
+from bert_classifier.errors import BadInput
 
 _LOG = logging.getLogger(__name__)
 

@@ -28,9 +28,9 @@ from bert import tokenization as google_tokenization
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import features  # noqa: E402
 import tokenization  # noqa: E402
-from processors import InputExample  # noqa: E402
+from bert_classifier.data import features  # noqa: E402
+from bert_classifier.data.processors import InputExample  # noqa: E402
 
 REPEATS = 5
 LABELS = ["0", "1"]

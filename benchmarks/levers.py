@@ -16,10 +16,10 @@ from unittest import mock
 import step  # first: it finds the rooms of the program
 import tensorflow.compat.v1 as tf
 
-import memory
 import modeling
 import optimization
-import threads
+from bert_classifier import threads
+from bert_classifier.training import memory
 
 
 def gelu(x):

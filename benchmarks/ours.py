@@ -108,7 +108,7 @@ def latency(
 ) -> dict[str, Any]:
     """Answers one text after the other from an export, which knows its own length."""
     del model_dir, max_seq_length
-    from predictor import Predictor  # noqa: PLC0415
+    from bert_classifier.serving.predictor import Predictor  # noqa: PLC0415
 
     export_dir = max(glob.glob(os.path.join(output_dir, "export", "best_exporter", "*")))
     texts = [
@@ -121,8 +121,8 @@ def latency(
 
 def convert(model_dir: str, data_dir: str, max_seq_length: int) -> dict[str, Any]:
     """Turns the training file into records."""
-    import features  # noqa: PLC0415
-    from processors import InputExample  # noqa: PLC0415
+    from bert_classifier.data import features  # noqa: PLC0415
+    from bert_classifier.data.processors import InputExample  # noqa: PLC0415
     from tokenization import FullTokenizer  # noqa: PLC0415
 
     examples = [

@@ -26,12 +26,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # In place of the folder of this file, which has the name of what is measured.
 sys.path[0] = ROOT
 
-import bundle  # noqa: E402
-import features  # noqa: E402
 import modeling  # noqa: E402
 import run_classifier_gpu as program  # noqa: E402
-from predictor import Predictor  # noqa: E402
-from processors import InputExample  # noqa: E402
+from bert_classifier.data import features  # noqa: E402
+from bert_classifier.data.processors import InputExample  # noqa: E402
+from bert_classifier.export import bundle  # noqa: E402
+from bert_classifier.serving.predictor import Predictor  # noqa: E402
 from tokenization import FullTokenizer  # noqa: E402
 
 REPEATS = 5

@@ -28,7 +28,7 @@ sys.path[:0] = [HERE, ROOT, os.path.join(ROOT, "examples")]
 import fetch_minilm
 import to_hugging_face
 
-import processors
+from bert_classifier.data import processors
 
 PEERS = ("ours", "hf")
 

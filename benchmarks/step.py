@@ -35,10 +35,10 @@ except ImportError:
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import classifier  # noqa: E402
 import modeling  # noqa: E402
 import optimization  # noqa: E402
-import threads  # noqa: E402
+from bert_classifier import threads  # noqa: E402
+from bert_classifier.model import classifier  # noqa: E402
 
 CONFIG = {
     "vocab_size": 30522,

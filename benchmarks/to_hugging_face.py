@@ -1,6 +1,6 @@
 """Turns google's BERT checkpoints into Hugging Face directories, so that peers begin alike.
 
-The way back of `convert_checkpoint.py`, in its names and shapes.
+The way back of `bert_classifier.convert`, in its names and shapes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ import tensorflow.compat.v1 as tf
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import convert_checkpoint
+from bert_classifier.convert import (
+    CHECKPOINT_NAME,
+    CONFIG_NAME,
+    VOCAB_NAME,
+    hugging_face_name,
+    variable_shapes,
+)
 
 # google's "gelu" is an approximation, Hugging Face's the exact form. Of its two names for the
 # approximation this is the one that PyTorch computes in one pass.
@@ -31,15 +37,15 @@ def convert(model_dir: str, hf_dir: str) -> None:
         hf_dir: gets model.safetensors, config.json, vocab.txt and tokenizer_config.json.
     """
     os.makedirs(hf_dir)
-    with open(os.path.join(model_dir, convert_checkpoint.CONFIG_NAME)) as stream:
+    with open(os.path.join(model_dir, CONFIG_NAME)) as stream:
         config = json.load(stream)
-    reader = tf.train.load_checkpoint(os.path.join(model_dir, convert_checkpoint.CHECKPOINT_NAME))
+    reader = tf.train.load_checkpoint(os.path.join(model_dir, CHECKPOINT_NAME))
     tensors = {}
-    for variable in convert_checkpoint.variable_shapes(config):
+    for variable in variable_shapes(config):
         value = reader.get_tensor(variable)
         if variable.endswith("/kernel"):
             value = value.T
-        tensors[convert_checkpoint.hugging_face_name(variable)] = np.ascontiguousarray(value)
+        tensors[hugging_face_name(variable)] = np.ascontiguousarray(value)
     safetensors.numpy.save_file(
         tensors, os.path.join(hf_dir, "model.safetensors"), {"format": "pt"}
     )
@@ -55,5 +61,5 @@ def convert(model_dir: str, hf_dir: str) -> None:
     for name, content in (("config.json", settings), ("tokenizer_config.json", tokenizer)):
         with open(os.path.join(hf_dir, name), "w") as stream:
             json.dump(content, stream)
-    vocab = os.path.join(model_dir, convert_checkpoint.VOCAB_NAME)
-    shutil.copyfile(vocab, os.path.join(hf_dir, convert_checkpoint.VOCAB_NAME))
+    vocab = os.path.join(model_dir, VOCAB_NAME)
+    shutil.copyfile(vocab, os.path.join(hf_dir, VOCAB_NAME))

@@ -26,8 +26,8 @@ logging.getLogger("tensorflow").setLevel(logging.ERROR)
 import fetch_minilm
 import make_vocab
 
-import files
-from predictor import Predictor
+from bert_classifier import files
+from bert_classifier.serving.predictor import Predictor
 
 DATA_DIR = os.path.join("examples", "data")
 OUTPUT_DIR = os.path.join(".cache", "demo")
@@ -125,7 +125,7 @@ def report(model: list[str]) -> None:
     program = ".venv/bin/python run_classifier_gpu.py"
     print(program + " --do_predict --output_dir=my_output --test_file=my_test.tsv")
     print(program + " --do_export --output_dir=my_output")
-    print('.venv/bin/python predictor.py my_output "my text"')
+    print('.venv/bin/python -m bert_classifier.predict my_output "my text"')
 
 
 def main() -> None:

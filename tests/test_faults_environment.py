@@ -16,20 +16,13 @@ import pytest
 import tensorflow.compat.v1 as tf
 from program import ROOT, parsed
 
-import convert_checkpoint
-import distributed
-import files
-import hooks
-import inspection
-import interruption
-import logs
-import predictor
 import run_classifier_gpu
-import runs
-import threads
-from distributed import Workers
-from errors import BadInput
-from training import Schedule
+from bert_classifier import convert, files, logs, predict, threads
+from bert_classifier.errors import BadInput
+from bert_classifier.inspection import checks
+from bert_classifier.training import hooks, interruption, runs
+from bert_classifier.training.loop import Schedule
+from bert_classifier.training.workers import Workers, _HorovodWorkers, start
 
 
 def cluster(task_type=None, index=0, **hosts):
@@ -55,7 +48,7 @@ class TestTfConfig:
     )
     def test_a_job_of_one_process_ignores_it(self, monkeypatch, value):
         monkeypatch.setenv("TF_CONFIG", value)
-        assert distributed.start(use_horovod=False).size == 1
+        assert start(use_horovod=False).size == 1
         # Estimator would read it.
         assert "TF_CONFIG" not in os.environ
         assert tf.estimator.RunConfig(model_dir="x").is_chief
@@ -75,14 +68,14 @@ class TestTfConfig:
     def test_a_job_of_several_is_not_trained_several_times(self, monkeypatch, value):
         monkeypatch.setenv("TF_CONFIG", value)
         with pytest.raises(BadInput, match="^TF_CONFIG: .* names other processes .* unset it"):
-            distributed.start(use_horovod=False)
+            start(use_horovod=False)
 
     @pytest.mark.parametrize("value", ["none", "[]", "7", '{"cluster": 7}', '{"task": "chief"}'])
     def test_what_cannot_be_understood(self, monkeypatch, value):
         """F04g."""
         monkeypatch.setenv("TF_CONFIG", value)
         with pytest.raises(BadInput, match="^TF_CONFIG: .* cannot be understood"):
-            distributed.start(use_horovod=False)
+            start(use_horovod=False)
 
 
 class TestLock:
@@ -264,18 +257,18 @@ class TestFlags:
     def test_paths_that_cannot_be(self, small_run, path, message, tmp_path, capsys):
         with pytest.raises(absl.flags.Error, match=message):
             parsed(*small_run.command(path))
-        assert convert_checkpoint.main([path, str(tmp_path / "new")]) == 2
-        assert convert_checkpoint.main([str(tmp_path), path]) == 2
+        assert convert.main([path, str(tmp_path / "new")]) == 2
+        assert convert.main([str(tmp_path), path]) == 2
         assert message in capsys.readouterr().err
         for arguments in ([path, "text"], ["x", "--input_file=" + path]):
-            assert predictor.main(arguments) == 2
+            assert predict.main(arguments) == 2
             assert message in capsys.readouterr().err
 
     def test_a_home_is_expanded_for_the_predictor(self, monkeypatch, tmp_path, capsys):
         monkeypatch.setenv("HOME", str(tmp_path))
-        assert predictor.main(["~/export", "--input_file=~/in", "--output_file=~/no/out"]) == 2
+        assert predict.main(["~/export", "--input_file=~/in", "--output_file=~/no/out"]) == 2
         assert "--output_file=%s/no/out: there is no such" % tmp_path in capsys.readouterr().err
-        assert predictor.main(["~/export", "text"]) == 2
+        assert predict.main(["~/export", "text"]) == 2
         assert "%s/export" % tmp_path in capsys.readouterr().err
 
     @pytest.mark.parametrize("path", ["", "x/~", "./~x", "best", "caf\u00e9"])
@@ -304,9 +297,9 @@ class TestClocks:
 class TestPlan:
     @staticmethod
     def rows(last, interval, patience=0, min_steps=0):
-        report = inspection.Report([], [], [], [])
+        report = checks.Report([], [], [], [])
         schedule = Schedule(8, 1e-3, last, 0, 3.0, interval, patience)
-        inspection._add_plan(report, schedule, min_steps)
+        checks._add_plan(report, schedule, min_steps)
         return " ".join(" ".join(report.lines).split())
 
     @pytest.mark.parametrize("last", range(1, 36))
@@ -329,8 +322,8 @@ class TestPlan:
         rows = self.rows(2**63 - 1, 3, 9)
         assert "at steps 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, and 3,074,457,345,618,258,593" in rows
         assert "possible from step 12 on" in rows
-        report = inspection.Report([], [], [], [])
-        inspection._add_time(report, 1e40)
+        report = checks.Report([], [], [], [])
+        checks._add_time(report, 1e40)
         assert "999999999 days" in report.lines[0]
 
 
@@ -488,7 +481,7 @@ class TestTrouble:
 class TestLossOfWorker:
     @staticmethod
     def verdict(error):
-        workers = object.__new__(distributed._HorovodWorkers)
+        workers = object.__new__(_HorovodWorkers)
         return workers.loss_of_worker(error)
 
     def test_what_horovod_says(self):

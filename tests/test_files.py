@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import files
+from bert_classifier import files
 
 
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -18,7 +18,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorflow.python.util import deprecation
 
-import logs
+from bert_classifier import logs
 
 TENSORFLOW = logging.getLogger("tensorflow")
 

@@ -19,7 +19,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import modeling
-from errors import BadInput
+from bert_classifier.errors import BadInput
 
 SETTINGS = {
     "vocab_size": 50,

@@ -17,16 +17,15 @@ import pytest
 import tensorflow.compat.v1 as tf
 from program import model_flags, parsed, run, succeed, write_data
 
-import bundle
-import features
 import run_classifier_gpu
-import serving
 import tokenization
 from bert_classifier.config import Config
-from distributed import Workers
-from errors import BadInput
-from predictor import Predictor
-from processors import InputExample
+from bert_classifier.data import features
+from bert_classifier.data.processors import InputExample
+from bert_classifier.errors import BadInput
+from bert_classifier.export import bundle, writer
+from bert_classifier.serving.predictor import Predictor
+from bert_classifier.training.workers import Workers
 
 
 class Trained:
@@ -94,8 +93,8 @@ def test_a_training_run_leaves_what_the_readme_says(trained):
     } <= found
     assert not [name for name in found if ".tmp-" in name]
     assert len([name for name in found if re.match(r"model\.ckpt-\d+\.index", name)]) == 2
-    assert len(serving.list_exports(trained.path("export", "best_exporter"))) <= 2
-    assert len(serving.list_exports(trained.path("export", "saved_model"))) == 1
+    assert len(writer.list_exports(trained.path("export", "best_exporter"))) <= 2
+    assert len(writer.list_exports(trained.path("export", "saved_model"))) == 1
     assert trained.read("labels.txt") == "negative\npositive\n"
 
 
@@ -169,7 +168,7 @@ def test_an_export_answers_like_the_program_without_its_output_dir(trained, expo
 
 
 def test_the_three_signatures_agree_and_none_needs_a_label(trained):
-    export_dir = serving.list_exports(trained.path("export", "saved_model"))[-1]
+    export_dir = writer.list_exports(trained.path("export", "saved_model"))[-1]
     labels = ["negative", "positive"]
     tokenizer = tokenization.FullTokenizer(os.path.join(export_dir, "assets.extra", "vocab.txt"))
     rows = [
@@ -205,7 +204,7 @@ def test_the_three_signatures_agree_and_none_needs_a_label(trained):
 
 
 def test_no_path_of_this_machine_travels_in_an_export(trained):
-    export_dir = serving.list_exports(trained.path("export", "saved_model"))[-1]
+    export_dir = writer.list_exports(trained.path("export", "saved_model"))[-1]
     with open(os.path.join(export_dir, "saved_model.pb"), "rb") as stream:
         graph = stream.read()
     for value in (trained.output_dir, trained.data_dir, "bert_model.ckpt"):
@@ -248,7 +247,7 @@ def test_an_export_only_run(trained, tmp_path):
         "--export_checkpoint=last",
         "--min_confidence=0.5",
     )
-    (export_dir,) = serving.list_exports(str(tmp_path / "mine"))
+    (export_dir,) = writer.list_exports(str(tmp_path / "mine"))
     opened = bundle.open_bundle(export_dir)
     opened.model.close()
     assert opened.settings.max_seq_length == 16

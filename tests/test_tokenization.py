@@ -6,7 +6,7 @@ import bert.tokenization_test as google_test
 import pytest
 
 import tokenization
-from errors import BadInput
+from bert_classifier.errors import BadInput
 
 NASTY_TEXTS = [
     "",

@@ -1,0 +1,1 @@
+"""Tables -> tasks -> features -> records -> batches."""

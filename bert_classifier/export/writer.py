@@ -1,0 +1,409 @@
+"""What leaves the house: signatures, bundles, frozen graphs, and the best exporter.
+
+What is written is loaded again and has to answer like the checkpoint before it gets its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import time
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+# Not public, and the only way to what every session does to a graph when it first runs it.
+from tensorflow.python.grappler import tf_optimizer
+
+from bert_classifier import files
+from bert_classifier.data import features
+from bert_classifier.data.processors import InputExample
+from bert_classifier.export import bundle
+from bert_classifier.export.bundle import SERVING_DEFAULT, Settings, list_exports
+from bert_classifier.training.history import EvalHistory
+from tokenization import FullTokenizer
+
+_LOG = logging.getLogger(__name__)
+
+# How far the probabilities of what was written may be from those of the checkpoint.
+_TOLERANCE = 1e-5
+
+# The rewritings that suit any machine; what suits this one, a session adds when it loads the graph.
+_OPTIMIZERS = ("pruning", "function", "constfold", "arithmetic", "dependency", "pruning")
+
+
+class SelfTestFailed(Exception):
+    """What was written does not answer like the checkpoint."""
+
+
+def serving_input_fn_builder(
+    max_seq_length: int, cls_id: int
+) -> Callable[[], tf.estimator.export.ServingInputReceiver]:
+    """Builds the `serving_input_receiver_fn` of an export.
+
+    TensorFlow Serving, when it makes one batch of requests of several lengths, pads each tensor
+    with its own first element, and so the mask with ones. In the ids that element is `[CLS]`, which
+    is nowhere else in a text: where it comes again, there is padding, whatever the mask says.
+
+    Args:
+        max_seq_length: number of tokens that the model reads at once.
+        cls_id: id of `[CLS]`.
+
+    Returns:
+        A function that makes three signatures: `serving_default` with `input_ids`, `input_mask`,
+        `segment_ids`, int32 `[batch_size, seq_length]`; `label_ids:serving_default`, the same
+        with an ignored `label_ids`, int32 `[batch_size]`, for clients that always send one; and
+        `examples:serving_default` with `examples`, serialized `tf.Example` strings `[batch_size]`.
+    """
+
+    def serving_input_fn() -> tf.estimator.export.ServingInputReceiver:
+        serialized = tf.placeholder(tf.string, [None], name="examples")
+        parsed = features.parse(serialized, features.feature_spec(labelled=False), max_seq_length)
+        # The parsed columns are defaults of the placeholders: whichever signature feeds, one graph
+        # serves.
+        inputs = {
+            name: tf.placeholder_with_default(column, [None, None], name=name)
+            for name, column in parsed.items()
+        }
+        label_ids = tf.placeholder(tf.int32, [None], name="label_ids")
+        ids = inputs["input_ids"]
+        is_token = tf.not_equal(ids, cls_id) | tf.equal(tf.range(tf.shape(ids)[1]), 0)
+        return tf.estimator.export.ServingInputReceiver(
+            features=dict(inputs, input_mask=inputs["input_mask"] * tf.cast(is_token, tf.int32)),
+            receiver_tensors=inputs,
+            receiver_tensors_alternatives={
+                "label_ids": dict(inputs, label_ids=label_ids),
+                "examples": {"examples": serialized},
+            },
+        )
+
+    return serving_input_fn
+
+
+class BundleWriter(NamedTuple):
+    """Writes checkpoints of a run as bundles.
+
+    Attributes:
+        estimator: of the run.
+        settings: that the bundles are to have.
+        tokenizer: splits the texts of `sample`.
+        vocab_file: this and the next: to be copied.
+        bert_config_file: of the encoder.
+        sample: some examples of the dev set, for the self-test; the first one is what the sample
+            request asks about.
+    """
+
+    estimator: tf.estimator.Estimator
+    settings: Settings
+    tokenizer: FullTokenizer
+    vocab_file: str
+    bert_config_file: str
+    sample: Sequence[InputExample]
+
+    def export(
+        self,
+        checkpoint_path: str,
+        export_path: str,
+        metrics: Mapping[str, Any],
+        frozen_path: str | None = None,
+    ) -> str:
+        """Exports a checkpoint to `<export_path>/<timestamp>/`; returns that folder.
+
+        Args:
+            checkpoint_path: prefix of the checkpoint.
+            export_path: folder of exports.
+            metrics: what is known about the checkpoint, for `metrics.json`.
+            frozen_path: also write the model as one file, with this name.
+
+        Raises:
+            SelfTestFailed: the export does not answer like the checkpoint, and is not there.
+        """
+        with self._written(checkpoint_path, export_path, metrics, frozen_path) as (folder, name):
+            final = os.path.join(export_path, name)
+            os.rename(folder, final)
+        _LOG.info("Exported %s to %s", checkpoint_path, final)
+        return final
+
+    def freeze(self, checkpoint_path: str, path: str, metrics: Mapping[str, Any]) -> None:
+        """Writes a checkpoint as one file with a frozen graph; see `export`."""
+        with self._written(checkpoint_path, os.path.dirname(path), metrics, path):
+            pass
+
+    @contextlib.contextmanager
+    def _written(
+        self,
+        checkpoint_path: str,
+        parent: str,
+        metrics: Mapping[str, Any],
+        frozen_path: str | None,
+    ) -> Iterator[tuple[str, str]]:
+        """Gives a tested bundle in a temporary folder, and the name that it should have."""
+        with contextlib.ExitStack() as until_done:
+            plain = until_done.enter_context(files.plain_path(checkpoint_path))
+            test = _SelfTest(self, plain)
+            temporary, name = until_done.enter_context(_new_folder(parent))
+            cls_id = self.tokenizer.vocab["[CLS]"]
+            receiver_fn = serving_input_fn_builder(self.settings.max_seq_length, cls_id)
+            folder = tf.compat.as_str(
+                self.estimator.export_saved_model(temporary, receiver_fn, checkpoint_path=plain)
+            )
+            parts = self._parts(metrics, test.request)
+            assets = os.path.join(folder, bundle.ASSETS)
+            os.makedirs(assets)
+            digests = _digests_of_files(folder)
+            for part, content in bundle.seal(self.settings, parts, digests).items():
+                with open(os.path.join(assets, part), "wb") as stream:
+                    stream.write(content)
+            opened = bundle.open_bundle(folder, self.estimator.config.session_config)
+            try:
+                test.check(opened.model, "the export")
+                if frozen_path:
+                    graph_def = freeze(opened.model)
+            finally:
+                opened.model.close()
+            if frozen_path:
+                self._write_frozen(graph_def, parts, frozen_path, test)
+                _LOG.info("Wrote %s as %s", checkpoint_path, frozen_path)
+            yield folder, name
+
+    def _parts(self, metrics: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, bytes]:
+        labels = "".join(label + "\n" for label in self.settings.labels)
+        parts = {
+            bundle.LABELS: labels.encode("utf-8"),
+            bundle.METRICS: _json(metrics),
+            bundle.SAMPLE_REQUEST: _json(request),
+        }
+        for part, path in ((bundle.VOCAB, self.vocab_file), (bundle.CONFIG, self.bert_config_file)):
+            with open(path, "rb") as stream:
+                parts[part] = stream.read()
+        return parts
+
+    def _write_frozen(
+        self, graph_def: tf.GraphDef, parts: Mapping[str, bytes], path: str, test: _SelfTest
+    ) -> None:
+        digests = {"graph": bundle.digest_of_graph(graph_def)}
+        bundle.put_parts(graph_def, bundle.seal(self.settings, parts, digests))
+        with files.atomic(path) as temporary:
+            with open(temporary, "wb") as stream:
+                stream.write(graph_def.SerializeToString(deterministic=True))
+            frozen = bundle.open_bundle(temporary, self.estimator.config.session_config)
+            try:
+                test.check(frozen.model, "the frozen graph")
+            finally:
+                frozen.model.close()
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (files.to_json(value, indent=2) + "\n").encode("utf-8")
+
+
+def _digests_of_files(folder: str) -> dict[str, str]:
+    paths = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    return {os.path.relpath(path, folder): files.digest_of_file(path) for path in sorted(paths)}
+
+
+@contextlib.contextmanager
+def _new_folder(parent: str) -> Iterator[tuple[str, str]]:
+    """Gives a temporary folder, and the timestamp that what is made there may have for a name.
+
+    No other name in `parent` is the same or newer: programs that serve take the newest.
+    """
+    exports = list_exports(parent)
+    newest = int(os.path.basename(exports[-1])) if exports else 0
+    timestamp = max(int(time.time()), newest + 1)
+    # Another process may export to the same place.
+    while os.path.exists(os.path.join(parent, "temp-%d" % timestamp)):
+        timestamp += 1
+    temporary = os.path.join(parent, "temp-%d" % timestamp)
+    os.makedirs(temporary)
+    try:
+        yield temporary, str(timestamp)
+    finally:
+        shutil.rmtree(temporary)
+
+
+class _SelfTest:
+    """Some examples of the dev set, and what the checkpoint says about them.
+
+    Attributes:
+        request: what a client of TensorFlow Serving would ask about the first of them.
+    """
+
+    def __init__(self, writer: BundleWriter, checkpoint_path: str):
+        settings = writer.settings
+        converter = features.Converter(
+            settings.labels,
+            settings.max_seq_length,
+            writer.tokenizer,
+            truncation=settings.truncation,
+        )
+        unlabelled = [example._replace(label=None) for example in writer.sample]
+        self._serialized = [record for record, _ in converter.records(unlabelled)]
+        rows = [converter.convert(example) for example in unlabelled]
+        length = max(len(row.input_ids) for row in rows)
+        self._columns = {
+            name: np.array(
+                [getattr(row, name) + [0] * (length - len(row.input_ids)) for row in rows],
+                np.int32,
+            )
+            for name in bundle.INPUTS
+        }
+        self._expected = next(
+            writer.estimator.predict(
+                lambda: tf.data.Dataset.from_tensors(self._columns),
+                checkpoint_path=checkpoint_path,
+                yield_single_examples=False,
+            )
+        )
+        instance = {name: getattr(rows[0], name) for name in bundle.INPUTS}
+        self.request = {"signature_name": SERVING_DEFAULT, "instances": [instance]}
+
+    def check(self, model: bundle.Model, what: str) -> None:
+        """Compares all signatures of a model with the checkpoint, and logs the difference.
+
+        Raises:
+            SelfTestFailed: they differ.
+        """
+        compared = "probabilities" if "probabilities" in self._expected else "predictions"
+        expected = self._expected[compared]
+        feeds = dict(
+            self._columns,
+            examples=self._serialized,
+            label_ids=np.zeros(len(self._serialized), np.int32),
+        )
+        difference = max(
+            float(np.max(np.abs(model.run(feeds, signature)[compared] - expected)))
+            for signature in model.signatures
+        )
+        text = "self-test of %s with %d dev examples: %s of all signatures differ by up to %.1e" % (
+            what,
+            len(self._serialized),
+            compared,
+            difference,
+        )
+        # Numbers of a regression may be large, and are then as many times less exact.
+        if not difference <= _TOLERANCE * max(1.0, float(np.max(np.abs(expected)))):
+            raise SelfTestFailed("%s from those of the checkpoint, more than 1e-5" % text)
+        _LOG.info("  %s", text)
+
+
+def freeze(model: bundle.Model) -> tf.GraphDef:
+    """Makes of a model one graph, with its weights as constants and simplified for inference.
+
+    Its tensors are `input_ids:0`, `input_mask:0`, `segment_ids:0`, all int32 `[batch_size,
+    seq_length]`, and `probabilities:0`, `predictions:0`, `top_3:0`, as those of the signature
+    `serving_default`.
+    """
+    inputs, outputs = model.signatures[SERVING_DEFAULT]
+    with tf.Graph().as_default() as graph:
+        placeholders = {name: tf.placeholder(tf.int32, [None, None], name) for name in inputs}
+        results = tf.import_graph_def(
+            model.graph_def(),
+            {tensor: placeholders[name] for name, tensor in inputs.items()},
+            list(outputs.values()),
+            name="model",
+        )
+        for name, result in zip(outputs, results):
+            tf.add_to_collection(tf.GraphKeys.TRAIN_OP, tf.identity(result, name))
+        # Grappler keeps what the collection of training operations needs.
+        meta_graph = tf.train.export_meta_graph(
+            graph_def=tf.graph_util.extract_sub_graph(graph.as_graph_def(), list(outputs))
+        )
+    config = tf.ConfigProto()
+    config.graph_options.rewrite_options.optimizers.extend(_OPTIMIZERS)
+    return tf_optimizer.OptimizeGraph(config, meta_graph)
+
+
+class BestExporter(tf.estimator.Exporter):
+    """Exports the model after each evaluation that is the best so far, the first one included.
+
+    TensorFlow's own BestExporter never exports the first evaluation, ranks by `loss` whatever is
+    watched, and reads event files that a killed process leaves truncated. This one asks the
+    history.
+    """
+
+    def __init__(
+        self,
+        history: EvalHistory,
+        write: Callable[[str, str, Mapping[str, Any]], str],
+        exports_to_keep: int = 2,
+        name: str = "best_exporter",
+    ):
+        """Takes the history that says what is best.
+
+        Args:
+            history: of the run.
+            write: takes checkpoint, folder of exports and metrics; see `BundleWriter.export`.
+            exports_to_keep: how many of the latest exports.
+            name: of the folder below `export/`.
+        """
+        self._history = history
+        self._write = write
+        self._exports_to_keep = exports_to_keep
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """Names the exporter: the folder below `export/`."""
+        return self._name
+
+    def export(
+        self,
+        estimator: tf.estimator.Estimator,
+        export_path: str,
+        checkpoint_path: str,
+        eval_result: Mapping[str, Any],
+        is_the_final_export: bool,
+    ) -> str | None:
+        """Exports when `eval_result` is the best; returns the export's folder then."""
+        del estimator, is_the_final_export
+        best = self._history.best()
+        if best is None or best.step != int(eval_result["global_step"]):
+            return None
+        exports = list_exports(export_path)
+        # A killed run may have exported, and not yet removed what the export supersedes.
+        if not exports or exported_step(exports[-1]) != best.step:
+            try:
+                metrics = dict(best.to_json(), best_metric=self._history.watched.metric)
+                self._write(checkpoint_path, export_path, metrics)
+            except SelfTestFailed as error:
+                # The checkpoint is kept, and a long training goes on.
+                _LOG.error("Not exported: %s", error)
+                return None
+            exports = list_exports(export_path)
+        for superseded in exports[: -self._exports_to_keep]:
+            shutil.rmtree(superseded)
+        return exports[-1]
+
+
+def exported_step(export_dir: str) -> int | None:
+    """Gives the global step of an export of BestExporter."""
+    path = os.path.join(export_dir, bundle.ASSETS, bundle.METRICS)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as stream:
+        return json.load(stream)["step"]
+
+
+def write_sample(path: str, examples: Iterator[InputExample]) -> None:
+    """Keeps examples for the self-tests of later exports."""
+    lines = (files.to_json({"text_a": e.text_a, "text_b": e.text_b}) + "\n" for e in examples)
+    files.write_text(path, "".join(lines))
+
+
+def read_sample(path: str) -> list[InputExample]:
+    """Reads what `write_sample` has written.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    cure = "remove it, and give --data_dir or --dev_file"
+    with files.damage_told(path, cure), open(path, encoding="utf-8") as stream:
+        examples = [InputExample(guid="", **json.loads(line)) for line in stream]
+        if not examples:
+            raise ValueError("empty")
+        return examples

@@ -1,0 +1,197 @@
+"""How this project treats files: all or nothing is written, and what is read can be read again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+import tempfile
+from typing import Any, Iterator
+
+from bert_classifier.errors import BadInput
+
+# What TensorFlow's file system has in patterns; in a path that is a pattern it finds other files.
+_PATTERN_CHARACTERS = re.compile(r"[\\\[\]*?]")
+
+
+def user_path(path: str) -> str:
+    """Expand `~` and `~user`, which a shell leaves alone in `--flag=~/x`.
+
+    Raises:
+        BadInput: there is no such user, or the path is not UTF-8, as TensorFlow wants it.
+    """
+    try:
+        expanded = os.path.expanduser(path)
+    except KeyError:
+        expanded = path  # Neither HOME nor the system's list of users tells.
+    if expanded.startswith("~"):
+        name = expanded.split("/")[0]
+        raise BadInput("%s: no user has this home; write ./%s for a folder" % (path, name))
+    try:
+        expanded.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInput("%a: is not UTF-8; rename it" % expanded) from error
+    return expanded
+
+
+@contextlib.contextmanager
+def atomic(path: str) -> Iterator[str]:
+    """Gives a temporary path to write to and moves it to `path` when the block has succeeded.
+
+    The temporary file is a neighbour of `path`, because only a rename inside one file system is
+    atomic, and carries the process number, so that two runs at once do not write into each other's
+    file. After a power failure too there is either the old content or the new one.
+    """
+    temporary = "%s.tmp-%d" % (path, os.getpid())
+    try:
+        yield temporary
+        flush_to_disk(temporary)
+        os.replace(temporary, path)
+        # Some network file systems refuse this for a folder, and the file itself is safe.
+        with contextlib.suppress(OSError):
+            flush_to_disk(os.path.dirname(os.path.abspath(path)))
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def check_can_be_written(flag: str, folder: str) -> None:
+    """Check, and leave nothing behind, that files can be written to a folder that may not exist.
+
+    Raises:
+        BadInput: they cannot; the message names the flag.
+    """
+    existing = os.path.abspath(folder)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    try:
+        with tempfile.TemporaryDirectory(dir=existing):
+            pass
+    except OSError as error:
+        raise BadInput(
+            "--%s=%s: %s; give a folder that can be written to" % (flag, folder, error.strerror)
+        ) from error
+
+
+def flush_to_disk(path: str) -> None:
+    """Wait until a file, or the names in a folder, would survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes `text` to `path` as UTF-8, atomically."""
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return `value` as JSON; NaN and infinity, which JSON does not have, become strings."""
+    return json.dumps(without_nan(value), indent=indent, allow_nan=False)
+
+
+def without_nan(value: Any) -> Any:
+    """Return `value` with strings in place of NaN and infinity, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: without_nan(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(part) for part in value]
+    return value
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write `value` to `path` as JSON of several lines, atomically; see `to_json`."""
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def damage_told(path: str, cure: str) -> Iterator[None]:
+    """Raise BadInput, which names file and cure, where the content of `path` cannot be used.
+
+    A power failure, or a full disk, may leave a file empty, cut or full of zero bytes.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput("%s: is damaged (%.200s); %s" % (path, reason, cure)) from error
+
+
+def read_json(path: str, cure: str) -> dict[str, Any]:
+    """Read the JSON object in `path`.
+
+    Raises:
+        BadInput: it is damaged; `cure` is what the message ends with.
+    """
+    with damage_told(path, cure), open(path, encoding="utf-8") as stream:
+        value = json.load(stream)
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+        return value
+
+
+def digest(content: bytes) -> str:
+    """Gives 64 hex digits that no other content has: SHA-256."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_of_file(path: str) -> str:
+    """Gives the `digest` of a file, however large it is."""
+    sum_so_far = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            sum_so_far.update(chunk)
+    return sum_so_far.hexdigest()
+
+
+def check_rereadable(path: str) -> None:
+    """Checks that a file can be read more than once; does not open it, which could wait for ever.
+
+    Raises:
+        BadInput: `path` is a pipe or a device. What else is wrong with it, whoever opens it says.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "pipe" if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else "device"
+        raise BadInput(f"{path}: is a {kind} and can be read only once; write it to a file first")
+
+
+@contextlib.contextmanager
+def plain_path(path: str) -> Iterator[str]:
+    """Give a path to the same file or folder in which TensorFlow finds no pattern.
+
+    Where TensorFlow looks for a checkpoint, it takes the path for a pattern: in `lr=[5e-5]/model`
+    the brackets would stand for one of the characters between them. The path that is given instead
+    goes through a symbolic link, which is there while the block lasts.
+
+    Args:
+        path: of what exists: a file, a folder, or what names of files begin with, as those of a
+            checkpoint do.
+    """
+    if not _PATTERN_CHARACTERS.search(path):
+        yield path
+        return
+    parent, name = os.path.split(os.path.abspath(path))
+    plain_name = _PATTERN_CHARACTERS.sub("_", name)
+    with tempfile.TemporaryDirectory() as folder:
+        if plain_name == name:
+            os.symlink(parent, os.path.join(folder, "parent"))
+            yield os.path.join(folder, "parent", name)
+            return
+        for found in os.listdir(parent):
+            if found.startswith(name):
+                link = os.path.join(folder, plain_name + found[len(name) :])
+                os.symlink(os.path.join(parent, found), link)
+        yield os.path.join(folder, plain_name)

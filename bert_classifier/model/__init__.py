@@ -1,0 +1,1 @@
+"""Features -> EstimatorSpec: the output layer on the encoder, its losses and metrics."""

@@ -1,0 +1,1 @@
+"""The training run: schedule, loop, hooks, history, checkpoints, folder, workers."""

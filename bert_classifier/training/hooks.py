@@ -1,0 +1,540 @@
+"""What to log while training, what to keep after an evaluation, and when progress has ended."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import logging
+import os
+import time
+from typing import Any, Callable, Mapping
+
+import tensorflow.compat.v1 as tf
+import tqdm
+
+from bert_classifier.training import checkpoints
+from bert_classifier.training.history import EvalHistory, Watched
+
+_LOG = logging.getLogger(__name__)
+
+# Seconds that a timedelta can hold.
+_LONGEST = datetime.timedelta.max.days * 24 * 3600
+
+
+def eval_history_path(output_dir: str) -> str:
+    """Gives the file of a run's evaluations."""
+    return os.path.join(output_dir, "eval_history.jsonl")
+
+
+class ProgressHook(tf.train.SessionRunHook):
+    """Logs one line every `every_n_iter` steps: where training is, how it goes, how long it takes.
+
+    It reads the tensors `total_loss:0` of the model and `learning_rate:0` and `gradient_norm:0` of
+    the optimizer by name, because they do not exist yet when hooks are made. The loss is the mean
+    since the line before. Examples per second count the time of training steps, not of evaluations
+    between them.
+
+    Attributes:
+        step: steps done, those of earlier runs included.
+        step_of_batch: the step that the latest batch was for.
+        examples_per_second: mean over this run.
+    """
+
+    def __init__(
+        self,
+        every_n_iter: int,
+        num_train_steps: int,
+        steps_per_epoch: float,
+        examples_per_step: int,
+        num_accumulation_steps: int = 1,
+        show_bar: bool = False,
+    ):
+        """Takes the plan of the run.
+
+        Args:
+            every_n_iter: steps between lines.
+            num_train_steps: steps of the whole run.
+            steps_per_epoch: steps of an epoch.
+            examples_per_step: examples of a step.
+            num_accumulation_steps: how often the graph is run for one step.
+            show_bar: also show a progress bar on stderr, for a person at a terminal.
+        """
+        self.step = self.step_of_batch = 0
+        self._every = every_n_iter
+        self._num_train_steps = num_train_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._examples_per_run = examples_per_step / num_accumulation_steps
+        self._show_bar = show_bar
+        self._bar = tqdm.tqdm(disable=True)
+        self._runs = 0
+        self._seconds = 0.0
+
+    def begin(self) -> None:
+        """Looks up the tensors."""
+        graph = tf.get_default_graph()
+        names = ("total_loss", "learning_rate", "gradient_norm")
+        self._tensors = {name: graph.get_tensor_by_name(name + ":0") for name in names}
+        self._global_step = tf.train.get_global_step()
+
+    def after_create_session(self, session: tf.Session, coord: Any) -> None:
+        """Notes where and when this run begins."""
+        del coord
+        self.step = self._first_step = int(session.run(self._global_step))
+        self._started = time.monotonic()
+        self._start_line()
+        self._bar = tqdm.tqdm(
+            total=self._num_train_steps,
+            initial=self.step,
+            unit="step",
+            disable=not self._show_bar,
+            dynamic_ncols=True,
+        )
+
+    def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
+        """Asks for the tensors and starts the step's clock."""
+        del run_context
+        self._run_started = time.monotonic()
+        return tf.train.SessionRunArgs(self._tensors)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Adds up, and logs when a line is full."""
+        self._runs += 1
+        self._seconds += time.monotonic() - self._run_started
+        self.step_of_batch = self.step + 1
+        self._losses.append(float(run_values.results["total_loss"]))
+        step = int(run_context.session.run(self._global_step))
+        if step == self.step:
+            return
+        self._bar.update(step - self.step)
+        self.step = step
+        if step % self._every == 0 or step == self._num_train_steps:
+            self._log(run_values.results)
+            self._start_line()
+
+    def close_bar(self) -> None:
+        """Leaves the bar and its line. No hook is told when an error ends the training."""
+        self._bar.close()
+
+    @property
+    def examples_per_second(self) -> float:
+        """The mean throughput of this run's training steps; 0 before the first."""
+        return self._per_second(self._runs, self._seconds)
+
+    def _per_second(self, runs: float, seconds: float) -> float:
+        # A clock may stand still: debuggers and libfaketime do that.
+        return runs * self._examples_per_run / seconds if seconds else 0.0
+
+    def _start_line(self) -> None:
+        self._losses: list[float] = []
+        self._line_began = (self._runs, self._seconds)
+
+    def _log(self, results: Mapping[str, float]) -> None:
+        loss = sum(self._losses) / len(self._losses)
+        runs, seconds = (
+            now - then for now, then in zip((self._runs, self._seconds), self._line_began)
+        )
+        elapsed = time.monotonic() - self._started
+        steps_left = self._num_train_steps - self.step
+        self._bar.set_postfix(loss="%.4f" % loss, lr="%.2e" % results["learning_rate"])
+        _LOG.info(
+            "step %d/%d | epoch %.2f | loss %.4f | learning rate %.2e | gradient norm %.2f | "
+            "%.1f examples/s | elapsed %s | ETA %s",
+            self.step,
+            self._num_train_steps,
+            self.step / self._steps_per_epoch,
+            loss,
+            results["learning_rate"],
+            results["gradient_norm"],
+            self._per_second(runs, seconds),
+            _clock(elapsed),
+            _clock(elapsed / (self.step - self._first_step) * steps_left),
+            # A person who has the bar is spared the line; the file has it.
+            extra={"in_bar": self._show_bar},
+        )
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=min(round(seconds), _LONGEST)))
+
+
+class SameFetchesHook(tf.train.SessionRunHook):
+    """Asks for the summaries in each step, also where nobody writes them.
+
+    TensorFlow prepares the graph anew for each set of tensors that it is asked for, which takes one
+    to two seconds. Estimator's own hook asks for the summaries in the first step, and then seldom:
+    without this one there are two sets.
+    """
+
+    def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
+        """Asks; what comes is for the hook that writes."""
+        graph = run_context.session.graph
+        return tf.train.SessionRunArgs(graph.get_collection(tf.GraphKeys.SUMMARY_OP))
+
+
+class CompilationHook(tf.train.SessionRunHook):
+    """Logs what XLA compiles: the graph of a step, anew for each shape of a batch.
+
+    XLA does not say when it has compiled. It does so in the first or the second step with a shape;
+    so the times of these tell how long it took, beside that of the third.
+
+    It reads the tensor `batch_shape:0` of the model.
+    """
+
+    def __init__(self) -> None:
+        """Knows no shapes yet."""
+        self._seconds: dict[tuple[int, ...], list[float]] = {}
+
+    def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
+        """Asks for the shape and starts the clock."""
+        shape = run_context.session.graph.get_tensor_by_name("batch_shape:0")
+        self._run_started = time.monotonic()
+        return tf.train.SessionRunArgs(shape)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Logs a shape that is new, and its third step."""
+        del run_context
+        shape = tuple(run_values.results.tolist())
+        seconds = self._seconds.setdefault(shape, [])
+        if len(seconds) == 3:
+            return
+        seconds.append(time.monotonic() - self._run_started)
+        name = "%s tokens" % " x ".join(map(str, shape))
+        if len(seconds) == 1:
+            _LOG.info("XLA: batches of %s are shape number %d", name, len(self._seconds))
+        if len(seconds) == 3:
+            _LOG.info("XLA: compiled for %s: steps took %.2f, %.2f, %.2f seconds", name, *seconds)
+
+
+class CheckpointHook(tf.train.CheckpointSaverHook):
+    """Saves at multiples of `save_steps` and at the end, there unevaluated if `is_in_a_hurry()`.
+
+    In the hooks of a TrainSpec it takes the place of Estimator's own, which counts from where a run
+    was resumed: then checkpoints, evaluations and the early stop would depend on the interruption.
+    """
+
+    def __init__(self, output_dir: str, save_steps: int, is_in_a_hurry: Callable[[], bool]):
+        """Takes where and when to save, and whether training ends with no time to evaluate."""
+        super().__init__(output_dir, save_steps=save_steps)
+        self._output_dir = output_dir
+        self._save_steps = save_steps
+        self._is_in_a_hurry = is_in_a_hurry
+
+    def after_create_session(self, session: tf.Session, coord: Any) -> None:
+        """Saves the initial state of a new run; that of a resumed run is on disk already.
+
+        The parent would also write the graph: as text, which takes seconds and nobody reads, and
+        for TensorBoard a second time.
+        """
+        del coord
+        step = int(session.run(self._global_step_tensor))
+        self._timer.update_last_triggered_step(step)
+        if step == 0:
+            self._save(session, step)
+            return
+        for listener in self._listeners:
+            # The first save is not evaluated: the listener has to know that it is over.
+            listener.after_save(session, step)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Saves, and so evaluates, when it is time to."""
+        del run_values
+        # The parent looks at a value that is read while the step is counted, early or late.
+        step = int(run_context.session.run(self._global_step_tensor))
+        if step % self._save_steps == 0 and step != self._timer.last_triggered_step():
+            self._timer.update_last_triggered_step(step)
+            if self._save(run_context.session, step):
+                run_context.request_stop()
+
+    def _save(self, session: tf.Session, step: int) -> bool:
+        try:
+            return super()._save(session, step)
+        except tf.errors.OutOfRangeError as error:
+            # TensorFlow's name for a file that is too large is also that for the end of the data:
+            # the run would seem to have come to its end.
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG)) from error
+
+    def end(self, session: tf.Session) -> None:
+        """Saves the last state."""
+        if self._is_in_a_hurry():
+            self._listeners: list[tf.train.CheckpointSaverListener] = []
+        super().end(session)
+
+
+class JoinEvaluationsHook(tf.train.SessionRunHook):
+    """Takes part in each evaluation of the chief, on a worker that saves nothing itself.
+
+    It calls `join` whenever the chief's CheckpointHook saves and so evaluates.
+    """
+
+    def __init__(
+        self, join: Callable[[], None], save_steps: int, is_in_a_hurry: Callable[[], bool]
+    ):
+        """Takes what to do; `save_steps` and `is_in_a_hurry` are those of the CheckpointHook."""
+        self._join = join
+        self._save_steps = save_steps
+        self._is_in_a_hurry = is_in_a_hurry
+
+    def begin(self) -> None:
+        """Looks up the step."""
+        self._global_step = tf.train.get_global_step()
+
+    def after_create_session(self, session: tf.Session, coord: Any) -> None:
+        """Notes the step of the checkpoint that is there."""
+        del coord
+        self._joined_at = int(session.run(self._global_step))
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Takes part when it is time to."""
+        del run_values
+        step = int(run_context.session.run(self._global_step))
+        if step % self._save_steps == 0:
+            self._join_once(step)
+
+    def end(self, session: tf.Session) -> None:
+        """Takes part in the evaluation of the last state."""
+        self._join_once(int(session.run(self._global_step)))
+
+    def _join_once(self, step: int) -> None:
+        if step != self._joined_at and not self._is_in_a_hurry():
+            self._joined_at = step
+            self._join()
+
+
+class AddUpMetricsHook(tf.train.SessionRunHook):
+    """Makes the metrics of an evaluation those of all workers, each of which has seen a part.
+
+    Streaming metrics, Estimator's own `loss` included, are functions of sums over the examples,
+    which are kept in metric variables. Those that need each example keep a list, in a variable
+    whose first dimension is open. At the end, before the metrics are taken, each of these variables
+    becomes its sum over the workers, or the lists of all of them, one after the other.
+    """
+
+    def __init__(
+        self,
+        add_up: Callable[[tf.Tensor, str], tf.Tensor],
+        gather: Callable[[tf.Tensor, str], tf.Tensor],
+    ):
+        """Takes what builds the sum over all workers of a tensor, under a name, and their list."""
+        self._add_up = add_up
+        self._gather = gather
+
+    def begin(self) -> None:
+        """Adds the sums and lists to the graph."""
+        variables = tf.get_collection(tf.GraphKeys.METRIC_VARIABLES)
+        # XLA refuses a variable that grows.
+        with tf.xla.experimental.jit_scope(compile_ops=False):
+            merged = [self._over_workers(v, "metric_%d" % n) for n, v in enumerate(variables)]
+            self._merge = tf.group(*[v.assign(value) for v, value in zip(variables, merged)])
+
+    def _over_workers(self, variable: tf.Variable, name: str) -> tf.Tensor:
+        combine = self._add_up if variable.shape.is_fully_defined() else self._gather
+        return combine(variable.read_value(), name)
+
+    def end(self, session: tf.Session) -> None:
+        """Merges. Estimator reads the metrics in a hook that is always the last."""
+        session.run(self._merge)
+
+
+class EvaluationRecorder(tf.estimator.Exporter):
+    """Records each evaluation of `train_and_evaluate` in the history and keeps the best checkpoint.
+
+    An Exporter is Estimator's public callback after an evaluation. List it first in
+    `EvalSpec(exporters=...)`: exporters that act on the best evaluation ask the history.
+    """
+
+    def __init__(self, history: EvalHistory, patience: int, num_train_steps: int):
+        """Take the run's history and, for what the log says about an early stop, its plan.
+
+        Args:
+            history: of the run.
+            patience: steps without improvement that end it; 0 for none.
+            num_train_steps: steps of the whole run.
+        """
+        self._history = history
+        self._patience = patience
+        self._num_train_steps = num_train_steps
+
+    @property
+    def name(self) -> str:
+        """Names the exporter, and so a folder that stays unused."""
+        return "evaluation_recorder"
+
+    def export(
+        self,
+        estimator: tf.estimator.Estimator,
+        export_path: str,
+        checkpoint_path: str,
+        eval_result: Mapping[str, Any],
+        is_the_final_export: bool,
+    ) -> str | None:
+        """Records `eval_result`; returns the path of the best checkpoint when this one is it."""
+        del export_path, is_the_final_export
+        step = int(eval_result["global_step"])
+        is_best = self._history.add(step, eval_result)
+        self._log(step, eval_result)
+        return checkpoints.keep_best(checkpoint_path, estimator.model_dir) if is_best else None
+
+    def _log(self, step: int, eval_result: Mapping[str, Any]) -> None:
+        history, metric = self._history, self._history.watched.metric
+        numbers = ", ".join(
+            "%s %.4f" % (name, value)
+            for name, value in sorted(eval_result.items())
+            if name not in ("global_step", "loss")
+        )
+        best = history.best()
+        verdict = "no finite %s yet" % metric
+        if best is not None and best.step == step:
+            verdict = "best so far"
+        elif best is not None:
+            verdict = "best %s %.4f at step %d, %d evaluations without improvement" % (
+                metric,
+                history.value(best),
+                best.step,
+                history.evaluations_without_improvement(),
+            )
+        if self._patience:
+            left = self._patience - history.steps_without_improvement()
+            if left <= 0:
+                verdict += "; stops early now"
+            elif step + left < self._num_train_steps:
+                verdict += "; stops early after %d more steps without improvement" % left
+        _LOG.info("evaluation at step %d: %s | %s", step, numbers, verdict)
+
+
+class EarlyStoppingHook(tf.train.SessionRunHook):
+    """Stops training when `should_stop` says why.
+
+    Nothing is added to the graph, so a run may be resumed with or without this hook. The decision
+    is a callable's: several workers, which must all stop at the same step, can share one answer.
+    List the hook after the one that saves, so that an evaluation at this very step counts.
+
+    Attributes:
+        should_stop: global step -> why training should stop there, None if it should go on.
+        reason: the answer that stopped training.
+    """
+
+    def __init__(
+        self,
+        should_stop: Callable[[int], str | None],
+        run_every_secs: float | None = None,
+        run_every_steps: int | None = None,
+    ):
+        """Asks on multiples of `run_every_steps`, or by the clock.
+
+        Raises:
+            ValueError: both or none of the two are given.
+        """
+        if (run_every_secs is None) == (run_every_steps is None):
+            raise ValueError("exactly one of run_every_secs and run_every_steps must be given")
+        self.should_stop = should_stop
+        self.reason: str | None = None
+        self._run_every_secs = run_every_secs
+        self._run_every_steps = run_every_steps
+
+    def begin(self) -> None:
+        """Starts the clock."""
+        self._global_step = tf.train.get_global_step()
+        self._asked_at_step: int | None = None
+        self._asked_at_time = time.monotonic()
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Asks, when it is time to."""
+        del run_values
+        step = int(run_context.session.run(self._global_step))
+        if step != self._asked_at_step and self._is_time(step):
+            self._asked_at_step = step
+            self._asked_at_time = time.monotonic()
+            self.reason = self.should_stop(step)
+            if self.reason:
+                _LOG.info("Early stopping at step %d: %s", step, self.reason)
+                run_context.request_stop()
+
+    def _is_time(self, step: int) -> bool:
+        if self._run_every_steps:
+            return step % self._run_every_steps == 0
+        return time.monotonic() - self._asked_at_time >= (self._run_every_secs or 0)
+
+
+def stop_if_no_decrease_hook(
+    estimator: tf.estimator.Estimator,
+    metric_name: str,
+    max_steps_without_decrease: int,
+    eval_dir: str | None = None,
+    min_steps: int = 0,
+    run_every_secs: float | None = 60,
+    run_every_steps: int | None = None,
+) -> EarlyStoppingHook:
+    """Builds a hook that stops training when a metric that should fall has not fallen for a while.
+
+    The signature is that of `tf.estimator.experimental.stop_if_no_decrease_hook`. The evaluations
+    are read from the run's `eval_history.jsonl` rather than from event files, which a killed
+    process leaves truncated.
+
+    Args:
+        estimator: the Estimator that is trained; its `model_dir` holds the history.
+        metric_name: e.g. `eval_loss`.
+        max_steps_without_decrease: steps from the best evaluation to the latest one that end the
+            run.
+        eval_dir: folder of `eval_history.jsonl` when it is not `estimator.model_dir`.
+        min_steps: never stop before this step.
+        run_every_secs: how often to ask, in seconds; None with `run_every_steps`.
+        run_every_steps: how often to ask, in steps; None with `run_every_secs`.
+    """
+    return _stop_if_no_progress_hook(
+        estimator,
+        Watched(metric_name, higher_is_better=False),
+        max_steps_without_decrease,
+        eval_dir,
+        min_steps,
+        run_every_secs,
+        run_every_steps,
+    )
+
+
+def stop_if_no_increase_hook(
+    estimator: tf.estimator.Estimator,
+    metric_name: str,
+    max_steps_without_increase: int,
+    eval_dir: str | None = None,
+    min_steps: int = 0,
+    run_every_secs: float | None = 60,
+    run_every_steps: int | None = None,
+) -> EarlyStoppingHook:
+    """Builds a hook that stops training when a metric that should rise has not risen for a while.
+
+    The arguments are those of `stop_if_no_decrease_hook`.
+    """
+    return _stop_if_no_progress_hook(
+        estimator,
+        Watched(metric_name, higher_is_better=True),
+        max_steps_without_increase,
+        eval_dir,
+        min_steps,
+        run_every_secs,
+        run_every_steps,
+    )
+
+
+def _stop_if_no_progress_hook(
+    estimator: tf.estimator.Estimator,
+    watched: Watched,
+    max_steps: int,
+    eval_dir: str | None,
+    min_steps: int,
+    run_every_secs: float | None,
+    run_every_steps: int | None,
+) -> EarlyStoppingHook:
+    history = EvalHistory(eval_history_path(eval_dir or estimator.model_dir), watched)
+
+    def should_stop(step: int) -> str | None:
+        if step < min_steps:
+            return None
+        history.reload()
+        waited = history.steps_without_improvement()
+        if waited < max_steps:
+            return None
+        best = history.best()
+        since = "step %d" % best.step if best else "the first evaluation"
+        return "%s has not improved for %d steps, since %s" % (watched.metric, waited, since)
+
+    return EarlyStoppingHook(should_stop, run_every_secs, run_every_steps)

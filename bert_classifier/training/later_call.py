@@ -1,0 +1,131 @@
+"""A later call (evaluate, predict, export) does as the training did, or says what differs.
+
+The training's flags are in its `run.json`. What is not given again is taken from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Collection, Mapping, NamedTuple, Sequence
+
+from bert_classifier.data.processors import TASKS
+from bert_classifier.errors import BadInput
+from bert_classifier.training import runs
+
+_LOG = logging.getLogger(__name__)
+
+# What a call does, with whom and where to: each call says that for itself.
+_OF_EACH_CALL = frozenset(
+    "do_train do_eval do_predict do_export do_frozen dry_run output_dir overwrite_output_dir "
+    "export_dir eval_checkpoint export_checkpoint calibrate init_checkpoint warm_start_from "
+    "labels_file thresholds num_trials horovod fp16_allreduce debug".split()
+)
+_DATA_FILES = frozenset("train_file dev_file test_file".split())
+# How the files of `--task_name=file` are read.
+_OWN_FILES = _DATA_FILES | frozenset(
+    "data_dir problem_type text_column text_b_column label_column id_column label_separator "
+    "file_format separator has_header dev_fraction".split()
+)
+_PATHS = _DATA_FILES | frozenset("data_dir class_weights bert_config_file vocab_file".split())
+_MODEL_FILES = ("bert_config_file", "vocab_file")
+# The model answers with other values of these too, if not as well.
+MAY_DIFFER = ("max_seq_length", "truncation", "window_stride")
+
+
+class Trained(NamedTuple):
+    """What is known of a model that a later call works with.
+
+    Attributes:
+        record: that of its run, see `runs.read_record`; None where there is none.
+        labels: in the order of the outputs; None where nothing tells them.
+        is_pair: whether it reads pairs of texts; None where nothing tells it.
+    """
+
+    record: Mapping[str, Any] | None
+    labels: Sequence[str] | None
+    is_pair: bool | None
+
+    @property
+    def thresholds(self) -> list[float] | None:
+        """Of a multi_label model, in the order of the labels."""
+        return self.record["identity"].get("thresholds") if self.record else None
+
+
+def take_up(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags of a training run that a later call goes on with.
+
+    Args:
+        record: the training's, see `runs.read_record`.
+        given: the flags of the later call, and only those that it was given.
+
+    Returns:
+        flag -> value, of those that were not given.
+    """
+    recorded = record["flags"]
+    own = _OF_EACH_CALL | given.keys()
+    if "data_dir" in given:  # The files are in there, under their usual names.
+        own |= _DATA_FILES
+    if "task_name" in given and given["task_name"].lower() != recorded["task_name"].lower():
+        own |= _OWN_FILES
+    taken = {name: value for name, value in recorded.items() if name not in own}
+    for name in _PATHS & taken.keys():
+        taken[name] = _where_it_was(taken[name], record["folder"])
+    return taken
+
+
+def _where_it_was(path: str | None, folder: str | None) -> str | None:
+    """Return a path that was given in the folder in which the training was started."""
+    if path is None or folder is None or folder == os.getcwd():
+        return path
+    from_there = os.path.join(folder, path)
+    return from_there if os.path.exists(from_there) else path
+
+
+def check(record: Mapping[str, Any], values: Mapping[str, Any], given: Collection[str]) -> None:
+    """Check that a call reads texts, and names answers, as the model was trained to.
+
+    Args:
+        record: the training's.
+        values: all flags of the call, those that were taken up too.
+        given: the names of those that it was given.
+
+    Raises:
+        BadInput: with one of the flags the answers would be wrong.
+    """
+    recorded = record["flags"]
+    before, now = _problem_type(recorded), _problem_type(values)
+    if now != before:
+        raise BadInput(
+            "--problem_type=%s: the model was trained for %s; leave it out, or give the "
+            "--task_name of the training (%s)" % (now, before, recorded["task_name"])
+        )
+    if values["do_lower_case"] != recorded["do_lower_case"]:
+        raise BadInput(
+            "--do_lower_case=%s: the model was trained with %s; leave it out"
+            % (values["do_lower_case"], recorded["do_lower_case"])
+        )
+    for name in _MODEL_FILES:
+        _check_model_file(record, name, values[name], name in given)
+    for name in MAY_DIFFER:
+        if values[name] != recorded.get(name, values[name]):
+            _LOG.warning(
+                "--%s=%s, but the model was trained with %s", name, values[name], recorded[name]
+            )
+
+
+def _problem_type(flag_values: Mapping[str, Any]) -> str:
+    name = flag_values["task_name"].lower()
+    is_built_in = name in TASKS and name != "file"
+    return TASKS[name].problem_type if is_built_in else flag_values["problem_type"]
+
+
+def _check_model_file(record: Mapping[str, Any], name: str, path: str, is_given: bool) -> None:
+    whose = "" if is_given else ", with which the model was trained,"
+    if not os.path.exists(path):
+        raise BadInput("--%s=%s%s is not there; give the file again" % (name, path, whose))
+    if runs.content_hash(path) != record["identity"][name]:
+        raise BadInput(
+            "--%s=%s%s is not what it was in the training; give the file of the training, which "
+            "was %s" % (name, path, whose, record["flags"][name])
+        )
