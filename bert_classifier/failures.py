@@ -10,6 +10,8 @@ import traceback
 
 import tensorflow.compat.v1 as tf
 
+from bert_classifier.errors import BadInput
+
 # What there is to do about a full memory, by the function that was at work. To evaluate is part of
 # training, too.
 _CURES_OF_MEMORY = {
@@ -27,13 +29,19 @@ def fail(message: str, exit_status: int) -> int:
     return exit_status
 
 
-def bad_input_in(error: Exception) -> str | None:
+def message_for_user(error: Exception) -> str | None:
+    """Return the one line that an error is worth; None if it is a fault of the program."""
+    message = str(error) if isinstance(error, BadInput) else None
+    return message or _bad_input_in(error) or _trouble_of_system(error)
+
+
+def _bad_input_in(error: Exception) -> str | None:
     """Gives the message of a BadInput that was raised where TensorFlow reads examples."""
     found = re.search(r"BadInput: (.*)", str(error))
     return found.group(1) if found else None
 
 
-def trouble_of_system(error: Exception) -> str | None:
+def _trouble_of_system(error: Exception) -> str | None:
     """Say in one line what the system has refused, if that is what an error is about."""
     if _tells_of_full_disk(error):
         return "the disk is full; free some space, then the same command goes on"

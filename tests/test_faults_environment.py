@@ -17,11 +17,13 @@ import tensorflow.compat.v1 as tf
 from program import ROOT, parsed
 
 import run_classifier_gpu
-from bert_classifier import convert, files, logs, predict, threads
+from bert_classifier import convert, devices, failures, files, job, logs, predict, program, threads
 from bert_classifier.errors import BadInput
 from bert_classifier.inspection import checks
+from bert_classifier.job import prepare
 from bert_classifier.training import hooks, interruption, runs
 from bert_classifier.training.loop import Schedule
+from bert_classifier.training.schedule import make_schedule
 from bert_classifier.training.workers import Workers, _HorovodWorkers, start
 
 
@@ -112,7 +114,7 @@ def shell(script, *arguments):
 
 class TestStreams:
     PRINT = (
-        "import streams, sys, time; streams.prepare(); time.sleep(0.2); print('\\u4e2d'); "
+        "import sys, time; from bert_classifier import streams; streams.prepare(); time.sleep(0.2); print('\\u4e2d'); "
         "print('\\u597d\\udce9', file=sys.stderr); [print('x' * 99, file=sys.stderr) "
         "for _ in range(999)]; f = open(sys.argv[1], 'w'); print(f.fileno(), file=f)"
     )
@@ -155,7 +157,7 @@ class TestStreams:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
         left = []
-        monkeypatch.setattr(run_classifier_gpu.streams, "leave_stdout", lambda: left.append(1))
+        monkeypatch.setattr(program.streams, "leave_stdout", lambda: left.append(1))
         monkeypatch.setattr(run_classifier_gpu, "run_classifier", gone)
         assert main(monkeypatch, small_run.command(tmp_path)) == 0
         assert left and capsys.readouterr().err == ""
@@ -172,13 +174,13 @@ class TestStreams:
 def main(monkeypatch, arguments):
     """Calls the program's `main` here, which must leave nothing behind in the process."""
     for module, name in (
-        (run_classifier_gpu.memory, "keep_freed_memory"),
-        (run_classifier_gpu.memory, "skip_last_collection"),
-        (run_classifier_gpu.threads, "give_each_session_its_own"),
-        (run_classifier_gpu.Interruption, "watch"),
+        (program.memory, "keep_freed_memory"),
+        (program.memory, "skip_last_collection"),
+        (program.threads, "give_each_session_its_own"),
+        (program.Interruption, "watch"),
     ):
         monkeypatch.setattr(module, name, lambda *_: None)
-    monkeypatch.setattr(run_classifier_gpu.logs, "log_to_stderr", lambda debug: None)
+    monkeypatch.setattr(program.logs, "log_to_stderr", lambda debug: None)
     config = parsed(*arguments)
     monkeypatch.setattr(run_classifier_gpu.flags, "read", lambda: config)
     return run_classifier_gpu.main([])
@@ -236,7 +238,7 @@ class TestFlags:
     def test_more_steps_than_can_be_counted(self, small_run):
         config = parsed(*small_run.command("x", "--num_train_epochs=1e25"))
         with pytest.raises(BadInput, match=r"--num_train_epochs=1e\+25: makes more steps than"):
-            run_classifier_gpu.make_schedule(config, 40, 1)
+            make_schedule(config.training, 40, 1)
 
     def test_a_home_is_expanded_in_every_path(self, small_run, monkeypatch, tmp_path):
         """F23a, F23b."""
@@ -349,7 +351,7 @@ def test_only_the_first_host_has_the_output_dir(small_run, tmp_path, action):
     command = [*small_run.arguments, *action.split()]
     told = []
     jobs = [
-        run_classifier_gpu.make_job(
+        prepare(
             parsed(*command, "--output_dir=%s" % folder),
             View(index, told),
             interruption.Interruption(),
@@ -362,7 +364,7 @@ def test_only_the_first_host_has_the_output_dir(small_run, tmp_path, action):
 
 def test_a_split_that_the_chief_has_not(small_run):
     with pytest.raises(BadInput, match="worker 1 .* has other dev data"):
-        run_classifier_gpu.check_same_data({"dev": "a"}, {}, View(1, []))
+        job._check_same_data({"dev": "a"}, {}, View(1, []))
 
 
 class TestXla:
@@ -387,7 +389,7 @@ class TestXla:
         output_dir = small_run.copy(tmp_path / "output")
         arguments = [*small_run.arguments, "--do_eval", "--use_xla", "--output_dir=" + output_dir]
         log = tmp_path / "log"
-        assert forks.run(arguments, log, "program.make_job", 1, agree) == 0, log.read_text()
+        assert forks.run(arguments, log, "program.prepare", 1, agree) == 0, log.read_text()
         assert list(dump.iterdir()), "nothing was compiled"
 
 
@@ -429,7 +431,7 @@ class TestTrouble:
         ids=["TensorFlow", "Python"],
     )
     def test_a_full_memory(self, functions, cure, make_error):
-        line = run_classifier_gpu.trouble_of_system(raised(make_error(), *functions))
+        line = failures.message_for_user(raised(make_error(), *functions))
         assert line.startswith("the memory is full; ") and cure in line
         assert "--train_batch_size" not in line or cure == "--train_batch_size"
 
@@ -441,7 +443,7 @@ class TestTrouble:
         monkeypatch.setattr(tf.metrics, "mean", full)
         with pytest.raises(tf.errors.ResourceExhaustedError) as error:
             small_run.run(tmp_path, "--num_train_epochs=1")
-        assert "--eval_batch_size" in run_classifier_gpu.trouble_of_system(error.value)
+        assert "--eval_batch_size" in failures.message_for_user(error.value)
 
     @pytest.mark.parametrize(
         "error,line",
@@ -460,7 +462,7 @@ class TestTrouble:
         ],
     )
     def test_what_the_system_refuses(self, error, line):
-        assert run_classifier_gpu.trouble_of_system(error).startswith(line)
+        assert failures.message_for_user(error).startswith(line)
 
     @pytest.mark.parametrize("function", ["runs.write_record", "files.write_text"])
     def test_a_disk_that_is_full_when_a_file_is_written(self, small_run, forks, tmp_path, function):
@@ -505,4 +507,4 @@ class TestLossOfWorker:
 def test_that_mixed_precision_has_no_effect_is_said_once(small_run, tmp_path, caplog):
     caplog.set_level("INFO")
     small_run.run(tmp_path, "--num_train_epochs=1", "--amp", "--do_export")
-    assert caplog.text.count("--amp has no effect") == (not run_classifier_gpu.has_gpu())
+    assert caplog.text.count("--amp has no effect") == (not devices.has_gpu())

@@ -34,13 +34,13 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     script = (
-        "import files, os, signal\n"
+        "import os, signal; from bert_classifier import files\n"
         "with files.atomic(%r) as temporary, open(temporary, 'w') as stream:\n"
         "    stream.write('half')\n"
         "    stream.flush()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n" % str(path)
     )
-    root = os.path.dirname(files.__file__)
+    root = os.path.dirname(os.path.dirname(files.__file__))
     killed = subprocess.run([sys.executable, "-c", script], cwd=root)
     assert killed.returncode == -signal.SIGKILL
     assert path.read_text() == "old"

@@ -722,7 +722,8 @@ def test_gradient_checkpointing_needs_masks_that_can_be_drawn_twice():
 PEAK_OF_A_STEP = """
 import sys
 import tensorflow.compat.v1 as tf
-import memory, modeling
+import modeling
+from bert_classifier.training import memory
 
 config = modeling.BertConfig(
     50, hidden_size=64, num_hidden_layers=12, num_attention_heads=4, intermediate_size=256

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,13 +18,14 @@ from program import model_flags, parsed, run, succeed, write_data
 
 import run_classifier_gpu
 import tokenization
-from bert_classifier.config import Config
+from bert_classifier import devices
+from bert_classifier.config import Devices
 from bert_classifier.data import features
 from bert_classifier.data.processors import InputExample
 from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle, writer
 from bert_classifier.serving.predictor import Predictor
-from bert_classifier.training.workers import Workers
+from bert_classifier.training.schedule import make_schedule, scale_learning_rate
 
 
 class Trained:
@@ -461,7 +461,7 @@ def planned(*arguments):
     ],
 )
 def test_the_schedule(arguments, num_workers, num_examples, expected):
-    schedule = run_classifier_gpu.make_schedule(planned(*arguments), num_examples, num_workers)
+    schedule = make_schedule(planned(*arguments).training, num_examples, num_workers)
     assert (
         schedule.num_train_steps,
         schedule.num_warmup_steps,
@@ -474,7 +474,7 @@ def test_the_schedule(arguments, num_workers, num_examples, expected):
 
 @pytest.mark.parametrize("num_examples", [54, 64, 75, 85, 97, 129, 560, 3668, 67349, 400000])
 def test_early_stopping_can_act_by_default(num_examples):
-    schedule = run_classifier_gpu.make_schedule(planned(), num_examples, 1)
+    schedule = make_schedule(planned().training, num_examples, 1)
     save_steps = schedule.save_checkpoints_steps
     assert save_steps + schedule.max_steps_without_improvement < schedule.num_train_steps
     assert schedule.max_steps_without_improvement == 3 * save_steps
@@ -488,7 +488,7 @@ def test_early_stopping_can_act_by_default(num_examples):
 def test_the_learning_rate_is_scaled_when_told_to(scaling, num_workers, expected, caplog):
     caplog.set_level("INFO")
     config = planned("--learning_rate=1e-4", "--learning_rate_scaling=" + scaling)
-    assert run_classifier_gpu.scale_learning_rate(config, num_workers) == pytest.approx(expected)
+    assert scale_learning_rate(config.training, num_workers) == pytest.approx(expected)
     assert ("%g" % expected in caplog.text) == (expected != 1e-4)
 
 
@@ -496,8 +496,8 @@ def test_the_learning_rate_is_scaled_when_told_to(scaling, num_workers, expected
     "has_gpu,use_xla,expected", [(False, False, 1), (True, False, 8), (False, True, 24)]
 )
 def test_lengths_are_rounded_to_what_the_device_gains_by(has_gpu, use_xla, expected, monkeypatch):
-    monkeypatch.setattr(run_classifier_gpu, "has_gpu", lambda: has_gpu)
-    assert run_classifier_gpu.pad_to_multiple_of(96, use_xla) == expected
+    monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
+    assert devices.pad_to_multiple_of(Devices(use_xla=use_xla), 96) == expected
 
 
 @pytest.mark.parametrize(
@@ -514,12 +514,9 @@ def test_lengths_are_rounded_to_what_the_device_gains_by(has_gpu, use_xla, expec
 def test_a_narrow_model_has_its_batches_cut_in_parts_on_a_cpu(
     hidden_size, cores, has_gpu, use_xla, expected, num_threads, monkeypatch
 ):
-    monkeypatch.setattr(run_classifier_gpu, "has_gpu", lambda: has_gpu)
+    monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-    job = mock.Mock(workers=Workers())
-    job.inputs.bert_config.hidden_size = hidden_size
-    job.config = Config().replace(use_xla=use_xla)
-    assert run_classifier_gpu.count_parts(job) == expected
+    assert devices.count_parts(Devices(use_xla=use_xla), hidden_size, cores) == expected
     config = run_classifier_gpu.make_run_config("", None, 1, 0, False, num_parts=expected)
     assert config.session_config.intra_op_parallelism_threads == num_threads
     rewrites = config.session_config.graph_options.rewrite_options.optimizers

@@ -45,20 +45,22 @@ def main():
     settle_down()
     from disturbance import disturb, program  # noqa: PLC0415
 
+    from bert_classifier import hook_builders  # noqa: PLC0415
+
     with open(str(FOLDER / "launch.json")) as stream:
         launch = json.load(stream)
     for disturbance in launch["disturbances"].get(INDEX, []):
         disturb(*disturbance)
 
     # The program does not tell what a worker other than the chief has done.
-    make_progress_hook = program.ProgressHook
+    make_progress_hook = hook_builders.ProgressHook
     progress = []
 
     def observed(*arguments, **options):
         progress.append(make_progress_hook(*arguments, **options))
         return progress[-1]
 
-    program.ProgressHook = observed
+    hook_builders.ProgressHook = observed
     program.flags.define()
     for name, arguments, own_arguments in launch["jobs"]:
         print("JOB", name, file=sys.stderr, flush=True)

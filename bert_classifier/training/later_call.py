@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, Collection, Mapping, NamedTuple, Sequence
+from typing import Any, Collection, Mapping
 
+from bert_classifier.data.inputs import MAY_DIFFER
 from bert_classifier.data.processors import TASKS
 from bert_classifier.errors import BadInput
 from bert_classifier.training import runs
@@ -29,27 +30,6 @@ _OWN_FILES = _DATA_FILES | frozenset(
 )
 _PATHS = _DATA_FILES | frozenset("data_dir class_weights bert_config_file vocab_file".split())
 _MODEL_FILES = ("bert_config_file", "vocab_file")
-# The model answers with other values of these too, if not as well.
-MAY_DIFFER = ("max_seq_length", "truncation", "window_stride")
-
-
-class Trained(NamedTuple):
-    """What is known of a model that a later call works with.
-
-    Attributes:
-        record: that of its run, see `runs.read_record`; None where there is none.
-        labels: in the order of the outputs; None where nothing tells them.
-        is_pair: whether it reads pairs of texts; None where nothing tells it.
-    """
-
-    record: Mapping[str, Any] | None
-    labels: Sequence[str] | None
-    is_pair: bool | None
-
-    @property
-    def thresholds(self) -> list[float] | None:
-        """Of a multi_label model, in the order of the labels."""
-        return self.record["identity"].get("thresholds") if self.record else None
 
 
 def take_up(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ import run_classifier_gpu
 import tokenization
 from bert_classifier import predict
 from bert_classifier.data import processors
+from bert_classifier.data.inputs import load_inputs, needed_splits
 from bert_classifier.data.processors import get_processor
+from bert_classifier.data.trained import Trained
 from bert_classifier.errors import BadInput
 from bert_classifier.inspection import checks
-from bert_classifier.training.later_call import Trained
 
 DAY_AND_NIGHT = [
     (f"{'sun' if n % 2 else 'rain'} w{n}", "pos" if n % 2 else "neg") for n in range(24)
@@ -265,9 +266,8 @@ def load(tmp_path, tiny_bert):
             *model_flags(tiny_bert),
             *arguments,
         )
-        return run_classifier_gpu.load_inputs(
-            config, Trained(None, None, None), run_classifier_gpu.needed_splits(config)
-        )
+        splits = needed_splits(config.actions, config.export.calibrate, has_sample=False)
+        return load_inputs(config, Trained(), splits)
 
     return load_files
 

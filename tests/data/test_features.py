@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from bert import run_classifier as google
+from program import ROOT
 
 import tokenization
 from bert_classifier.data import features, processes, records
@@ -610,8 +611,10 @@ def test_two_conversions_at_once_make_the_one_file(tokenizer, tmp_path):
 # Converts without end in three processes; says which ones when all of them are at work.
 ENDLESS = """
 import itertools, multiprocessing, sys
-import features, interruption, tokenization
+import tokenization
+from bert_classifier.data import features
 from bert_classifier.data.processors import InputExample
+from bert_classifier.training import interruption
 
 class Endless:
     def __len__(self):
@@ -656,7 +659,7 @@ def test_a_signal_ends_all_processes(tiny_bert, tmp_path, number, to_all, status
     path = tmp_path / "a.tf_record"
     with subprocess.Popen(
         [sys.executable, "-c", ENDLESS, tiny_bert.vocab_file, str(path)],
-        cwd=os.path.dirname(features.__file__),
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,

@@ -20,6 +20,7 @@ from bert_classifier import predict
 from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle, writer
 from bert_classifier.serving import answers, predictor
+from bert_classifier.training import runs
 
 SETTINGS = bundle.Settings(["a", "b"], "classification", 16, True, "head", 0, 1)
 
@@ -238,7 +239,7 @@ def test_f26b_the_name_of_an_export_has_any_number_of_digits(
     assert bundle.find(folder) == expected
     run_classifier_gpu.run_classifier(parsed(*arguments))
     assert bundle.find(folder) == expected[: -len(str(seconds))] + str(seconds + 1)
-    run_classifier_gpu.runs.clear(folder)
+    runs.clear(folder)
     assert not os.path.exists(os.path.join(folder, "export"))
 
 

@@ -16,9 +16,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 from program import ROOT, assert_equal, end_state
 
-import run_classifier_gpu
 from bert_classifier.errors import BadInput
 from bert_classifier.training import checkpoints, runs
+from bert_classifier.training.initial_weights import warm_start
 
 STEPS = (20, 40)
 
@@ -434,7 +434,7 @@ class TestWarmStart:
     )
     def test_where_from_and_how_much(self, small_run, source, name, labels, with_classifier):
         source = os.path.join(small_run.output_dir, source)
-        weights = run_classifier_gpu.warm_start(source, labels)
+        weights = warm_start(source, labels)
         path = os.path.join(small_run.output_dir, name)
         assert os.path.samefile(weights.checkpoint + ".index", path + ".index")
         assert weights.with_classifier == with_classifier

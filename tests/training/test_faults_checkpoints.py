@@ -15,7 +15,9 @@ from program import assert_equal, end_state, parsed, tensors
 
 import run_classifier_gpu
 from bert_classifier.errors import BadInput
-from bert_classifier.training import checkpoints, runs
+from bert_classifier.training import checkpoints, loop, runs
+from bert_classifier.training.history import Watched
+from bert_classifier.trials import find_best_trial
 
 
 def tree(folder):
@@ -330,7 +332,7 @@ def test_F14_a_start_that_failed_does_not_bind_the_folder(small_run, tmp_path, m
         raise RuntimeError("before the first step")
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_classifier_gpu.training, "train_and_evaluate", fail)
+        patched.setattr(loop, "train_and_evaluate", fail)
         with pytest.raises(RuntimeError):
             small_run.run(tmp_path, "--seed=7")
     assert json.loads((tmp_path / "run.json").read_text())["flags"]["seed"] == 7
@@ -511,6 +513,6 @@ def test_F17_metrics_that_JSON_does_not_have(small_run, tmp_path):
 )
 def test_the_best_trial(higher, values, best):
     results = [{"m": value, "output_dir": "d%d" % n} for n, value in enumerate(values, start=1)]
-    found = run_classifier_gpu.find_best_trial(results, run_classifier_gpu.Watched("m", higher))
+    found = find_best_trial(results, Watched("m", higher))
     expected = {"trial": best, "output_dir": "d%s" % best, "m": values[best - 1]} if best else None
     assert found == expected

@@ -1,0 +1,149 @@
+"""The examples of a call as `input_fn`s: from TFRecord files, or shared among several workers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any, Callable, Iterator, NamedTuple
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import config as configs
+from bert_classifier import logs
+from bert_classifier.data.batches import (
+    evaluation_order,
+    file_based_input_fn_builder,
+    input_fn_builder,
+    restore_order,
+)
+from bert_classifier.data.features import write_records_once
+from bert_classifier.data.inputs import Inputs, conversion_options, make_converter
+from bert_classifier.data.records import RecordFile
+
+InputFn = Callable[[], tf.data.Dataset]
+
+
+class Shard(NamedTuple):
+    """The part of a split that this worker reads.
+
+    Attributes:
+        shard_index: number of this worker, from 0.
+        num_shards: how many workers there are.
+        from_all: returns the values that all workers call it with, in the order of the workers.
+    """
+
+    shard_index: int
+    num_shards: int
+    from_all: Callable[[Any], list[Any]]
+
+
+class Pipeline(NamedTuple):
+    """Makes batches of the examples.
+
+    Attributes:
+        inputs: the examples and what they are converted with.
+        data: how they are converted and grouped.
+        shard: the part that this worker reads.
+        records: split -> TFRecord file, of the splits that one worker reads alone. Several workers
+            convert what each of them reads.
+        seed: of the order of the training examples.
+        examples_per_step: of all workers together; None where nothing is trained.
+        pad_to_multiple_of: the number whose multiples the lengths of batches are padded to.
+    """
+
+    inputs: Inputs
+    data: configs.Data
+    shard: Shard
+    records: dict[str, str]
+    seed: int
+    examples_per_step: int | None
+    pad_to_multiple_of: int
+
+    def input_fn(self, split: str, batch_size: int, start_step: int = 0) -> InputFn:
+        """Build the `input_fn` of a split: endless for `train`, else one pass over all examples.
+
+        All workers that read the split call it.
+
+        Args:
+            split: train, dev or test.
+            batch_size: of this worker.
+            start_step: batches of the training that were read before.
+        """
+        inputs, examples = self.inputs, self.inputs.examples[split]
+        is_training, seq_length = split == "train", self.data.max_seq_length
+        options = conversion_options(self.data, inputs.problem_type, split)
+        arguments: dict[str, Any] = {
+            "is_training": is_training,
+            "drop_remainder": is_training,
+            "batch_size": batch_size,
+            "seed": self.seed,
+            "start_step": start_step,
+            "examples_per_step": self.examples_per_step,
+            "pad_to_multiple_of": self.pad_to_multiple_of,
+        }
+        if split in self.records:
+            return file_based_input_fn_builder(
+                self.records[split],
+                seq_length,
+                labelled=examples.is_labelled,
+                problem_type=inputs.problem_type,
+                num_labels=len(inputs.labels),
+                has_windows=options["window_stride"] > 0,
+                group_by_length=self.data.group_by_length,
+                **arguments,
+            )
+        return input_fn_builder(
+            list(examples),
+            inputs.labels,
+            seq_length,
+            inputs.tokenizer,
+            num_shards=self.shard.num_shards,
+            shard_index=self.shard.shard_index,
+            num_tokens=self._count_tokens(split) if self.data.group_by_length else None,
+            **arguments,
+            **options,
+        )
+
+    def in_file_order(
+        self, split: str, batch_size: int, rows: Iterator[dict[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        """Return what a model says about the examples of a split in the order of the file."""
+        if not self.data.group_by_length:
+            return rows
+        num_tokens = RecordFile(self.records[split]).num_tokens
+        return restore_order(rows, evaluation_order(num_tokens, batch_size))
+
+    def _count_tokens(self, split: str) -> np.ndarray:
+        """Count the tokens of each example, each worker those of its part: all call it."""
+        examples, (index, count, from_all) = self.inputs.examples[split], self.shard
+        converter = make_converter(self.inputs, self.data, split)
+        mine = itertools.islice(examples, index, None, count)
+        num_tokens = np.empty(len(examples), np.int64)
+        for number, part in enumerate(from_all(converter.count_tokens(mine))):
+            num_tokens[number::count] = part
+        return num_tokens
+
+
+def convert(
+    inputs: Inputs, data: configs.Data, output_dir: str, num_workers: int
+) -> dict[str, str]:
+    """Write the TFRecord files that are not there yet; return split -> path.
+
+    They are for a worker that reads a split alone: where there are several, of the test set only.
+    """
+    splits = inputs.examples if num_workers == 1 else {"test"} & inputs.examples.keys()
+    records = {}
+    for split in splits:
+        name = "%s.%s.tf_record" % (split, inputs.fingerprints[split])
+        records[split] = os.path.join(output_dir, name)
+        write_records_once(
+            inputs.examples[split],
+            inputs.labels,
+            data.max_seq_length,
+            inputs.tokenizer,
+            records[split],
+            show_bar=logs.is_terminal(),
+            **conversion_options(data, inputs.problem_type, split),
+        )
+    return records

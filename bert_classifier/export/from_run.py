@@ -1,0 +1,87 @@
+"""What an export takes over from the run: settings, sample, metrics, temperature."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Iterable, Mapping
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from bert_classifier.config import Config
+from bert_classifier.data.inputs import Inputs, make_converter
+from bert_classifier.export import calibration
+from bert_classifier.export.bundle import Settings
+from bert_classifier.export.writer import BundleWriter, read_sample
+from bert_classifier.training.history import EvalHistory
+
+_LOG = logging.getLogger(__name__)
+
+
+def sample_path(output_dir: str) -> str:
+    """Return the file with some rows of the dev set, by which later calls test their exports."""
+    return os.path.join(output_dir, "dev_sample.jsonl")
+
+
+def make_settings(config: Config, inputs: Inputs, is_pair: bool) -> Settings:
+    """Collect how this run's texts become inputs of the model, and its outputs answers."""
+    return Settings(
+        labels=inputs.labels,
+        problem_type=inputs.problem_type,
+        max_seq_length=config.data.max_seq_length,
+        do_lower_case=config.model.do_lower_case,
+        truncation=config.data.truncation,
+        window_stride=config.data.window_stride,
+        texts_per_example=2 if is_pair else 1,
+        thresholds=inputs.thresholds,
+        min_confidence=config.export.min_confidence,
+        label_separator=inputs.task.label_separator,
+    )
+
+
+def make_bundle_writer(
+    config: Config, inputs: Inputs, estimator: tf.estimator.Estimator
+) -> BundleWriter:
+    """Prepare what is exported with every checkpoint of this run."""
+    sample = read_sample(sample_path(config.output.output_dir))
+    return BundleWriter(
+        estimator,
+        make_settings(config, inputs, is_pair=sample[0].text_b is not None),
+        inputs.tokenizer,
+        config.model.vocab_file,
+        config.model.bert_config_file,
+        sample,
+    )
+
+
+def metrics_of(history: EvalHistory, step: int) -> dict[str, Any]:
+    """Return what an export tells about the evaluation of its checkpoint."""
+    evaluation = history.at(step)
+    metrics = evaluation.to_json() if evaluation else {"step": step, "metrics": {}}
+    return dict(metrics, best_metric=history.watched.metric)
+
+
+def find_temperature(
+    config: Config, inputs: Inputs, predictions: Iterable[Mapping[str, Any]]
+) -> float:
+    """Fit a temperature on the dev set, and log what it is worth.
+
+    Args:
+        config: of the call.
+        inputs: with the dev set.
+        predictions: what the model says about each example of it, in the order of the file.
+    """
+    examples = inputs.examples["dev"]
+    converter = make_converter(inputs, config.data, "dev")
+    found = calibration.calibrate(
+        np.array([prediction["probabilities"] for prediction in predictions]),
+        np.array([converter.label_id(example.label) for example in examples]),
+        inputs.problem_type,
+    )
+    _LOG.info(
+        "Calibrated on %d dev examples: temperature %.3f, expected calibration error %.4f -> %.4f",
+        len(examples),
+        *found,
+    )
+    return found.temperature

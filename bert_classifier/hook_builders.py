@@ -1,0 +1,79 @@
+"""Build the hooks and exporters of a training."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Mapping
+
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import logs
+from bert_classifier.export import from_run
+from bert_classifier.export.writer import BestExporter
+from bert_classifier.job import Job
+from bert_classifier.training.history import EvalHistory
+from bert_classifier.training.hooks import (
+    EarlyStoppingHook,
+    EvaluationRecorder,
+    ProgressHook,
+    stop_if_no_decrease_hook,
+    stop_if_no_increase_hook,
+)
+from bert_classifier.training.loop import Schedule
+
+
+def make_progress_hook(job: Job, schedule: Schedule) -> ProgressHook:
+    """Build the hook that logs loss, learning rate and speed."""
+    return ProgressHook(
+        job.config.output.log_every_n_iter,
+        schedule.num_train_steps,
+        schedule.steps_per_epoch,
+        schedule.examples_per_step,
+        job.config.training.num_accumulation_steps,
+        show_bar=job.workers.is_chief and logs.is_terminal(),
+    )
+
+
+def make_early_stopping_hook(
+    job: Job, schedule: Schedule, estimator: tf.estimator.Estimator
+) -> EarlyStoppingHook:
+    """Build the hook for the direction of the watched metric; it may be told never to stop.
+
+    The chief decides, because it has the history, and all workers stop.
+    """
+    watched, workers = job.watched, job.workers
+    make_hook = stop_if_no_increase_hook if watched.higher_is_better else stop_if_no_decrease_hook
+    hook = make_hook(
+        estimator,
+        watched.metric,
+        schedule.max_steps_without_improvement or sys.maxsize,
+        min_steps=job.config.training.early_stopping_min_steps,
+        run_every_secs=None,
+        run_every_steps=schedule.save_checkpoints_steps,
+    )
+    decide = hook.should_stop
+    hook.should_stop = lambda step: workers.from_chief(lambda: decide(step))
+    return hook
+
+
+def make_exporters(
+    job: Job, schedule: Schedule, estimator: tf.estimator.Estimator, history: EvalHistory
+) -> list[tf.estimator.Exporter]:
+    """Build what follows an evaluation: record it, and export the model if it is the best."""
+    config, output_dir = job.config, job.config.output.output_dir
+    writer = from_run.make_bundle_writer(config, job.inputs, estimator)
+
+    def in_output_dir(path: str) -> str:
+        return os.path.join(output_dir, os.path.relpath(path, job.model_dir))
+
+    def write(checkpoint_path: str, export_path: str, metrics: Mapping[str, Any]) -> str:
+        # Estimator knows the folder by another name, which the log should not have.
+        return writer.export(in_output_dir(checkpoint_path), in_output_dir(export_path), metrics)
+
+    return [
+        EvaluationRecorder(
+            history, schedule.max_steps_without_improvement, schedule.num_train_steps
+        ),
+        BestExporter(history, write, config.export.exports_to_keep),
+    ]

@@ -1,0 +1,79 @@
+"""Whether a call would remove what it reads, or ask for a checkpoint that is never saved."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from bert_classifier import files
+from bert_classifier.config import Config
+from bert_classifier.errors import BadInput
+from bert_classifier.training import checkpoints, runs
+from bert_classifier.training.initial_weights import find_fine_tuned
+from bert_classifier.training.loop import Schedule
+
+_READ_AS_THEY_ARE = (
+    "data_dir",
+    "labels_file",
+    "class_weights",
+    "thresholds",
+    "bert_config_file",
+    "vocab_file",
+)
+
+
+def check_folders(config: Config) -> None:
+    """Check that nothing that is read is removed before, and that exports can be written.
+
+    Raises:
+        BadInput: one of them is not so.
+    """
+    overwrites = config.output.overwrite_output_dir and config.actions.do_train
+    runs.check_is_kept(config.output.output_dir, overwrites, _files_to_read(config))
+    if config.actions.do_export and config.export.export_dir:
+        files.check_can_be_written("export_dir", config.export.export_dir)
+
+
+def _files_to_read(config: Config) -> dict[str, list[str]]:
+    """Return the files and folders that a call reads, by flag."""
+    values = config.values()
+    named = {name: [values[name]] for name in _READ_AS_THEY_ARE if values[name]}
+    for name in ("train_file", "dev_file", "test_file"):
+        if values[name]:
+            # They are looked for in data_dir first.
+            named[name] = [os.path.join(config.data.data_dir or "", values[name]), values[name]]
+    if config.model.init_checkpoint:
+        named["init_checkpoint"] = checkpoints.files_of(config.model.init_checkpoint)
+    if config.actions.do_train:
+        if config.model.warm_start_from:
+            path = find_fine_tuned(config.model.warm_start_from)
+            named["warm_start_from"] = checkpoints.files_of(path)
+        for path in other_checkpoints(config):
+            named.setdefault("eval_checkpoint", []).extend(checkpoints.files_of(path))
+    return named
+
+
+def other_checkpoints(config: Config) -> list[str]:
+    """Return the checkpoints to evaluate and export that are named and not of this run."""
+    paths = {config.evaluation.eval_checkpoint, config.checkpoint_to_export()} - {"best", "last"}
+    return sorted(path for path in paths if _own_step(config.output.output_dir, path) is None)
+
+
+def check_steps(config: Config, schedule: Schedule) -> None:
+    """Raise BadInput if a checkpoint is to be evaluated, or exported, that is never saved."""
+    for path in (config.evaluation.eval_checkpoint, config.checkpoint_to_export()):
+        step = _own_step(config.output.output_dir, path)
+        if step and not schedule.is_due(step) and not checkpoints.files_of(path):
+            raise BadInput(
+                "%s: this training saves no checkpoint of step %d; give best or last as "
+                "--eval_checkpoint or --export_checkpoint" % (path, step)
+            )
+
+
+def _own_step(output_dir: str, checkpoint_path: str) -> int | None:
+    """Return the step of a checkpoint that a run saves, None if the path is none of that run."""
+    folder, name = os.path.split(checkpoint_path)
+    saved = re.fullmatch(r"model\.ckpt-(\d+)", name)
+    if saved and os.path.realpath(folder) == os.path.realpath(output_dir):
+        return int(saved.group(1))
+    return None
