@@ -31,7 +31,7 @@ INTRODUCTION = """\
   [Optimizer](training.md#optimizer).
 - A switch is set with `--do_train` and cleared with `--nodo_train`.
 - In flags that name a file or a folder, `~` and `~user` are expanded. A shell does not expand them
-  after `--flag=`.
+  after `--data_dir=`.
 - An unknown or misspelled flag stops the program.
 - A later call on the same `--output_dir` takes what you do not give from the training run, see
   [Evaluate, predict, export](export_and_serving.md#evaluate-predict-export).
