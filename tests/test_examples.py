@@ -12,7 +12,7 @@ import pytest
 import tokenization
 from bert_classifier.data import processors
 
-ROOT = os.path.dirname(os.path.abspath(processors.__file__))
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DATA_DIR = os.path.join(ROOT, "examples", "data")
 
 
