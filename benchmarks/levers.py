@@ -63,7 +63,7 @@ def join_heads(heads, rows):
 
 
 def transformer_layer(hidden, num_positions=None, layer=modeling._transformer_layer, **options):
-    """Compute all positions, whatever is asked for."""
+    """Computes all positions, whatever is asked for."""
     output = layer(hidden, **options)
     return output if num_positions is None else output[:, :num_positions]
 

@@ -55,13 +55,11 @@ def flags_of_the_other_commands():
 
 
 def names_defined_in(path):
-    """What other modules can import from a file."""
+    """The functions, classes and variables of a module, without those that it imports."""
     names = set()
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
             names.add(statement.name)
-        elif isinstance(statement, (ast.Import, ast.ImportFrom)):
-            names |= {alias.asname or alias.name for alias in statement.names}
         elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
             targets = getattr(statement, "targets", None) or [statement.target]
             names |= {target.id for target in targets if isinstance(target, ast.Name)}
