@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-
-from absl import flags
+from typing import Any, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -43,23 +42,23 @@ def page() -> str:
     return "\n".join([INTRODUCTION, *(_section(*group) for group in groups().items())])
 
 
-def _section(title: str, of_group: list[flags.Flag]) -> str:
+def _section(title: str, of_group: Sequence[Any]) -> str:
     rows = [
         "| `--%s` | %s | %s |" % (flag.name, _default(flag), _meaning(flag)) for flag in of_group
     ]
     return "\n".join(["## " + title, "", "| flag | default | |", "|---|---|---|", *rows, ""])
 
 
-def _default(flag: flags.Flag) -> str:
+def _default(flag: Any) -> str:
     if flag.default in (None, ""):
         return ""
     return "`%s`" % (str(flag.default).lower() if flag.boolean else flag.default)
 
 
-def _meaning(flag: flags.Flag) -> str:
+def _meaning(flag: Any) -> str:
     text = flag.help
-    if isinstance(flag, flags.EnumFlag):
-        choices = flag.parser.enum_values
+    choices = getattr(flag.parser, "enum_values", None)
+    if choices:
         # absl writes the choices before the text of the definition, between bars.
         text = text.replace("<%s>: " % "|".join(choices), "")
         text += " One of: %s." % ", ".join("`%s`" % choice for choice in choices)
