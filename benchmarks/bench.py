@@ -1,12 +1,12 @@
-"""Measures this program and its peers side by side, on the CPU: `make bench`.
+"""Measure this program and its peers side by side, on the CPU: `make bench`.
 
     .venv/bin/python benchmarks/bench.py [--size=smoke|quick|full] [--jobs=...] [--peers=...]
 
 Every measurement is a process of its own, so that start-up and memory are those of a user. The
-peers take turns, so that what else the machine does falls on all of them alike; the table has
-medians, and how many times ours they are. All begin from the same weights, train on the same rows
-with the same batch size, epochs, learning rate, warm-up and decay, and evaluate once, at the end.
-The rows are made up unless folders with MRPC and SST-2 are named.
+peers take turns, so that other load of the machine affects all of them; the table has medians, and
+their ratios to ours. All begin from the same weights, train on the same rows with the same batch
+size, epochs, learning rate, warm-up and decay, and evaluate once, at the end. The rows are made up
+unless folders with MRPC and SST-2 are named.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from bert_classifier.data import processors
 
 CACHE = os.path.join(ROOT, ".cache")
 ENVIRONMENT = {
-    # Of two programs on a GPU and one on the CPU the table would say nothing.
+    # A table of two programs on a GPU and one on the CPU would be useless.
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -87,7 +87,7 @@ class JobFailed(RuntimeError):
 def write_data(
     folder: str, size: Size, pairs_dir: str | None, sentences_dir: str | None, model_dir: str
 ) -> dict[str, str]:
-    """Writes all rows below a folder; returns kind -> folder of train.tsv, dev.tsv, test.tsv."""
+    """Write all rows below a folder; return kind -> folder of train.tsv, dev.tsv, test.tsv."""
     vocab = made_up_data.load_vocab(os.path.join(model_dir, "vocab.txt"))
     words = made_up_data.Words(vocab)
     texts = made_up_data.long_texts(words, seed=1, num_words=max(cases.LENGTHS + size.lengths))
@@ -112,13 +112,13 @@ def write_data(
         num_test_rows = max(size.predicted_pairs, size.answered_sentences)
         write_rows(folders[kind], "train", take(training.train_rows, train))
         write_rows(folders[kind], "dev", take(training.dev_rows, dev))
-        # Nobody looks at the answers, only at how fast they come.
+        # Only the speed of the answers matters.
         write_rows(folders[kind], "test", take(num_test_rows, train))
     return folders
 
 
 def take(count: int, rows: Iterable[Row]) -> list[Row]:
-    """Gives the first so many rows, which have to be there."""
+    """Return the first `count` rows, which must exist."""
     taken = list(itertools.islice(rows, count))
     if len(taken) < count:
         sys.exit("too few rows: %d are needed, there are %d" % (count, len(taken)))
@@ -128,12 +128,12 @@ def take(count: int, rows: Iterable[Row]) -> list[Row]:
 def made_up(
     make: Callable[[made_up_data.Words, int], Iterable[Row]], words: made_up_data.Words
 ) -> tuple[Iterable[Row], Iterable[Row]]:
-    """Makes endless splits of training and dev rows."""
+    """Make endless splits of training and dev rows."""
     return make(words, 1), make(words, 2)
 
 
 def read_splits(task: str, folder: str | None) -> tuple[Iterable[Row], Iterable[Row]] | None:
-    """Reads the training and the dev set of a GLUE task, if a folder of it is named."""
+    """Read the training and the dev set of a GLUE task, if its folder is given."""
     if folder is None:
         return None
     processor = processors.get_processor(task)
@@ -145,7 +145,7 @@ def read_splits(task: str, folder: str | None) -> tuple[Iterable[Row], Iterable[
 
 
 def write_rows(folder: str, split: str, rows: Sequence[Row]) -> None:
-    """Writes a split as TSV, with a header as `--task_name=file` expects it."""
+    """Write a split as TSV, with a header as `--task_name=file` expects it."""
     lines = ["\t".join(cell for cell in row if cell is not None) for row in rows]
     header = "\t".join(["label", "text", "text_b"][: 1 + lines[0].count("\t")])
     with open(os.path.join(folder, split + ".tsv"), "w", encoding="utf-8") as stream:
@@ -156,10 +156,10 @@ def write_rows(folder: str, split: str, rows: Sequence[Row]) -> None:
 
 
 def write_model(model_dir: str, folder: str) -> None:
-    """Writes a model that all peers compute alike to a new folder, its weights as links.
+    """Write a model that all peers compute alike to a new folder, its weights as links.
 
-    google's program knows no gelu but its own, so all compute that one, which every checkpoint of
-    google's has. A checkpoint that came with the exact form differs by 1e-3 in its activations.
+    google's program knows only its own gelu, so all compute that one. A checkpoint that came with
+    the exact form differs by 1e-3 in its activations.
     """
     shutil.copytree(model_dir, folder, copy_function=os.symlink)
     config_path = os.path.join(folder, convert.CONFIG_NAME)
@@ -173,7 +173,7 @@ def write_model(model_dir: str, folder: str) -> None:
 def make_peers(
     arguments: argparse.Namespace, model_dir: str, hugging_face_model: str
 ) -> list[Peer]:
-    """Lists all peers, ours first."""
+    """List all peers, ours first."""
     builds = {"": os.path.abspath(arguments.python)}
     for build in arguments.build:
         name, _, python = build.partition("=")
@@ -196,7 +196,7 @@ def make_peers(
 
 
 def start(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, dict[str, str]]]:
-    """Finds out which peers there are on this machine; returns them, and name -> their versions."""
+    """Return the peers that are installed on this machine, and name -> their versions."""
     ready, versions, failures = [], {}, {}
     for peer in peers:
         runner = peer.python, peer.script
@@ -214,7 +214,7 @@ def start(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, dict[str, str]]]
 
 
 def takes_part(peer: Peer, case: Case) -> bool:
-    """Tells whether a case says something of a peer that it does not say of another."""
+    """Tell whether a peer is measured in a case."""
     if peer.variant and peer.variant not in case.variants:
         return False
     # The products of google's program are those of its TensorFlow, which is ours too.
@@ -222,10 +222,10 @@ def takes_part(peer: Peer, case: Case) -> bool:
 
 
 def ask(peer: Peer, job: str, settings: Mapping[str, Any]) -> Answer:
-    """Lets a peer do a job in a process of its own.
+    """Run a job of a peer in a process of its own.
 
     Raises:
-        JobFailed: it did not start, or ended with an error.
+        JobFailed: the process did not start, or ended with an error.
     """
     command = [peer.python, os.path.join(HERE, peer.script), job]
     command.append(json.dumps(dict(settings, **peer.options)))
@@ -247,7 +247,7 @@ def ask(peer: Peer, job: str, settings: Mapping[str, Any]) -> Answer:
         try:
             _, process.returncode, usage = os.wait4(process.pid, 0)
         except KeyboardInterrupt:
-            # And those that it has started: nobody else ends them.
+            # Also end the processes that it has started.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
@@ -270,23 +270,23 @@ def ask(peer: Peer, job: str, settings: Mapping[str, Any]) -> Answer:
 
 
 class Bench:
-    """Lets the peers take turns, and keeps what comes out."""
+    """Run the peers in turns and keep their results."""
 
     def __init__(self, peers: Sequence[Peer], folder: str, one_step_dir: str):
-        """Measures those peers in a folder; another has the rows of a single training step."""
+        """Measure in a folder; `one_step_dir` has the rows of a single training step."""
         self.turns: list[Turn] = []
         self._peers = peers
         self._folder = folder
         self._one_step_dir = one_step_dir
 
     def measure(self, case: Case) -> None:
-        """Measures all peers that take part in a case; one that fails is out of it.
+        """Measure all peers that take part in a case; a peer that fails is left out from then on.
 
-        A variant of a peer is there to be seen beside it: it takes part in the first turn.
+        A variant of a peer takes part in the first turn only.
         """
         peers = [peer for peer in self._peers if takes_part(peer, case)]
         for turn in range(case.turns):
-            # There and back: who is first in one turn is last in the next.
+            # The order alternates: the first peer of one turn is the last of the next.
             for peer in peers[:: -1 if turn % 2 else 1]:
                 if peer.variant and turn:
                     continue
@@ -313,7 +313,7 @@ class Bench:
             return ask(peer, case.job, settings)
 
     def _trained(self, peer: Peer) -> str:
-        """Gives a folder in which the peer has trained one step: how well does not matter."""
+        """Return a folder in which the peer has trained one step; the quality does not matter."""
         output_dir = os.path.join(self._folder, "trained", peer.name)
         if not os.path.exists(output_dir):
             os.makedirs(os.path.dirname(output_dir), exist_ok=True)
@@ -334,7 +334,7 @@ class Bench:
 
 
 def say(message: str) -> None:
-    """Tells who waits what is going on."""
+    """Print the progress."""
     print(time.strftime("%H:%M:%S ") + message, file=sys.stderr, flush=True)
 
 
@@ -342,7 +342,7 @@ def say(message: str) -> None:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
 
     def names(text: str) -> list[str]:
         return text.split(",")
@@ -377,7 +377,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def chosen_size(arguments: argparse.Namespace) -> Size:
-    """Gives how much is measured: a named size, but for what the command line says."""
+    """Return how much is measured: a named size, with the changes of the command line."""
     size = cases.SIZES[arguments.size]
     return size._replace(
         short_turns=arguments.turns or size.short_turns,
@@ -387,7 +387,7 @@ def chosen_size(arguments: argparse.Namespace) -> Size:
 
 
 def chosen(wanted: Sequence[str] | None, there_are: Sequence[str], flag: str) -> list[str]:
-    """Gives the wanted ones of some names in their order, all of them if nothing is said."""
+    """Return the wanted names in the order of `there_are`; all of them if none is given."""
     unknown = sorted(set(wanted or ()) - set(there_are))
     if unknown:
         sys.exit("%s: %s: there are %s" % (flag, ", ".join(unknown), ", ".join(there_are)))
@@ -397,7 +397,7 @@ def chosen(wanted: Sequence[str] | None, there_are: Sequence[str], flag: str) ->
 def measure(
     arguments: argparse.Namespace, size: Size, model_dir: str
 ) -> tuple[list[Turn], list[str], dict[str, Any]]:
-    """Measures what is asked for; returns the turns, the peers' names, and facts about them."""
+    """Measure what is asked for; return the turns, the peers' names, and facts about them."""
     groups = chosen(arguments.jobs, GROUPS, "--jobs")
     facts = report.machine()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=CACHE) as folder:
@@ -419,9 +419,9 @@ def measure(
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     arguments = parse_arguments()
-    # As Ctrl-C: what was measured is told, and nothing is left behind.
+    # As Ctrl-C: print what was measured, and remove the temporary files.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     size = chosen_size(arguments)
     os.makedirs(CACHE, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What `bench.py` measures: the jobs, how much of each, and the numbers that come out."""
+"""Define what `bench.py` measures: the jobs, how much of each, and the resulting numbers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    # Does everything work? Its numbers mean nothing.
+    # Checks that everything works: its numbers have no meaning.
     "smoke": Size(1, 1, Training(64, 32, 1), Training(64, 32, 1), 1, (32,), 4, 64, 10, 500),
     # After three epochs of the pairs one run still answered with the most frequent label.
     "quick": Size(
@@ -53,7 +53,7 @@ SIZES = {
 
 
 class Answer(NamedTuple):
-    """What a runner said, and what its process took."""
+    """The answer of a runner, and the resources of its process."""
 
     numbers: dict[str, Any]
     started: float  # seconds since the epoch
@@ -70,12 +70,12 @@ class Case(NamedTuple):
     job: str  # what the runners call it
     settings: dict[str, Any]
     turns: int
-    measure: Callable[[Answer], dict[str, float]]  # gives the numbers of the table
+    measure: Callable[[Answer], dict[str, float]]  # returns the numbers of the table
     variants: tuple[str, ...] = ()  # of HUGGING_FACE, that make a difference
 
 
 def measure_fine_tuning(first_step: int, answer: Answer) -> dict[str, float]:
-    """Gives what a user sees of a training run; its speed is that from a step on."""
+    """Return the numbers of a training run; its speed is measured from a given step on."""
     return {
         "start to end, s": answer.seconds,
         "CPU time, s": answer.cpu_seconds,
@@ -89,13 +89,13 @@ def measure_fine_tuning(first_step: int, answer: Answer) -> dict[str, float]:
 
 
 def examples_per_second(steps: Sequence[Sequence[float]]) -> float:
-    """Gives the speed between the ends of the first and the last of some steps."""
+    """Return the speed between the end of the first and of the last of the given steps."""
     (first, started), (last, ended) = steps[0], steps[-1]
     return BATCH_SIZE * (last - first) / (ended - started)
 
 
 def measure_steps(answer: Answer) -> dict[str, float]:
-    """Gives the time of a training step, and that until the first one is done."""
+    """Return the time of a training step, and the time until the first one is done."""
     ends = [end for _, end in answer.numbers["steps"]]
     times = [after - before for before, after in zip(ends, ends[1:])]
     return {
@@ -106,7 +106,7 @@ def measure_steps(answer: Answer) -> dict[str, float]:
 
 
 def measure_latency(answer: Answer) -> dict[str, float]:
-    """Gives the time within which half of the texts are answered, and nearly all."""
+    """Return the time within which half of the texts are answered, and 95 % of them."""
     milliseconds = [1000 * seconds for seconds in answer.numbers["seconds"]]
     return {
         "p50, ms": percentile(milliseconds, 50),
@@ -115,18 +115,18 @@ def measure_latency(answer: Answer) -> dict[str, float]:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Gives the smallest of the values that is not below so many per cent of them."""
+    """Return the smallest value that `percent` per cent of the values do not exceed."""
     rank = -(-len(values) * percent // 100)
     return sorted(values)[max(0, int(rank) - 1)]
 
 
 def measure_products(answer: Answer) -> dict[str, float]:
-    """Gives the speed of each product of matrices."""
+    """Return the speed of each product of matrices."""
     return {name + ", GFLOP/s": speed for name, speed in answer.numbers.items()}
 
 
 def step_gigaflop(config: Mapping[str, int], batch_size: int, seq_length: int) -> float:
-    """Counts the operations of a training step's matrix products: twice as many back as forth.
+    """Count the operations of a training step's matrix products: backward has twice as many.
 
     Per layer and token: query, key, value and output, the two products of the feed-forward network,
     and attention's two products with `seq_length` others. Pooler and classifier are left out.
@@ -137,12 +137,12 @@ def step_gigaflop(config: Mapping[str, int], batch_size: int, seq_length: int) -
 
 
 def steps_title(seq_length: int) -> str:
-    """Names the training steps of a fixed length."""
+    """Return the title of the training steps of a fixed length."""
     return "training, %d x %d" % (BATCH_SIZE, seq_length)
 
 
 def make_cases(size: Size, data: Mapping[str, str]) -> list[Case]:
-    """Lists what is measured, the short ones first; `data` has the folders of the rows."""
+    """List the cases, the short ones first; `data` has the folders of the rows."""
     length = {"max_seq_length": MAX_SEQ_LENGTH}
     training = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
     cases = [

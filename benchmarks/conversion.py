@@ -1,10 +1,10 @@
-"""How fast texts become records, with google's converter and with ours, and in how much memory.
+"""Measure speed and memory of the conversion to records, with google's converter and with ours.
 
     .venv/bin/python benchmarks/conversion.py [--train_file=SST-2/train.tsv]
 
-google's converter is that of bert-tensorflow 1.0.1. The two take turns, so that what else the
-machine does falls on both alike. Without a file the rows are made up: as many, as long and of as
-many words, as often repeated, as those of SST-2. `examples/fetch_minilm.py` gets the vocabulary.
+google's converter is that of bert-tensorflow 1.0.1. The two take turns, so that other load of the
+machine affects both. Without a file the rows are made up: their number, lengths and words are
+distributed as in SST-2. `examples/fetch_minilm.py` downloads the vocabulary.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REPEATS = 5
 LABELS = ["0", "1"]
 MAX_SEQ_LENGTH = 128
 NUM_ROWS = 67349
-# google's converter is slow: what it does in a second does not change with more rows.
+# google's converter is slow, and its speed does not depend on the number of rows.
 NUM_ROWS_OF_GOOGLE = 4000
 MEMORY_ROWS = (10000, 100000, 1000000)
 
@@ -59,7 +59,7 @@ class MadeUpRows:
 
 
 def read_rows(train_file):
-    """Reads a file of SST-2: the text, a tab and the label, under a header."""
+    """Read a file of SST-2: a header, then text, tab and label."""
     with open(train_file, encoding="utf-8") as stream:
         rows = [line.rstrip("\n").split("\t") for line in stream][1:]
     return [InputExample("train-%d" % i, text, None, label) for i, (text, label) in enumerate(rows)]
@@ -76,7 +76,7 @@ class Case:
         self.rows_per_second, self.cpu_seconds_per_row = [], []
 
     def run(self, folder):
-        """Converts once, as a new process would do it: no word is known yet."""
+        """Convert once, as a new process would: the cache of words is empty."""
         path = os.path.join(folder, "records")
         tokenizer = self._tokenizer()
         cpu, started = cpu_seconds(), time.monotonic()
@@ -86,13 +86,13 @@ class Case:
 
 
 def cpu_seconds():
-    """Gives the time that all cores have spent for this process and those that it has started."""
+    """Return the CPU time of this process and of those that it has started."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def compare(examples, vocab_file):
-    """Prints the speed of google's converter and of ours."""
+    """Print the speed of google's converter and of ours."""
 
     def ours(num_processes):
         def convert(*arguments):
@@ -128,7 +128,7 @@ def compare(examples, vocab_file):
     print("\n| converter | rows/s | times google's | CPU, microseconds per row |")
     print("|---|---|---|---|")
     for case in cases:
-        # Of each turn, and then the median: so both had the same load beside them.
+        # The median of the ratios of each turn, in which both had the same other load.
         ratios = [a / b for a, b in zip(case.rows_per_second, cases[0].rows_per_second)]
         print(
             "| %s | %.0f | %.1f | %.0f |"
@@ -142,7 +142,7 @@ def compare(examples, vocab_file):
 
 
 def measure_memory(count, vocab_file):
-    """Converts `count` made-up rows in this process; prints a row of the table."""
+    """Convert `count` made-up rows in this process; print a row of the table."""
     tokenizer = tokenization.FullTokenizer(vocab_file)
     examples = MadeUpRows(count, vocab_file)
     with tempfile.TemporaryDirectory() as folder:
@@ -161,13 +161,13 @@ def measure_memory(count, vocab_file):
 
 
 def peak_memory():
-    """Gives the most resident memory that this process has had, in kB."""
+    """Return the peak resident memory of this process, in kB."""
     with open("/proc/self/status") as stream:
         return int(re.search(r"VmHWM:\s*(\d+) kB", stream.read()).group(1))
 
 
 def main():
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train_file", help="rows to convert; by default they are made up")
     parser.add_argument(

@@ -1,7 +1,7 @@
-"""Runs google's BERT, of the package bert-tensorflow, for `bench.py`; see `runner.py`.
+"""Run google's BERT, of the package bert-tensorflow, for `bench.py`; see `runner.py`.
 
-With the functions of its `run_classifier.py`, in the order of its `main`, which itself knows no
-task that reads these files: a TPUEstimator without a TPU, and every example padded to
+The functions of its `run_classifier.py` are called in the order of its `main`, which has no task
+that reads these files: a TPUEstimator without a TPU, and every example padded to
 `max_seq_length`.
 """
 
@@ -18,23 +18,23 @@ import tensorflow as tf
 from bert import modeling, run_classifier
 from bert.tokenization import FullTokenizer
 
-# Each call builds the graph and reads the weights again, so a few tell enough.
+# Each call builds the graph and reads the weights again, so a few are enough.
 LATENCY_CALLS = 5
 
 
 class StepTimes(tf.train.SessionRunHook):
-    """Notes when each step has ended."""
+    """Records the time at which each step ends."""
 
     def __init__(self):
         self.steps = []
 
     def after_run(self, run_context, run_values):
-        """Notes the time."""
+        """Record the time."""
         self.steps.append((len(self.steps) + 1, time.monotonic()))
 
 
 def read_examples(data_dir: str, split: str) -> list[run_classifier.InputExample]:
-    """Reads a split of the data."""
+    """Read a split of the data."""
     return [
         run_classifier.InputExample("%s-%d" % (split, number), row.text, row.text_b, row.label)
         for number, row in enumerate(runner.read_examples(os.path.join(data_dir, split + ".tsv")))
@@ -42,14 +42,14 @@ def read_examples(data_dir: str, split: str) -> list[run_classifier.InputExample
 
 
 def load_tokenizer(model_dir: str) -> FullTokenizer:
-    """Loads the vocabulary of an uncased model."""
+    """Load the vocabulary of an uncased model."""
     return FullTokenizer(os.path.join(model_dir, "vocab.txt"), do_lower_case=True)
 
 
 def make_input_fn(
     model_dir: str, data_dir: str, split: str, output_dir: str, max_seq_length: int
 ) -> Any:
-    """Converts a split to a file of records, and builds the `input_fn` that reads it."""
+    """Convert a split to a file of records, and build the `input_fn` that reads it."""
     path = os.path.join(output_dir, split + ".tf_record")
     examples = read_examples(data_dir, split)
     run_classifier.file_based_convert_examples_to_features(
@@ -69,7 +69,7 @@ def make_estimator(
     num_train_steps: int | None = None,
     seed: int | None = None,
 ) -> tf.estimator.tpu.TPUEstimator:
-    """Builds the estimator of google's script; without steps it is for a trained model."""
+    """Build the estimator of google's script; without steps it is for a trained model."""
     bert_config = modeling.BertConfig.from_json_file(os.path.join(model_dir, "bert_config.json"))
     model_fn = run_classifier.model_fn_builder(
         bert_config,
@@ -109,7 +109,7 @@ def fine_tune(
     log_steps: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Trains, and evaluates once at the end."""
+    """Train, and evaluate once at the end."""
     del log_steps
     os.makedirs(output_dir)
     num_examples = len(read_examples(data_dir, "train"))
@@ -138,7 +138,7 @@ def fine_tune(
 def predict(
     model_dir: str, data_dir: str, output_dir: str, max_seq_length: int, batch_size: int
 ) -> dict[str, Any]:
-    """Predicts the test set with a trained model; the time is from the loading of the weights."""
+    """Predict the test set with a trained model; the time includes loading the weights."""
     input_fn = make_input_fn(model_dir, data_dir, "test", output_dir, max_seq_length)
     estimator = make_estimator(model_dir, output_dir, batch_size)
     started = time.monotonic()
@@ -150,7 +150,7 @@ def predict(
 def latency(
     model_dir: str, data_dir: str, output_dir: str, max_seq_length: int, num_texts: int
 ) -> dict[str, Any]:
-    """Answers one text after the other, each with a call of `Estimator.predict`."""
+    """Classify one text after the other, each with a call of `Estimator.predict`."""
     tokenizer = load_tokenizer(model_dir)
     estimator = make_estimator(model_dir, output_dir, batch_size=1)
 
@@ -166,7 +166,7 @@ def latency(
 
 
 def convert(model_dir: str, data_dir: str, max_seq_length: int) -> dict[str, Any]:
-    """Turns the training file into records."""
+    """Convert the training file to records."""
     examples = read_examples(data_dir, "train")
     tokenizer = load_tokenizer(model_dir)
     with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +178,7 @@ def convert(model_dir: str, data_dir: str, max_seq_length: int) -> dict[str, Any
 
 
 def versions() -> dict[str, Any]:
-    """Says what this environment is."""
+    """Return the versions of this environment."""
     return runner.packages("bert-tensorflow", "tensorflow-gpu", "tensorflow", "intel-tensorflow")
 
 

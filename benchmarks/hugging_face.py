@@ -1,7 +1,7 @@
-"""Runs transformers and PyTorch, on Python 3.11, for `bench.py`; see `runner.py`.
+"""Run transformers and PyTorch, on Python 3.11, for `bench.py`; see `runner.py`.
 
 `padding` is "longest", for the Trainer with batches of similar length, or "max_length", which is
-what its example run_glue.py does unless told otherwise. `bf16` turns on autocast.
+the default of its example run_glue.py. `bf16` turns on autocast.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import transformers
 
 
 def load_tokenizer(folder: str) -> Any:
-    """Loads the fast tokenizer of a model's folder."""
+    """Load the fast tokenizer of a model's folder."""
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def load_dataset(
     tokenizer: Any, data_dir: str, split: str, max_seq_length: int, padding: str
 ) -> list[dict[str, Any]]:
-    """Reads and converts a split of the data."""
+    """Read and convert a split of the data."""
     examples = runner.read_examples(os.path.join(data_dir, split + ".tsv"))
     encoded = tokenize(tokenizer, examples, max_seq_length, padding)
     return [
@@ -38,7 +38,7 @@ def load_dataset(
 def tokenize(
     tokenizer: Any, examples: list[runner.Example], max_seq_length: int, padding: str
 ) -> dict[str, list[list[int]]]:
-    """Converts texts; what is padded to the longest of a batch is not padded yet."""
+    """Convert texts; padding to the longest of a batch is done later."""
     second = [example.text_b for example in examples] if examples[0].text_b else None
     return tokenizer(
         [example.text for example in examples],
@@ -50,30 +50,30 @@ def tokenize(
 
 
 def trained_model(output_dir: str) -> Any:
-    """Loads what `fine_tune` has saved."""
+    """Load the model that `fine_tune` has saved."""
     folder = newest_checkpoint(output_dir)
     return transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
 
 
 def newest_checkpoint(output_dir: str) -> str:
-    """Gives the folder of the checkpoint with the highest step."""
+    """Return the folder of the checkpoint with the highest step."""
     folders = glob.glob(os.path.join(output_dir, "checkpoint-*"))
     return max(folders, key=lambda folder: int(folder.rpartition("-")[2]))
 
 
 def autocast(bf16: bool) -> contextlib.AbstractContextManager:
-    """Gives the context in which a model computes."""
+    """Return the context in which a model computes."""
     return torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 class StepTimes(transformers.TrainerCallback):
-    """Notes when each step has ended."""
+    """Records the time at which each step ends."""
 
     def __init__(self):
         self.steps = []
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Notes the time."""
+        """Record the time."""
         self.steps.append((state.global_step, time.monotonic()))
 
 
@@ -90,7 +90,7 @@ def fine_tune(
     padding: str,
     bf16: bool = False,
 ) -> dict[str, Any]:
-    """Trains, and evaluates once at the end."""
+    """Train, and evaluate once at the end."""
     tokenizer = load_tokenizer(model_dir)
     # The Trainer sets it too, but the weights of the classifier are drawn before.
     transformers.set_seed(seed)
@@ -149,9 +149,9 @@ def predict(
     padding: str,
     bf16: bool = False,
 ) -> dict[str, Any]:
-    """Predicts the test set with a trained model; the time is from the loading of the weights.
+    """Predict the test set with a trained model; the time includes loading the weights.
 
-    A loop of its own: the Trainer's predictions come out of order when it groups by length.
+    It does not use the Trainer, whose predictions are not in order when it groups by length.
     """
     tokenizer = load_tokenizer(model_dir)
     rows = load_dataset(tokenizer, data_dir, "test", max_seq_length, padding)
@@ -178,7 +178,7 @@ def latency(
     padding: str,
     bf16: bool = False,
 ) -> dict[str, Any]:
-    """Answers one text after the other, from the text to the probabilities."""
+    """Classify one text after the other, from the text to the probabilities."""
     tokenizer = load_tokenizer(model_dir)
     model = trained_model(output_dir)
 
@@ -201,7 +201,7 @@ def latency(
 def convert(
     model_dir: str, data_dir: str, max_seq_length: int, padding: str, **_: bool
 ) -> dict[str, Any]:
-    """Turns the training file into lists of indices, which stay in memory."""
+    """Convert the training file to lists of indices, which stay in memory."""
     tokenizer = load_tokenizer(model_dir)
     examples = runner.read_examples(os.path.join(data_dir, "train.tsv"))
     started = time.monotonic()
@@ -210,7 +210,7 @@ def convert(
 
 
 def products(**_: Any) -> dict[str, Any]:
-    """Multiplies matrices with PyTorch, in fp32."""
+    """Multiply matrices with PyTorch, in fp32."""
 
     def make_product(m, k, n):
         first, second, result = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
@@ -220,7 +220,7 @@ def products(**_: Any) -> dict[str, Any]:
 
 
 def versions(**_: Any) -> dict[str, Any]:
-    """Says what this environment is."""
+    """Return the versions of this environment."""
     found = runner.packages("torch", "transformers", "accelerate", "tokenizers", "numpy")
     return dict(found, threads=torch.get_num_threads())
 

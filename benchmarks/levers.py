@@ -1,9 +1,9 @@
-"""What each change of the graph gains by itself: a training step without it, over one with all.
+"""Measure the gain of each change of the graph: a training step without it, over one with all.
 
     .venv/bin/python benchmarks/levers.py [--seq_length=128] [--repeats=9]
 
-Each variant is our graph with one part put back to how google's graph has it. All take turns in one
-process; printed are the medians of the ratios turn by turn. The model is that of `step.py`.
+Each variant is our graph with one part as in google's graph. All take turns in one process; the
+medians of the ratios of each turn are printed. The model is that of `step.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import statistics
 from unittest import mock
 
-import step  # first: it finds the rooms of the program
+import step  # first: it puts the project's root on sys.path
 import tensorflow.compat.v1 as tf
 
 import modeling
@@ -23,32 +23,32 @@ from bert_classifier.training import memory
 
 
 def gelu(x):
-    """Computes gelu, and leaves the gradient to TensorFlow."""
+    """Compute gelu, with TensorFlow's own gradient."""
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * tf.pow(x, 3))
     return x * 0.5 * (1.0 + tf.tanh(inner))
 
 
 def standardize(x):
-    """Normalizes rows, and leaves the gradient to TensorFlow."""
+    """Normalize rows, with TensorFlow's own gradient."""
     mean, variance = tf.nn.moments(x, [1], keep_dims=True)
     return (x - mean) * tf.math.rsqrt(variance + 1e-12)
 
 
 def dropout_mask(shape, dropout_prob, dropout_seed=None):
-    """Draws a float32 for each element."""
+    """Draw a float32 for each element."""
     del dropout_seed
     return tf.cast(tf.random.uniform(shape) >= dropout_prob, tf.float32)
 
 
 def attention_layer(from_tensor, to_tensor, attention_mask, **options):
-    """Makes a row of the mask for each position that attends."""
+    """Make a row of the mask for each position that attends."""
     batch_size, seq_length = modeling.get_shape_list(from_tensor)[:2]
     attention_mask = tf.ones([batch_size, seq_length, 1]) * attention_mask
     return ATTENTION_LAYER(from_tensor, to_tensor, attention_mask, **options)
 
 
 def split_heads(tensor, rows):
-    """Transposes."""
+    """Split heads by a transposition."""
     num_heads = rows.shape.as_list()[0]
     batch_size, seq_length, width = modeling.get_shape_list(tensor)
     heads = tf.reshape(tensor, [batch_size, seq_length, num_heads, width // num_heads])
@@ -56,7 +56,7 @@ def split_heads(tensor, rows):
 
 
 def join_heads(heads, rows):
-    """Transposes back."""
+    """Join heads by a transposition."""
     del rows
     num_heads, batch_size, seq_length, size = modeling.get_shape_list(heads)
     return tf.reshape(tf.transpose(heads, [1, 2, 0, 3]), [batch_size, seq_length, num_heads * size])
@@ -69,7 +69,7 @@ def transformer_layer(hidden, num_positions=None, layer=modeling._transformer_la
 
 
 def update(self, gradient, variable):
-    """Writes the update as sums and products."""
+    """Compute the update as sums and products."""
     m, v = (optimization._moment(variable, name) for name in ("adam_m", "adam_v"))
     next_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
     next_v = self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient)
@@ -97,7 +97,7 @@ VARIANTS = {
 
 
 def without(where, old):
-    """Gives our training step with parts exchanged."""
+    """Return our training step with parts exchanged."""
     ours = step.ours(step.NUM_PARTS)
 
     def build(features):
@@ -109,7 +109,7 @@ def without(where, old):
 
 
 def main():
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seq_length", type=int, default=128)

@@ -1,6 +1,6 @@
-"""Rows like those of MRPC and SST-2, made up: as long, as often of each label, and learnable.
+"""Make up rows like those of MRPC and SST-2, with their lengths and labels, that can be learned.
 
-Words come from a BERT vocabulary, whose order is about that of their frequency, by the law of Zipf.
+Words are drawn from a BERT vocabulary by Zipf's law: its order is about that of their frequency.
 A row is a label, a text, and for pairs a second text. The same seed gives the same rows.
 """
 
@@ -17,9 +17,9 @@ MEAN_WORDS_OF_SENTENCE = 9.4  # in SST-2
 MEAN_WORDS_OF_PAIR, DEVIATION_OF_PAIR = 20.5, 5.7
 CORRELATION_OF_HALVES = 0.72  # of their lengths
 SHARE_OF_PARAPHRASES = 0.67
-# Part of the words of one half that the other half has too.
+# Share of the words of one half that the other half has too.
 KEPT_IN_PARAPHRASE, KEPT_IN_OTHER = 0.9, 0.2
-# A word with a verdict agrees with its row's label so often.
+# Share of the words of praise and blame that agree with the label of their row.
 TRUTHFULNESS = 0.9
 PRAISE = (
     "good great best love beautiful perfect brilliant wonderful funny charming warm clever fresh "
@@ -43,7 +43,7 @@ class Words:
     """Draws words of a vocabulary as often as a language would use them."""
 
     def __init__(self, vocab: list[str]):
-        """Takes the words among the tokens; one in ten is changed so that it is not a token."""
+        """Take the words among the tokens; one in ten is changed so that it is not a token."""
         words = [token for token in vocab if token.isalpha() and len(token) > 1]
         self._words = [
             word + words[-rank] if rank % 10 == 0 else word
@@ -54,23 +54,23 @@ class Words:
         )
 
     def draw(self, chance: random.Random, count: int) -> list[str]:
-        """Draws so many words."""
+        """Draw `count` words."""
         return chance.choices(self._words, cum_weights=self._cumulated, k=count)
 
 
 def load_vocab(path: str) -> list[str]:
-    """Reads the tokens of a vocabulary."""
+    """Read the tokens of a vocabulary."""
     with open(path, encoding="utf-8") as stream:
         return [line.rstrip("\n") for line in stream]
 
 
 def sentence_length(chance: random.Random) -> int:
-    """Draws a number of words as SST-2 has them: most texts are short, some are long."""
+    """Draw a number of words as in SST-2: most texts are short, some are long."""
     return 1 + int(chance.expovariate(1 / (MEAN_WORDS_OF_SENTENCE - 0.5)))
 
 
 def sentences(words: Words, seed: int) -> Iterator[Row]:
-    """Makes sentences that praise (label 1) or blame (label 0), like SST-2; without end."""
+    """Make endless sentences that praise (label 1) or blame (label 0), like SST-2."""
     chance = random.Random(seed)
     while True:
         label = chance.randrange(2)
@@ -85,13 +85,13 @@ def sentences(words: Words, seed: int) -> Iterator[Row]:
 def correlated(
     chance: random.Random, mean: float, deviation: float, correlation: float
 ) -> tuple[float, float]:
-    """Draws two numbers of the same normal distribution, which go together to some degree."""
+    """Draw two correlated numbers of the same normal distribution."""
     first, other = chance.gauss(0, deviation), chance.gauss(0, deviation)
     return mean + first, mean + correlation * first + math.sqrt(1 - correlation**2) * other
 
 
 def pairs(words: Words, seed: int) -> Iterator[Row]:
-    """Makes pairs that share most of their words (label 1) or few (label 0), like MRPC."""
+    """Make pairs that share most of their words (label 1) or few (label 0), like MRPC."""
     chance = random.Random(seed)
     while True:
         is_paraphrase = chance.random() < SHARE_OF_PARAPHRASES
@@ -106,7 +106,7 @@ def pairs(words: Words, seed: int) -> Iterator[Row]:
 
 
 def long_texts(words: Words, seed: int, num_words: int) -> Iterator[Row]:
-    """Makes texts of so many words or more, to fill a model's whole length."""
+    """Make texts of `num_words` words or more, to fill a model's whole length."""
     chance = random.Random(seed)
     for label in itertools.cycle("01"):
         yield Row(label, " ".join(words.draw(chance, num_words)), None)

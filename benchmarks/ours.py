@@ -1,4 +1,4 @@
-"""Runs this project's program for `bench.py`: as a command where it can, see `runner.py`."""
+"""Run this project's program for `bench.py`, as a command where possible; see `runner.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ sys.path.insert(0, ROOT)
 
 
 def program(model_dir: str, output_dir: str, *flags: str) -> Iterator[str]:
-    """Runs the command and gives the lines of its log as they come."""
+    """Run the command and yield the lines of its log as they come."""
     command = [
         sys.executable,
         os.path.join(ROOT, "run_classifier_gpu.py"),
@@ -48,7 +48,7 @@ def fine_tune(
     log_steps: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Trains, and evaluates once at the end."""
+    """Train, and evaluate once at the end."""
     log = program(
         model_dir,
         output_dir,
@@ -86,7 +86,7 @@ def fine_tune(
 def predict(
     model_dir: str, data_dir: str, output_dir: str, max_seq_length: int, batch_size: int
 ) -> dict[str, Any]:
-    """Predicts the test set with a trained model; the time is from the loading of the weights."""
+    """Predict the test set with a trained model; the time includes loading the weights."""
     log = program(
         model_dir,
         output_dir,
@@ -106,7 +106,7 @@ def predict(
 def latency(
     model_dir: str, data_dir: str, output_dir: str, max_seq_length: int, num_texts: int
 ) -> dict[str, Any]:
-    """Answers one text after the other from an export, which knows its own length."""
+    """Classify one text after the other with an export."""
     del model_dir, max_seq_length
     from bert_classifier.serving.predictor import Predictor  # noqa: PLC0415
 
@@ -120,7 +120,7 @@ def latency(
 
 
 def convert(model_dir: str, data_dir: str, max_seq_length: int) -> dict[str, Any]:
-    """Turns the training file into records."""
+    """Convert the training file to records."""
     from bert_classifier.data import features  # noqa: PLC0415
     from bert_classifier.data.processors import InputExample  # noqa: PLC0415
     from tokenization import FullTokenizer  # noqa: PLC0415
@@ -139,13 +139,13 @@ def convert(model_dir: str, data_dir: str, max_seq_length: int) -> dict[str, Any
 
 
 def products() -> dict[str, Any]:
-    """Multiplies matrices with this build of TensorFlow."""
+    """Multiply matrices with this build of TensorFlow."""
     import tensorflow.compat.v1 as tf  # noqa: PLC0415
 
     session = tf.Session()
 
     def make_product(m, k, n):
-        # Variables, because a product of constants would be computed once and for all.
+        # Variables, because a product of constants would be computed only once.
         factors = [tf.Variable(tf.random.normal(shape)) for shape in ([m, k], [k, n])]
         session.run([factor.initializer for factor in factors])
         product = tf.matmul(*factors).op
@@ -155,7 +155,7 @@ def products() -> dict[str, Any]:
 
 
 def versions() -> dict[str, Any]:
-    """Says what this environment is."""
+    """Return the versions of this environment."""
     return runner.packages("tensorflow-gpu", "tensorflow", "intel-tensorflow", "numpy")
 
 

@@ -1,10 +1,10 @@
-"""How fast one text is answered, by a loaded export and by `estimator.predict`; and many texts.
+"""Compare the speed of a loaded export with that of `estimator.predict`, and time many texts.
 
     .venv/bin/python benchmarks/predictor.py EXPORT --checkpoint=OUTPUT_DIR/best/model.ckpt-N
 
 The checkpoint is the one that was exported. `estimator.predict` builds the graph and loads the
-checkpoint for each call. The two take turns, so that what else the machine does falls on both
-alike. The texts are made up.
+checkpoint for each call. The two take turns, so that other load of the machine affects both. The
+texts are made up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NUM_TEXTS = 2000
 
 
 class OneText:
-    """Asks the Estimator of a bundle's checkpoint about one text at a time."""
+    """Classifies one text at a time with the Estimator of a bundle's checkpoint."""
 
     def __init__(self, export, checkpoint):
         opened = bundle.open_bundle(export)
@@ -66,11 +66,11 @@ class OneText:
         )
 
     def words(self):
-        """Gives the words of the vocabulary."""
+        """Return the words of the vocabulary."""
         return [token for token in self._tokenizer.vocab if token.isalpha()]
 
     def predict(self, text):
-        """Gives the probabilities of one text, or its number."""
+        """Return the probabilities of one text, or the number of a regression."""
         texts = [text] if isinstance(text, str) else text
         row = features.convert_example(
             InputExample("", *texts),
@@ -88,7 +88,7 @@ class OneText:
 
 
 def make_texts(words, texts_per_example):
-    """Makes up texts of random words, some shorter and some longer."""
+    """Make up texts of random words, some shorter and some longer."""
     chance = random.Random(0)
 
     def text():
@@ -100,14 +100,14 @@ def make_texts(words, texts_per_example):
 
 
 def timed(function):
-    """Gives the seconds that a function takes, and its result."""
+    """Return the seconds that a function takes, and its result."""
     started = time.perf_counter()
     result = function()
     return time.perf_counter() - started, result
 
 
 def main():
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("export", help="folder of a SavedModel, not a frozen graph")
     parser.add_argument("--checkpoint", required=True, help="prefix of what was exported")

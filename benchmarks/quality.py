@@ -4,7 +4,7 @@
 
 GLUE_DIR has the folders MRPC, SST-2, STS-B and phone_reviews_zh; one that is missing is left out.
 All begin from the weights of MiniLM-L6, see `examples/fetch_minilm.py`. Each training is a line of
-the results file, and is not repeated when it is there: an interrupted call goes on where it was.
+the results file, and is not repeated if it is there: an interrupted call continues.
 `tools/make_hugging_face.sh` makes the environment of the peer. It takes hours on a CPU.
 """
 
@@ -50,7 +50,7 @@ CASES = {
 
 
 def take_rows(source: str, target: str, rows: int | None) -> None:
-    """Copy the training and dev files of a task, with the first so many training rows."""
+    """Copy the training and dev files of a task, with the first `rows` training rows."""
     os.makedirs(target)
     shutil.copy(os.path.join(source, "dev.tsv"), target)
     with open(os.path.join(source, "train.tsv"), "rb") as stream:

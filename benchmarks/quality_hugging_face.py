@@ -1,4 +1,4 @@
-"""Trains transformers' Trainer, on Python 3.11, for `quality.py`; see `runner.py`.
+"""Train transformers' Trainer, on Python 3.11, for `quality.py`; see `runner.py`.
 
 The settings are those of this program's default flags, as far as the Trainer has them.
 """

@@ -1,4 +1,4 @@
-"""From the numbers of many turns to one table; and what machine they are of."""
+"""Make one table from the numbers of many turns, and describe the machine."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ THREAD_SETTINGS = (
     "TF_NUM_INTEROP_THREADS",
 )
 SHARE = "share of the fastest products, %"
-# Measures that a ratio would say nothing about.
+# Measures for which a ratio has no meaning.
 WITHOUT_RATIO = ("dev accuracy", SHARE)
 
 
 class Turn(NamedTuple):
-    """What one peer has reached in one turn of one case."""
+    """The numbers of one peer in one turn of one case."""
 
     case: str
     peer: str
@@ -40,7 +40,7 @@ Table = Dict[Tuple[str, str], Dict[str, float]]
 
 
 def medians(turns: Iterable[Turn]) -> Table:
-    """Gives the median of each number over the turns."""
+    """Return the median of each number over the turns."""
     values = collections.defaultdict(lambda: collections.defaultdict(list))
     for turn in turns:
         for measure, number in turn.numbers.items():
@@ -52,7 +52,7 @@ def medians(turns: Iterable[Turn]) -> Table:
 
 
 def add_shares(table: Table, config: Mapping[str, int]) -> None:
-    """Adds what part of the speed of the fastest products a step reaches with its products."""
+    """Add the speed of a step's products as a share of that of the fastest product."""
     case = cases.steps_title(cases.MAX_SEQ_LENGTH)
     speeds = table.get(("products", "all, GFLOP/s"))
     steps = table.get((case, "a step, s"))
@@ -64,7 +64,7 @@ def add_shares(table: Table, config: Mapping[str, int]) -> None:
 
 
 def markdown(table: Table, peers: Sequence[str]) -> str:
-    """Draws a table with a column for each peer; in brackets how many times the first one's."""
+    """Return a table with a column for each peer, and in brackets the ratio to the first peer."""
     first, *_ = peers
     lines = [["", *peers], ["---"] * (1 + len(peers))]
     for (case, measure), numbers in table.items():
@@ -77,7 +77,7 @@ def markdown(table: Table, peers: Sequence[str]) -> str:
 
 
 def cell(number: float | None, base: float | None) -> str:
-    """Writes a number with three digits, and its ratio to another."""
+    """Format a number with three digits, and its ratio to another."""
     if number is None:
         return "-"
     text = "%.0f" % number if number >= 100 else "%.3g" % number
@@ -87,7 +87,7 @@ def cell(number: float | None, base: float | None) -> str:
 def as_json(
     facts: Mapping[str, Any], size: Mapping[str, Any], table: Table, turns: Iterable[Turn]
 ) -> dict[str, Any]:
-    """Gives all there is to know, as JSON has it."""
+    """Return all results as values for JSON."""
     rows = [
         {"case": case, "measure": measure, "peers": numbers}
         for (case, measure), numbers in table.items()
@@ -101,7 +101,7 @@ def as_json(
 
 
 def machine() -> dict[str, Any]:
-    """Says what all of this was measured on."""
+    """Describe the machine."""
     with open("/proc/cpuinfo") as stream:
         fields = (line.partition(":") for line in stream)
         cpu = {name.strip(): value.strip() for name, _, value in fields}
@@ -124,7 +124,7 @@ def machine() -> dict[str, Any]:
 
 
 def bullets(facts: Mapping[str, Any]) -> str:
-    """Writes facts as a Markdown list."""
+    """Format facts as a Markdown list."""
 
     def text(value: Any) -> str:
         if isinstance(value, Mapping):

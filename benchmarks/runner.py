@@ -1,4 +1,4 @@
-"""What the runners of `bench.py` share: how they are asked, and how they answer.
+"""What the runners of `bench.py` share: the command line and the form of an answer.
 
     python RUNNER.py JOB '{"setting": value}'
 
@@ -32,30 +32,30 @@ class Example(NamedTuple):
 
 
 def read_examples(path: str) -> list[Example]:
-    """Reads what `bench.py` has written: label, text and perhaps a second one, under a header."""
+    """Read a file of `bench.py`: a header, then label, text and perhaps a second text."""
     with open(path, encoding="utf-8") as stream:
         rows = [line.rstrip("\n").split("\t") for line in stream][1:]
     return [Example(*row) if len(row) == 3 else Example(row[0], row[1], None) for row in rows]
 
 
 def answer(**jobs: Callable[..., dict[str, Any]]) -> None:
-    """Does the job that the command line asks for, and prints what it returns."""
+    """Run the job that the command line names, and print what it returns."""
     name, settings = sys.argv[1:]
     print("\n" + json.dumps(jobs[name](**json.loads(settings))))
 
 
 def time_calls(call: Callable[[Any], Any], inputs: Sequence[Any], warm_up: int = 5) -> list[float]:
-    """Gives the seconds of a call with each of the inputs, after some calls that do not count."""
+    """Return the seconds of a call with each of the inputs, after some calls that do not count."""
     for one in inputs[:warm_up]:
         call(one)
     return [_time_call(call, one) for one in inputs]
 
 
 def time_products(make_product: Callable[[int, int, int], Callable[[], Any]]) -> dict[str, float]:
-    """Gives the GFLOP/s of each of PRODUCTS, and of all together, at their best.
+    """Return the best GFLOP/s of each of PRODUCTS, and of all together.
 
     Args:
-        make_product: prepares a product [m, k] x [k, n], and gives what computes it once.
+        make_product: prepares a product [m, k] x [k, n], and returns what computes it once.
     """
     speeds, operations, seconds = {}, 0, 0.0
     for m, k, n in PRODUCTS:
@@ -75,19 +75,19 @@ def _time_call(call: Callable[..., Any], *arguments: Any) -> float:
 
 
 def megabytes(paths: Iterable[str]) -> float:
-    """Gives the size of files together."""
+    """Return the total size of files."""
     return 1e-6 * sum(os.path.getsize(path) for path in paths)
 
 
 def newest_checkpoint(output_dir: str) -> str:
-    """Gives the prefix of TensorFlow's checkpoint with the highest step in a folder."""
+    """Return the prefix of TensorFlow's checkpoint with the highest step in a folder."""
     indices = glob.glob(os.path.join(output_dir, "model.ckpt-*.index"))
     newest = max(indices, key=lambda path: int(re.search(r"-(\d+)\.index$", path).group(1)))
     return newest[: -len(".index")]
 
 
 def packages(*names: str) -> dict[str, str]:
-    """Gives the versions of those packages that this interpreter has."""
+    """Return the versions of those packages that this interpreter has."""
     found = {}
     for folder in sys.path:
         for path in glob.glob(os.path.join(folder, "*.dist-info")):

@@ -1,11 +1,11 @@
-"""How long one training step takes: google's graph, ours, and what the matrix products need.
+"""Measure one training step: google's graph, ours, and the matrix products alone.
 
     .venv/bin/python benchmarks/step.py [--seq_lengths=64,128] [--parts=1] [--json=step.json]
 
-The graphs take turns in one process, so that what else the machine does falls on both alike;
-medians are printed, and the median of the ratios turn by turn. google's graph is that of
+The graphs take turns in one process, so that other load of the machine affects both; medians are
+printed, and the median of the ratios of each turn. google's graph is that of
 bert-tensorflow 1.0.1; without it, and with TensorFlow 2, ours is measured alone. The model is
-MiniLM-L6 with random weights: only its size counts here.
+MiniLM-L6 with random weights: only its size matters here.
 
 The share of the roofline is the time that the products of google's graph would take at the speed
 of one large product alone, over the time of our step.
@@ -57,14 +57,14 @@ NUM_PARTS = threads.count_parts(CONFIG["hidden_size"], NUM_CORES)
 
 
 class Graph(NamedTuple):
-    """What adds a training step to the graph, and the threads that run it."""
+    """A function that adds a training step to the graph, and the threads that run it."""
 
     build: Callable[[Sequence[tf.Tensor]], tf.Operation]
     session_config: tf.ConfigProto
 
 
 def ours(num_parts):
-    """Gives our training step, with dropout by seed and step, as a run has it."""
+    """Return our training step, with dropout by seed and step, as in a run."""
 
     def build(features):
         step = tf.cast(tf.train.get_or_create_global_step(), tf.int32)
@@ -82,7 +82,7 @@ def ours(num_parts):
 
 
 def googles(features):
-    """Adds google's training step to the graph."""
+    """Add google's training step to the graph."""
     loss = google_classifier.create_model(
         google_modeling.BertConfig.from_dict(CONFIG), True, *features, NUM_LABELS, False
     )[0]
@@ -90,7 +90,7 @@ def googles(features):
 
 
 def make_step(graph, batch_size, seq_length):
-    """Returns a function that runs one step on a batch without padding."""
+    """Return a function that runs one step on a batch without padding."""
     random = np.random.RandomState(1)
     ids = random.randint(0, CONFIG["vocab_size"], [batch_size, seq_length])
     values = [ids, np.ones_like(ids), np.zeros_like(ids), random.randint(0, 2, [batch_size])]
@@ -104,14 +104,14 @@ def make_step(graph, batch_size, seq_length):
 
 
 def seconds(function):
-    """Times one call."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def gemm_speed(repeats=100):
-    """Measures one large product alone, in GFLOP/s: the median."""
+    """Return the median speed of one large product alone, in GFLOP/s."""
     rows, inner, columns = GEMM
     with tf.Graph().as_default(), tf.Session() as session:
         left = tf.get_variable("left", [rows, inner])
@@ -124,14 +124,14 @@ def gemm_speed(repeats=100):
 
 
 def measure(graphs, batch_size, seq_length, repeats):
-    """Returns the times of each graph's steps, which took turns."""
+    """Return the times of each graph's steps, which took turns."""
     steps = {name: make_step(graph, batch_size, seq_length) for name, graph in graphs.items()}
     for step in steps.values():
         step()
         step()
     times = {name: [] for name in steps}
     for turn in range(repeats):
-        # Who goes first changes, because what one leaves in the caches the other finds.
+        # The order changes, because the second finds in the caches what the first has left.
         first = turn % len(steps)
         for name in [*steps, *steps][first : first + len(steps)]:
             times[name].append(seconds(steps[name]))
@@ -139,7 +139,7 @@ def measure(graphs, batch_size, seq_length, repeats):
 
 
 def main():
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seq_lengths", default="32,64,128,256")

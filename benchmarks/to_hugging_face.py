@@ -1,6 +1,6 @@
-"""Turns google's BERT checkpoints into Hugging Face directories, so that peers begin alike.
+"""Convert google's BERT checkpoints to Hugging Face directories, so that peers begin alike.
 
-The way back of `bert_classifier.convert`, in its names and shapes.
+The inverse of `bert_classifier.convert`, with its names and shapes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "gelu_erf": "gelu"}
 
 
 def convert(model_dir: str, hf_dir: str) -> None:
-    """Writes the uncased model of bert_model.ckpt, bert_config.json and vocab.txt to a new folder.
+    """Write the uncased model of bert_model.ckpt, bert_config.json and vocab.txt to a new folder.
 
     Args:
         model_dir: where those three are.

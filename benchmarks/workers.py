@@ -1,10 +1,10 @@
-"""What more workers bring: throughput, evaluation and traffic of one and of two on the same cores.
+"""Measure throughput, evaluation and traffic of one worker and of two on the same cores.
 
     .venv/bin/python benchmarks/workers.py
 
-The cases take turns, so that what else the machine does falls on all of them alike; medians and
-their ratios are printed as tables. It trains a BERT with random weights: only its size counts here.
-A worker stands for a GPU, and gets one core.
+The cases take turns, so that other load of the machine affects all of them; medians and their
+ratios are printed as tables. It trains a BERT with random weights: only its size matters here. A
+worker stands for a GPU, and gets one core.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ SIZES = {
 
 
 def bert_config(size):
-    """Gives the configuration of an uncased English BERT of a size."""
+    """Return the configuration of an uncased English BERT of a size."""
     return dict({"vocab_size": 30522, "num_attention_heads": 12}, **SIZES[size])
 
 
 def number_of_weights(size):
-    """Counts the weights of the encoder: what is sent at each step, but for the classifier."""
+    """Count the weights of the encoder: all that is sent in each step but the classifier."""
     with tf.Graph().as_default():
         config = modeling.BertConfig.from_dict(bert_config(size))
         modeling.BertModel(config, False, tf.zeros([1, 4], tf.int32))
@@ -53,7 +53,7 @@ def number_of_weights(size):
 
 
 def write_inputs(folder):
-    """Writes a model's files, and texts that fill the whole length."""
+    """Write a model's files, and texts that fill the whole length."""
     with open(os.path.join(folder, "bert_config.json"), "w") as stream:
         json.dump(bert_config("MiniLM-L6"), stream)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(WORDS))]
@@ -77,7 +77,7 @@ class Case:
         self.training, self.evaluation = [], []
 
     def run(self, folder):
-        """Trains 10 steps, evaluates once, and notes how long that took."""
+        """Train 10 steps, evaluate once, and record how long that took."""
         with tempfile.TemporaryDirectory(dir=folder) as output_dir:
             process = subprocess.Popen(
                 [
@@ -111,7 +111,7 @@ class Case:
 
 
 def main():
-    """Measures and prints."""
+    """Measure and print."""
     horovodrun = os.path.join(os.path.dirname(sys.executable), "horovodrun")
     one, two, alone = cases = [
         Case("1 worker, 2 cores", [], ["--train_batch_size=32"]),

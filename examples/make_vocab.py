@@ -1,10 +1,10 @@
-"""Makes a small vocabulary for a BERT that is trained from scratch.
+"""Make a small vocabulary for a BERT that is trained from scratch.
 
     python examples/make_vocab.py examples/data/train.tsv vocab.txt
 
 The vocabulary has the special tokens, every character that occurs (alone and as `##` continuation,
 so that any word of these characters can be spelled) and every word that occurs at least twice. It
-is no substitute for the vocabulary of a pretrained model, which belongs to exactly that model.
+cannot replace the vocabulary of a pretrained model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bert_classifier import files
 
 
 def make_vocab(text_file: str, min_count: int = 2) -> list[str]:
-    """Gives the tokens for the words of a text file, the most frequent words first."""
+    """Return the tokens for the words of a text file, the most frequent words first."""
     tokenizer = tokenization.BasicTokenizer(do_lower_case=True)
     with open(text_file, encoding="utf-8-sig") as stream:
         counts = collections.Counter(word for line in stream for word in tokenizer.tokenize(line))
