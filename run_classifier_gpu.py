@@ -85,13 +85,12 @@ from bert_classifier.inspection import baseline, checks
 from bert_classifier.model.classifier import create_model, metric_fn, metric_names, model_fn_builder  # noqa: F401
 from bert_classifier.serving import answers
 from bert_classifier.training import checkpoints, later_call, loop, memory, runs
-from bert_classifier.training.history import EvalHistory, Watched
+from bert_classifier.training.history import EvalHistory, Watched, eval_history_path
 from bert_classifier.training.hooks import (
     CompilationHook,
     EarlyStoppingHook,
     EvaluationRecorder,
     ProgressHook,
-    eval_history_path,
     stop_if_no_decrease_hook,
     stop_if_no_increase_hook,
 )
@@ -1153,6 +1152,7 @@ def train(
             ),
             BestExporter(history, write, config.export.exports_to_keep),
         ]
+    eval_spec = loop.make_eval_spec(eval_input_fn, exporters)
 
     def write_record(status: str, reason: str | None = None) -> None:
         if not workers.is_chief:
@@ -1187,8 +1187,7 @@ def train(
         if schedule.is_due(start_step):
             loop.catch_up(
                 estimator,
-                eval_input_fn,
-                exporters,
+                eval_spec,
                 history,
                 resumed_from,
                 workers,
@@ -1218,18 +1217,20 @@ def train(
     try:
         loop.train_and_evaluate(
             estimator,
-            schedule,
-            make_input_fn(
-                job,
-                records,
-                "train",
-                config.training.train_batch_size,
-                start_step * config.training.num_accumulation_steps,
+            tf.estimator.TrainSpec(
+                make_input_fn(
+                    job,
+                    records,
+                    "train",
+                    config.training.train_batch_size,
+                    start_step * config.training.num_accumulation_steps,
+                ),
+                max_steps=schedule.num_train_steps,
+                hooks=[progress, CompilationHook()] if config.devices.use_xla else [progress],
             ),
-            eval_input_fn,
-            exporters,
+            eval_spec,
+            schedule.save_checkpoints_steps,
             early_stopping,
-            [progress, CompilationHook()] if config.devices.use_xla else [progress],
             workers,
             job.interruption,
         )
@@ -1301,17 +1302,15 @@ def make_early_stopping_hook(
     The chief decides, because it has the history, and all workers stop.
     """
     make_hook = stop_if_no_increase_hook if watched.higher_is_better else stop_if_no_decrease_hook
-    hook = make_hook(
+    return make_hook(
         estimator,
         watched.metric,
         schedule.max_steps_without_improvement or sys.maxsize,
         min_steps=config.training.early_stopping_min_steps,
         run_every_secs=None,
         run_every_steps=schedule.save_checkpoints_steps,
+        from_chief=workers.from_chief,
     )
-    decide = hook.should_stop
-    hook.should_stop = lambda step: workers.from_chief(lambda: decide(step))
-    return hook
 
 
 # Evaluation, prediction, export

@@ -10,8 +10,7 @@ from typing import Iterator
 
 import tqdm
 
-# Not public.
-from tensorflow.python.util import deprecation
+from bert_classifier import tf_compat
 
 # `extra` of what is for run.log, and on stderr only with --debug: long lists.
 FOR_FILE = {"for_file": True}
@@ -50,8 +49,7 @@ def log_to_stderr(debug: bool) -> None:
     tf_logger = logging.getLogger("tensorflow")
     tf_logger.handlers = []
     tf_logger.setLevel(logging.INFO if debug else logging.ERROR)
-    # It would be looked for at each operation of each graph, to be told to nobody.
-    deprecation._PRINT_DEPRECATION_WARNINGS = debug
+    tf_compat.warn_of_deprecations(debug)
 
 
 def log_warnings_only() -> None:

@@ -22,11 +22,8 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError  # type: ignore[import]
 
-# Not public.
-from tensorflow.python.util import deprecation
-
 import modeling
-from bert_classifier import files, threads
+from bert_classifier import files, tf_compat, threads
 from bert_classifier.data.features import TRUNCATIONS
 from bert_classifier.data.processors import PROBLEM_TYPES
 from bert_classifier.errors import BadInput
@@ -214,8 +211,7 @@ def open_bundle(path: str, session_config: tf.ConfigProto | None = None) -> Bund
         BadInput: something is missing, damaged, of another version, or does not fit the rest.
     """
     path = find(path)
-    # Not ours to mend, and not of interest to who asks for an answer.
-    with deprecation.silence():
+    with tf_compat.without_deprecation_warnings():
         if os.path.isdir(path):
             return _open_saved_model(path, session_config)
         return _open_frozen_graph(path, session_config)

@@ -16,10 +16,7 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-# Not public, and the only way to what every session does to a graph when it first runs it.
-from tensorflow.python.grappler import tf_optimizer
-
-from bert_classifier import files
+from bert_classifier import files, tf_compat
 from bert_classifier.data import features
 from bert_classifier.data.processors import InputExample
 from bert_classifier.export import bundle
@@ -313,9 +310,7 @@ def freeze(model: bundle.Model) -> tf.GraphDef:
         meta_graph = tf.train.export_meta_graph(
             graph_def=tf.graph_util.extract_sub_graph(graph.as_graph_def(), list(outputs))
         )
-    config = tf.ConfigProto()
-    config.graph_options.rewrite_options.optimizers.extend(_OPTIMIZERS)
-    return tf_optimizer.OptimizeGraph(config, meta_graph)
+    return tf_compat.optimize_graph(meta_graph, _OPTIMIZERS)
 
 
 class BestExporter(tf.estimator.Exporter):
