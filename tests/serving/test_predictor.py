@@ -770,7 +770,7 @@ def start(export, **options):
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen(
         [sys.executable, "-m", "bert_classifier.predict", export.path, "--batch_size=1000"],
-        env=dict(environment, LC_ALL="C"),
+        env=dict(environment, LC_ALL="C", PYTHONPATH=ROOT),
         # What a shell without job control starts in the background is told to ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **dict(streams, **options),
