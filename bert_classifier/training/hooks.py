@@ -1,4 +1,4 @@
-"""What to log while training, what to keep after an evaluation, and when progress has ended."""
+"""Hooks: log training, save and evaluate checkpoints, stop early."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from bert_classifier.training.history import EvalHistory, Watched, eval_history_
 
 _LOG = logging.getLogger(__name__)
 
-# Seconds that a timedelta can hold.
+# The most seconds that a timedelta can hold.
 _LONGEST = datetime.timedelta.max.days * 24 * 3600
 
 
 class ProgressHook(tf.train.SessionRunHook):
-    """Logs one line every `every_n_iter` steps: where training is, how it goes, how long it takes.
+    """Log one line every `every_n_iter` steps: step, loss, learning rate, speed, remaining time.
 
     It reads the tensors `total_loss:0` of the model and `learning_rate:0` and `gradient_norm:0` of
     the optimizer by name, because they do not exist yet when hooks are made. The loss is the mean
-    since the line before. Examples per second count the time of training steps, not of evaluations
-    between them.
+    since the line before. The speed is of the training steps, without the evaluations between them.
 
     Attributes:
-        step: steps done, those of earlier runs included.
+        step: number of steps done, with those before a resume.
         step_of_batch: the step that the latest batch was for.
-        examples_per_second: mean over this run.
+        examples_per_second: mean over the steps of this process.
     """
 
     def __init__(
@@ -43,15 +42,15 @@ class ProgressHook(tf.train.SessionRunHook):
         num_accumulation_steps: int = 1,
         show_bar: bool = False,
     ):
-        """Takes the plan of the run.
+        """Take the plan of the run.
 
         Args:
             every_n_iter: steps between lines.
             num_train_steps: steps of the whole run.
             steps_per_epoch: steps of an epoch.
-            examples_per_step: examples of a step.
+            examples_per_step: examples of a step, of all workers together.
             num_accumulation_steps: how often the graph is run for one step.
-            show_bar: also show a progress bar on stderr, for a person at a terminal.
+            show_bar: whether to show a progress bar on stderr too.
         """
         self.step = self.step_of_batch = 0
         self._every = every_n_iter
@@ -64,14 +63,14 @@ class ProgressHook(tf.train.SessionRunHook):
         self._seconds = 0.0
 
     def begin(self) -> None:
-        """Looks up the tensors."""
+        """Look up the tensors."""
         graph = tf.get_default_graph()
         names = ("total_loss", "learning_rate", "gradient_norm")
         self._tensors = {name: graph.get_tensor_by_name(name + ":0") for name in names}
         self._global_step = tf.train.get_global_step()
 
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
-        """Notes where and when this run begins."""
+        """Note the first step and the time, and show the bar."""
         del coord
         self.step = self._first_step = int(session.run(self._global_step))
         self._started = time.monotonic()
@@ -85,13 +84,13 @@ class ProgressHook(tf.train.SessionRunHook):
         )
 
     def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
-        """Asks for the tensors and starts the step's clock."""
+        """Ask for the tensors and start the clock of the step."""
         del run_context
         self._run_started = time.monotonic()
         return tf.train.SessionRunArgs(self._tensors)
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        """Adds up, and logs when a line is full."""
+        """Add up the loss and the time, and log them when a line is due."""
         self._runs += 1
         self._seconds += time.monotonic() - self._run_started
         self.step_of_batch = self.step + 1
@@ -106,7 +105,7 @@ class ProgressHook(tf.train.SessionRunHook):
             self._start_line()
 
     def close_bar(self) -> None:
-        """Leaves the bar and its line. No hook is told when an error ends the training."""
+        """Close the bar. TensorFlow calls no hook when an error ends the training."""
         self._bar.close()
 
     @property
@@ -115,7 +114,7 @@ class ProgressHook(tf.train.SessionRunHook):
         return self._per_second(self._runs, self._seconds)
 
     def _per_second(self, runs: float, seconds: float) -> float:
-        # A clock may stand still: debuggers and libfaketime do that.
+        # A clock may stand still, as under a debugger or libfaketime.
         return runs * self._examples_per_run / seconds if seconds else 0.0
 
     def _start_line(self) -> None:
@@ -142,7 +141,7 @@ class ProgressHook(tf.train.SessionRunHook):
             self._per_second(runs, seconds),
             _clock(elapsed),
             _clock(elapsed / (self.step - self._first_step) * steps_left),
-            # A person who has the bar is spared the line; the file has it.
+            # Not shown above the bar, which says the same; the log file has the line.
             extra={"in_bar": self._show_bar},
         )
 
@@ -152,15 +151,15 @@ def _clock(seconds: float) -> str:
 
 
 class SameFetchesHook(tf.train.SessionRunHook):
-    """Asks for the summaries in each step, also where nobody writes them.
+    """Ask for the summaries in each step, also in those that do not write them.
 
-    TensorFlow prepares the graph anew for each set of tensors that it is asked for, which takes one
-    to two seconds. Estimator's own hook asks for the summaries in the first step, and then seldom:
-    without this one there are two sets.
+    TensorFlow prepares the graph once for each set of tensors that a step asks for, which takes one
+    to two seconds. Estimator's own hook asks for the summaries in the first step and in every
+    hundredth after it: without this hook there are two sets.
     """
 
     def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
-        """Asks; what comes is for the hook that writes."""
+        """Ask for the summaries; only the hook that writes them uses them."""
         graph = run_context.session.graph
         return tf.train.SessionRunArgs(graph.get_collection(tf.GraphKeys.SUMMARY_OP))
 
@@ -293,12 +292,12 @@ class JoinEvaluationsHook(tf.train.SessionRunHook):
 
 
 class AddUpMetricsHook(tf.train.SessionRunHook):
-    """Makes the metrics of an evaluation those of all workers, each of which has seen a part.
+    """Merge the metrics of all workers, each of which has evaluated a part of the data.
 
-    Streaming metrics, Estimator's own `loss` included, are functions of sums over the examples,
-    which are kept in metric variables. Those that need each example keep a list, in a variable
-    whose first dimension is open. At the end, before the metrics are taken, each of these variables
-    becomes its sum over the workers, or the lists of all of them, one after the other.
+    Streaming metrics, with Estimator's own `loss`, are functions of sums over the examples, which
+    metric variables hold. A metric that needs each example holds a list, in a variable whose first
+    dimension is unknown. At the end, before the metrics are read, each variable is set to its sum
+    over the workers, or to the concatenated lists.
     """
 
     def __init__(
@@ -306,14 +305,19 @@ class AddUpMetricsHook(tf.train.SessionRunHook):
         add_up: Callable[[tf.Tensor, str], tf.Tensor],
         gather: Callable[[tf.Tensor, str], tf.Tensor],
     ):
-        """Takes what builds the sum over all workers of a tensor, under a name, and their list."""
+        """Take the collective operations, which are those of `Workers`.
+
+        Args:
+            add_up: tensor, name -> its sum over all workers.
+            gather: tensor, name -> the tensors of all workers, concatenated.
+        """
         self._add_up = add_up
         self._gather = gather
 
     def begin(self) -> None:
-        """Adds the sums and lists to the graph."""
+        """Add the sums and the concatenations to the graph."""
         variables = tf.get_collection(tf.GraphKeys.METRIC_VARIABLES)
-        # XLA refuses a variable that grows.
+        # XLA cannot compile the assignment of a value of another shape.
         with tf.xla.experimental.jit_scope(compile_ops=False):
             merged = [self._over_workers(v, "metric_%d" % n) for n, v in enumerate(variables)]
             self._merge = tf.group(*[v.assign(value) for v, value in zip(variables, merged)])
@@ -323,24 +327,24 @@ class AddUpMetricsHook(tf.train.SessionRunHook):
         return combine(variable.read_value(), name)
 
     def end(self, session: tf.Session) -> None:
-        """Merges. Estimator reads the metrics in a hook that is always the last."""
+        """Merge. The hook in which Estimator reads the metrics always comes later."""
         session.run(self._merge)
 
 
 class EvaluationRecorder(tf.estimator.Exporter):
-    """Records each evaluation of `train_and_evaluate` in the history and keeps the best checkpoint.
+    """Record each evaluation of `train_and_evaluate` in the history and keep the best checkpoint.
 
-    An Exporter is Estimator's public callback after an evaluation. List it first in
-    `EvalSpec(exporters=...)`: exporters that act on the best evaluation ask the history.
+    An Exporter is Estimator's public callback after an evaluation. This one must be the first of
+    `EvalSpec(exporters=...)`, because the others read the history.
     """
 
     def __init__(self, history: EvalHistory, patience: int, num_train_steps: int):
-        """Take the run's history and, for what the log says about an early stop, its plan.
+        """Take the history to write to.
 
         Args:
             history: of the run.
-            patience: steps without improvement that end it; 0 for none.
-            num_train_steps: steps of the whole run.
+            patience: steps without improvement that end the run, for the log; 0: it never ends so.
+            num_train_steps: steps of the whole run, for the log.
         """
         self._history = history
         self._patience = patience
@@ -348,7 +352,7 @@ class EvaluationRecorder(tf.estimator.Exporter):
 
     @property
     def name(self) -> str:
-        """Names the exporter, and so a folder that stays unused."""
+        """Return the name of the exporter. Nothing is written to the folder of this name."""
         return "evaluation_recorder"
 
     def export(
@@ -359,7 +363,7 @@ class EvaluationRecorder(tf.estimator.Exporter):
         eval_result: Mapping[str, Any],
         is_the_final_export: bool,
     ) -> str | None:
-        """Records `eval_result`; returns the path of the best checkpoint when this one is it."""
+        """Record `eval_result`; return the path of the kept checkpoint, None if not the best."""
         del export_path, is_the_final_export
         step = int(eval_result["global_step"])
         is_best = self._history.add(step, eval_result)
