@@ -35,7 +35,7 @@ def without_deprecation_warnings() -> ContextManager[None]:
 def optimize_graph(meta_graph: tf.MetaGraphDef, optimizers: Sequence[str]) -> tf.GraphDef:
     """Return a graph as Grappler, with these of its optimizers, rewrites it.
 
-    Private: a session rewrites its graph this way too, but publicly nobody gets the result.
+    Private: each session rewrites its graph in this way, and no public function returns the result.
     """
     config = tf.ConfigProto()
     config.graph_options.rewrite_options.optimizers.extend(optimizers)

@@ -221,8 +221,8 @@ class CheckpointHook(tf_compat.SaverHook):
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
         """Save the initial state of a new run; that of a resumed run is on disk already.
 
-        The parent would also write the graph: as text, which takes seconds and nobody reads, and a
-        second time for TensorBoard.
+        The parent would also write the graph, as text, which takes seconds and has no reader, and
+        a second time for TensorBoard.
         """
         del coord
         step = int(session.run(self._global_step))

@@ -73,7 +73,7 @@ class Interruption:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come."""
+        """Tell whether a signal has come."""
         return self._signal is not None
 
     def request(self, number: int = signal.SIGTERM) -> None:

@@ -80,7 +80,7 @@ def train_and_evaluate(
 
     Args:
         estimator: of this worker.
-        train_spec: gives the batches of this worker, for ever; its hooks are those that log.
+        train_spec: endless batches of this worker, the number of steps, and the hooks that log.
         eval_spec: see `make_eval_spec`.
         save_checkpoints_steps: steps between checkpoints.
         early_stopping: stops all workers at the same step.

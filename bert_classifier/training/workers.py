@@ -51,7 +51,7 @@ class Workers:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this is worker 0, which writes the files."""
+        """Tell whether this is worker 0, which writes the files."""
         return self.index == 0
 
     def num_cores(self) -> int:
