@@ -163,6 +163,22 @@ def test_min_steps_delays_the_stop(tmp_path):
     assert run.train_and_evaluate() == 40
 
 
+def test_the_chief_decides_for_all_workers(tmp_path):
+    actions = []
+
+    def from_chief(action):
+        actions.append(action)
+        return "what the chief says"
+
+    run = ScriptedRun(str(tmp_path), [], LOSS, patience=10)
+    hook = hooks.stop_if_no_decrease_hook(run.estimator, "eval_loss", 10, from_chief=from_chief)
+    assert hook.should_stop(10) == "what the chief says"
+    run.history.add(10, {"eval_loss": 1})
+    run.history.add(20, {"eval_loss": 2})
+    (decide,) = actions
+    assert decide() == "eval_loss has not improved for 10 steps, since step 10"
+
+
 def test_the_hook_adds_nothing_to_the_graph(tmp_path):
     run = ScriptedRun(str(tmp_path), [1, 2], LOSS, patience=10)
     run.train_and_evaluate()
