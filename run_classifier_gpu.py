@@ -63,8 +63,8 @@ from bert_classifier.predictions import find_temperature, predictions, score_pre
 from bert_classifier.serving import test_results
 from bert_classifier.summary import log_metrics, log_start, log_summary
 from bert_classifier.training import checkpoints, loop, runs
-from bert_classifier.training.history import EvalHistory
-from bert_classifier.training.hooks import CompilationHook, eval_history_path
+from bert_classifier.training.history import EvalHistory, eval_history_path
+from bert_classifier.training.hooks import CompilationHook
 from bert_classifier.training.interruption import Interruption
 from bert_classifier.training.loop import Schedule
 from bert_classifier.training.record import Run, RunRecord
@@ -237,6 +237,7 @@ def train(
     early_stopping = make_early_stopping_hook(job, schedule, estimator)
     eval_input_fn = pipeline.input_fn("dev", config.evaluation.eval_batch_size)
     exporters = make_exporters(job, schedule, estimator, history) if workers.is_chief else []
+    eval_spec = loop.make_eval_spec(eval_input_fn, exporters)
 
     def verdict() -> str | None:
         return judge(config, job.inputs, schedule, history)
@@ -245,15 +246,7 @@ def train(
     if resumed_from:
         _LOG.info("Resuming from %s", resumed_from)
         if schedule.is_due(start_step):
-            loop.catch_up(
-                estimator,
-                eval_input_fn,
-                exporters,
-                history,
-                resumed_from,
-                workers,
-                job.interruption,
-            )
+            loop.catch_up(estimator, eval_spec, history, resumed_from, workers, job.interruption)
             stop_reason = early_stopping.should_stop(start_step)
     if stop_reason or start_step >= schedule.num_train_steps:
         _LOG.info("Nothing left to train: the run in %s has ended", output_dir)
@@ -262,19 +255,22 @@ def train(
         return
     log_start(job, schedule, start_step, estimator.config.session_config)
     record.write("training")
+    train_spec = tf.estimator.TrainSpec(
+        pipeline.input_fn(
+            "train",
+            config.training.train_batch_size,
+            start_step * config.training.num_accumulation_steps,
+        ),
+        max_steps=schedule.num_train_steps,
+        hooks=[progress, CompilationHook()] if config.devices.use_xla else [progress],
+    )
     with record.failures_written(config.training):
         loop.train_and_evaluate(
             estimator,
-            schedule,
-            pipeline.input_fn(
-                "train",
-                config.training.train_batch_size,
-                start_step * config.training.num_accumulation_steps,
-            ),
-            eval_input_fn,
-            exporters,
+            train_spec,
+            eval_spec,
+            schedule.save_checkpoints_steps,
             early_stopping,
-            [progress, CompilationHook()] if config.devices.use_xla else [progress],
             workers,
             job.interruption,
         )

@@ -1,4 +1,4 @@
-"""How this project treats files: all or nothing is written, and what is read can be read again."""
+"""Write files atomically; read and check files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Iterator
 
 from bert_classifier.errors import BadInput
 
-# What TensorFlow's file system has in patterns; in a path that is a pattern it finds other files.
+# The special characters of TensorFlow's file patterns.
 _PATTERN_CHARACTERS = re.compile(r"[\\\[\]*?]")
 
 
@@ -22,12 +22,12 @@ def user_path(path: str) -> str:
     """Expand `~` and `~user`, which a shell leaves alone in `--flag=~/x`.
 
     Raises:
-        BadInput: there is no such user, or the path is not UTF-8, as TensorFlow wants it.
+        BadInput: there is no such user, or the path is not UTF-8, which TensorFlow requires.
     """
     try:
         expanded = os.path.expanduser(path)
     except KeyError:
-        expanded = path  # Neither HOME nor the system's list of users tells.
+        expanded = path  # HOME is not set, and the system's list of users has no entry.
     if expanded.startswith("~"):
         name = expanded.split("/")[0]
         raise BadInput("%s: no user has this home; write ./%s for a folder" % (path, name))
@@ -40,18 +40,18 @@ def user_path(path: str) -> str:
 
 @contextlib.contextmanager
 def atomic(path: str) -> Iterator[str]:
-    """Gives a temporary path to write to and moves it to `path` when the block has succeeded.
+    """Yield a temporary path to write to, and rename it to `path` when the block has succeeded.
 
-    The temporary file is a neighbour of `path`, because only a rename inside one file system is
-    atomic, and carries the process number, so that two runs at once do not write into each other's
-    file. After a power failure too there is either the old content or the new one.
+    The temporary file is in the same folder, because a rename is atomic only within a file system.
+    Its name has the process number, so that two runs do not write to the same file. Even after a
+    power failure, `path` has either the old content or the new one.
     """
     temporary = "%s.tmp-%d" % (path, os.getpid())
     try:
         yield temporary
         flush_to_disk(temporary)
         os.replace(temporary, path)
-        # Some network file systems refuse this for a folder, and the file itself is safe.
+        # Some network file systems refuse this for a folder; the file itself is on disk.
         with contextlib.suppress(OSError):
             flush_to_disk(os.path.dirname(os.path.abspath(path)))
     finally:
@@ -60,7 +60,7 @@ def atomic(path: str) -> Iterator[str]:
 
 
 def check_can_be_written(flag: str, folder: str) -> None:
-    """Check, and leave nothing behind, that files can be written to a folder that may not exist.
+    """Check that files can be written to a folder, which may not exist yet; leave nothing there.
 
     Raises:
         BadInput: they cannot; the message names the flag.
@@ -78,7 +78,7 @@ def check_can_be_written(flag: str, folder: str) -> None:
 
 
 def flush_to_disk(path: str) -> None:
-    """Wait until a file, or the names in a folder, would survive a power failure."""
+    """Wait until a file, or the list of names in a folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -87,7 +87,7 @@ def flush_to_disk(path: str) -> None:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes `text` to `path` as UTF-8, atomically."""
+    """Write `text` to `path` as UTF-8, atomically."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
         stream.write(text)
 
@@ -115,9 +115,9 @@ def write_json(path: str, value: Any) -> None:
 
 @contextlib.contextmanager
 def damage_told(path: str, cure: str) -> Iterator[None]:
-    """Raise BadInput, which names file and cure, where the content of `path` cannot be used.
+    """Turn errors in reading the content of `path` into BadInput, which names file and cure.
 
-    A power failure, or a full disk, may leave a file empty, cut or full of zero bytes.
+    A power failure or a full disk may leave a file empty, truncated or full of zero bytes.
     """
     try:
         yield
@@ -130,7 +130,7 @@ def read_json(path: str, cure: str) -> dict[str, Any]:
     """Read the JSON object in `path`.
 
     Raises:
-        BadInput: it is damaged; `cure` is what the message ends with.
+        BadInput: it is damaged; the message ends with `cure`.
     """
     with damage_told(path, cure), open(path, encoding="utf-8") as stream:
         value = json.load(stream)
@@ -140,12 +140,12 @@ def read_json(path: str, cure: str) -> dict[str, Any]:
 
 
 def digest(content: bytes) -> str:
-    """Gives 64 hex digits that no other content has: SHA-256."""
+    """Return the SHA-256 of `content` as 64 hex digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def digest_of_file(path: str) -> str:
-    """Gives the `digest` of a file, however large it is."""
+    """Return the `digest` of a file, which is read in chunks."""
     sum_so_far = hashlib.sha256()
     with open(path, "rb") as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
@@ -154,10 +154,10 @@ def digest_of_file(path: str) -> str:
 
 
 def check_rereadable(path: str) -> None:
-    """Checks that a file can be read more than once; does not open it, which could wait for ever.
+    """Check that a file can be read more than once, without opening it: a pipe could block.
 
     Raises:
-        BadInput: `path` is a pipe or a device. What else is wrong with it, whoever opens it says.
+        BadInput: `path` is a pipe or a device. Other faults are found when it is opened.
     """
     try:
         mode = os.stat(path).st_mode
@@ -170,15 +170,14 @@ def check_rereadable(path: str) -> None:
 
 @contextlib.contextmanager
 def plain_path(path: str) -> Iterator[str]:
-    """Give a path to the same file or folder in which TensorFlow finds no pattern.
+    """Yield a path to the same file or folder that has no special characters of patterns.
 
-    Where TensorFlow looks for a checkpoint, it takes the path for a pattern: in `lr=[5e-5]/model`
-    the brackets would stand for one of the characters between them. The path that is given instead
-    goes through a symbolic link, which is there while the block lasts.
+    TensorFlow takes the path of a checkpoint for a pattern: in `lr=[5e-5]/model` the brackets would
+    stand for one of the characters between them. The path that is yielded goes through a symbolic
+    link, which exists during the block.
 
     Args:
-        path: of what exists: a file, a folder, or what names of files begin with, as those of a
-            checkpoint do.
+        path: of a file or folder that exists, or a prefix of file names, such as a checkpoint.
     """
     if not _PATTERN_CHARACTERS.search(path):
         yield path

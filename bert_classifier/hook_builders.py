@@ -42,19 +42,17 @@ def make_early_stopping_hook(
 
     The chief decides, because it has the history, and all workers stop.
     """
-    watched, workers = job.watched, job.workers
+    watched = job.watched
     make_hook = stop_if_no_increase_hook if watched.higher_is_better else stop_if_no_decrease_hook
-    hook = make_hook(
+    return make_hook(
         estimator,
         watched.metric,
         schedule.max_steps_without_improvement or sys.maxsize,
         min_steps=job.config.training.early_stopping_min_steps,
         run_every_secs=None,
         run_every_steps=schedule.save_checkpoints_steps,
+        from_chief=job.workers.from_chief,
     )
-    decide = hook.should_stop
-    hook.should_stop = lambda step: workers.from_chief(lambda: decide(step))
-    return hook
 
 
 def make_exporters(

@@ -1,4 +1,4 @@
-"""Where the log goes: to stderr for who watches, to a file for who comes later, each line once."""
+"""Send the log to stderr and to a file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Iterator
 
 import tqdm
 
-# Not public.
-from tensorflow.python.util import deprecation
+from bert_classifier import tf_compat
 
-# `extra` of what is for run.log, and on stderr only with --debug: long lists.
+# `extra` of long lists, which go to run.log, and to stderr only with --debug.
 FOR_FILE = {"for_file": True}
 
 _FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
 class _AboveTheBar(logging.Handler):
-    """Writes lines above a progress bar, and leaves out those that the bar shows."""
+    """Write lines above a progress bar, without those that the bar shows."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not getattr(record, "in_bar", False):
@@ -28,41 +27,44 @@ class _AboveTheBar(logging.Handler):
 
 
 def is_terminal() -> bool:
-    """Tells whether a person watches stderr, who is shown a progress bar."""
+    """Tell whether stderr is a terminal on which a progress bar can be shown."""
     if not sys.stderr.isatty():
         return False
     try:
-        # Some, such as that of `docker exec -t`, have no size: a bar would be an empty line there.
+        # A terminal without a size, as in `docker exec -t`, would show an empty line.
         return os.get_terminal_size(sys.stderr.fileno()).columns > 0
-    except OSError:  # What has taken the place of stderr may not tell.
+    except OSError:  # An object in place of stderr may have no size to ask for.
         return True
 
 
 def log_to_stderr(debug: bool) -> None:
-    """Sends the log to stderr, in place of the handlers that TensorFlow and absl bring along."""
+    """Send the log to stderr, and remove the handlers of TensorFlow and absl.
+
+    Args:
+        debug: also log TensorFlow's own messages, long lists, and errors in logging.
+    """
     handler = _AboveTheBar() if is_terminal() else logging.StreamHandler(sys.stderr)
     handler.setFormatter(_FORMAT)
     handler.addFilter(lambda record: debug or not getattr(record, "for_file", False))
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.INFO)
-    # Where the log file is on a full disk, each line would bring a traceback of its own.
+    # When the disk of the log file is full, each line would be followed by a traceback.
     logging.raiseExceptions = debug
     tf_logger = logging.getLogger("tensorflow")
     tf_logger.handlers = []
     tf_logger.setLevel(logging.INFO if debug else logging.ERROR)
-    # It would be looked for at each operation of each graph, to be told to nobody.
-    deprecation._PRINT_DEPRECATION_WARNINGS = debug
+    tf_compat.warn_of_deprecations(debug)
 
 
 def log_warnings_only() -> None:
-    """Leaves it to another process to tell what is the same in all of them."""
+    """Log no more than warnings, in a worker that is not the chief."""
     logging.root.setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
 def also_to(path: str) -> Iterator[None]:
-    """Sends the log of a block to a file as well, after what earlier runs wrote there."""
-    # A name in the log may have bytes that are no characters.
+    """Append the log of a block to a file too."""
+    # A file name in the log may have bytes that are not UTF-8.
     stream = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_FORMAT)
@@ -71,7 +73,6 @@ def also_to(path: str) -> Iterator[None]:
         yield
     finally:
         logging.root.removeHandler(handler)
-        # What a full disk has not taken line by line it does not take now, and how the block has
-        # ended matters more.
+        # On a full disk this fails as each line did; the error of the block, if any, matters more.
         with contextlib.suppress(OSError):
             stream.close()

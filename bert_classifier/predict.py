@@ -6,12 +6,12 @@
                                                                         with a tab
     python -m bert_classifier.predict EXPORT            asks for texts, on a terminal
 
-EXPORT is the folder of an export or a frozen graph; or a folder of exports, of which the newest is
-taken; or the output_dir of a run, of which the best is. The answers have the columns `label`,
-`confidence`, a `p(<label>)` per label, `text` and, for pairs, `text_b`; those to a table also have
-what names its rows, its column id, index or guid. A regression has `score` alone.
-`--output_format=jsonl` gives an object per line. Where the model is not sure enough to answer, the
-label is empty, or null.
+EXPORT is the folder of an export or a frozen graph; or a folder of exports, for the newest; or the
+output_dir of a run, for the best. The answers have the columns `label`, `confidence`, a
+`p(<label>)` per label, `text` and, for pairs, `text_b`; if the texts come from a table, also its
+column id, index or guid. A regression has a `score` in place of the first three.
+`--output_format=jsonl` writes an object per line. Below the minimum confidence the label is empty,
+or null.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from bert_classifier import streams
 
 if __name__ == "__main__":
     streams.fill_closed()
-    # Read by TensorFlow's C++ side when it is imported. It would log an error for want of a GPU;
-    # what really is one comes as an exception as well.
+    # Read by TensorFlow's C++ side when it is imported. It would log an error if there is no GPU;
+    # real errors come as exceptions too.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow.compat.v1 as tf
@@ -43,23 +43,23 @@ from bert_classifier.serving.predictor import Predictor, Text, chunks
 
 PROGRAM = "bert_classifier.predict"
 
-# What names a row of a table, None of other texts, and what is asked.
+# The name of a row of a table, None for other texts, and the text.
 Question = Tuple[Union[str, None], Text]
 
 _BYTES_PER_READ = 1 << 16
 
-_INTERRUPTED = 130  # What a shell says of a program that Ctrl-C has ended.
+_INTERRUPTED = 130  # The exit status of a program that Ctrl-C has ended, in a shell.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answers as the command line says; returns the exit status, 2 for bad input."""
+    """Run the command; return the exit status, 2 for bad input."""
     tf.logging.set_verbosity(tf.logging.ERROR)
     parser = _argument_parser()
-    # Otherwise a text would have to stand directly behind EXPORT.
+    # Otherwise TEXT would have to follow EXPORT directly.
     options = parser.parse_intermixed_args(arguments)
     if options.texts and options.input_file:
         parser.error("give a TEXT or an --input_file, not both")
-    # What is no character, such as half of one, must not stop the program, here or there.
+    # Bytes or code points that are no characters must not stop the program.
     _reconfigure(sys.stdin, errors="surrogateescape")
     _reconfigure(sys.stdout, encoding="utf-8", errors="backslashreplace")
     is_asked = bool(options.texts or options.input_file or options.output_file)
@@ -140,13 +140,13 @@ def _argument_parser() -> argparse.ArgumentParser:
 
 
 def _reconfigure(stream: TextIO, **settings: Any) -> None:
-    # What has taken the place of a real stream may be none that has settings.
+    # An object in place of a real stream may have no settings.
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(**settings)
 
 
 def _check_streams(options: argparse.Namespace) -> None:
-    """Say what cannot be read, or would be written to nobody: Python has no stream then."""
+    """Refuse a closed stdin or stdout that would be needed: Python sets them to None."""
     if sys.stdin is None and not (options.texts or options.input_file):
         raise BadInput("standard input is closed; give a TEXT or an --input_file")
     if sys.stdout is None and not options.output_file:
@@ -154,7 +154,7 @@ def _check_streams(options: argparse.Namespace) -> None:
 
 
 def _check_texts(texts: Sequence[str]) -> None:
-    """Refuse the path of an export where a text should be."""
+    """Refuse the path of an export in place of a text."""
     for text in texts:
         if bundle.is_export(text):
             raise BadInput(
@@ -164,7 +164,7 @@ def _check_texts(texts: Sequence[str]) -> None:
 
 
 def _check_output(path: str | None) -> None:
-    """Says before all the work, and not after it, that its result cannot be written."""
+    """Check before the work that its result can be written."""
     if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
         raise BadInput("--output_file=%s: there is no such folder; make it first" % path)
     if path is not None and os.path.isdir(path):
@@ -172,7 +172,7 @@ def _check_output(path: str | None) -> None:
 
 
 def _converse(predictor: Predictor, top_k: int) -> None:
-    """Asks a person for texts until there are no more."""
+    """Ask for texts on the terminal, until the end of input."""
     form = answers.Form(predictor.settings)
     prompts = ("text: ", "text_b: ")[: predictor.settings.texts_per_example]
     with contextlib.suppress(EOFError, KeyboardInterrupt):
@@ -210,7 +210,7 @@ def _write_answers(predictor: Predictor, options: argparse.Namespace) -> None:
 def _read_questions(
     options: argparse.Namespace, texts_per_example: int
 ) -> tuple[str | None, Iterator[list[Question]]]:
-    """Reads what is to be answered, and the name of the column that names its rows."""
+    """Return the name of the column that names rows, if any, and the questions in chunks."""
     if options.input_file:
         id_name, questions = _read_table(options, texts_per_example)
         return id_name, chunks(questions, lambda question: question[1])
@@ -246,7 +246,7 @@ def _read_table(
     )
     columns: Sequence[str | int] = names
     if not table.has_header:
-        # The other columns may be anything: rather no answers than answers to labels.
+        # Do not guess which column is the text: it could be the labels.
         if not options.text_column and len(table.columns) > texts_per_example:
             raise BadInput(
                 "%s: has %d columns, and the first row does not name %s; say what to read with "
@@ -271,10 +271,10 @@ def _read_table(
 
 
 def _read_lines(stream: BinaryIO, texts_per_example: int) -> Iterator[list[Text]]:
-    """Gives the texts of a stream, a line each; who writes one and waits gets its answer.
+    """Yield the texts of a stream, one per line, as they come: a chunk does not wait for more.
 
     Raises:
-        BadInput: a line is not UTF-8, or is no pair where it should be one.
+        BadInput: a line is not UTF-8, or is not a pair for a model of pairs.
     """
     first = 1
     for lines in _available_lines(stream):
@@ -286,7 +286,7 @@ def _read_lines(stream: BinaryIO, texts_per_example: int) -> Iterator[list[Text]
 
 
 def _available_lines(stream: Any) -> Iterator[list[bytes]]:
-    """Gives as many lines as have come, and waits only if there is none."""
+    """Yield the lines that have come; wait only if there is none."""
     begun: list[bytes] = []
     for data in iter(lambda: stream.read1(_BYTES_PER_READ), b""):
         *lines, rest = data.split(b"\n")
@@ -325,7 +325,7 @@ def _open_output(path: str | None) -> Iterator[TextIO]:
         yield sys.stdout
         return
     with contextlib.ExitStack() as until_done:
-        # A device or a pipe is written to: a file in its place would be the end of it.
+        # A device or a pipe is written to directly: a rename would replace it by a file.
         if os.path.isfile(path) or not os.path.exists(path):
             path = until_done.enter_context(files.atomic(path))
         yield until_done.enter_context(

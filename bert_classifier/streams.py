@@ -1,4 +1,4 @@
-"""Standard streams that are closed, whose reader has gone, or that cannot say every character.
+"""Make the standard streams usable: closed ones, broken pipes, characters without an encoding.
 
 A program calls `prepare`, or `fill_closed`, before it imports or opens anything else.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class _NeverFails(io.FileIO):
-    """A file that takes all that is written, also where nothing can be written any more."""
+    """A file that ignores errors in writing."""
 
     def write(self, data: Any) -> int:
         try:
@@ -22,27 +22,27 @@ class _NeverFails(io.FileIO):
 
 
 def fill_closed() -> None:
-    """Put the null device in the place of each standard stream that is closed.
+    """Open the null device in place of each standard stream that is closed.
 
-    Else the next file that is opened would be in its place, and would get what is printed. Python
-    has None for a stream that was closed; only `sys.stderr` is made anew, which anybody may write
-    to.
+    Otherwise the next file that is opened gets the stream's number, and what is printed is written
+    to it. Python sets a closed stream to None; of these only `sys.stderr` is replaced, because any
+    library may write to it.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free.
+            os.open(os.devnull, os.O_RDWR)  # It gets the lowest free number.
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def prepare() -> None:
-    """Make stdin, stdout and stderr usable, whatever the program was started with.
+    """Make stdin, stdout and stderr usable, however the program was started.
 
-    A stream that is closed leads nowhere. What stdout or stderr cannot encode is written as an
-    escape. An error of stderr, such as a full disk or a pipe that nobody reads, is ignored: it is
-    no reason to end a training.
+    A closed stream is replaced by the null device. Characters that stdout or stderr cannot encode
+    are written as escapes. Errors in writing to stderr, such as a full disk or a broken pipe, are
+    ignored, because they must not end a training.
     """
     fill_closed()
     if sys.stdin is None:
@@ -60,8 +60,8 @@ def prepare() -> None:
 
 
 def leave_stdout() -> None:
-    """Lead stdout nowhere after a BrokenPipeError: who reads it, such as `head`, has enough.
+    """Replace stdout by the null device after a BrokenPipeError: its reader, as `head`, has ended.
 
-    Python would try again when it ends, and complain.
+    Otherwise Python would try again to write when it exits, and print an error.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier.export import bundle
 from bert_classifier.job import Job, count_parts
 from bert_classifier.training import checkpoints, runs
-from bert_classifier.training.hooks import eval_history_path
+from bert_classifier.training.history import eval_history_path
 from bert_classifier.training.loop import Schedule
 
 _LOG = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
 """How the cores of a machine without a GPU share the work of a model.
 
-Threads that share an operation wait for each other at its end. Operations of a narrow model are so
-short that the waiting is a good part of the time: there each thread does better with a part of the
-batch, or a batch, of its own. What was measured is in docs/performance.md.
+Threads that share an operation wait for each other at its end. The operations of a narrow model are
+so short that this takes a good part of the time: it is faster if each thread has a part of the
+batch, or a batch, of its own. The measurements are in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -11,28 +11,30 @@ import os
 
 import tensorflow.compat.v1 as tf
 
-# The largest hidden size of a narrow model: a step of BERT-base is slower in parts, one of MiniLM
-# (384) faster, and of 512 as fast.
+# The largest hidden size of a narrow model. In parts, a step of BERT-base (768) is slower, one of
+# MiniLM (384) faster; one of 512 takes the same time.
 _NARROW = 512
 
-# More would make the graph, and the time until the first step is done, as many times as large.
+# The graph, and the time until the first step is done, grow with the number of parts.
 _MOST_PARTS = 2
 
 _XLA_ON_CPUS = "--tf_xla_cpu_global_jit"
 
 
 def give_each_session_its_own() -> None:
-    """Lets each session have the threads that it is configured for.
+    """Give each session the number of threads in its own configuration.
 
-    By default all have those of the first one, which may be one that only asks other workers.
+    By default all sessions of a process share the threads of the first, which may be one that only
+    exchanges values between workers.
     """
     os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
 
 
 def compile_on_cpus() -> None:
-    """Lets XLA compile without a GPU too, where a session's `global_jit_level` alone does nothing.
+    """Let XLA compile for CPUs too, for which a session's `global_jit_level` has no effect.
 
-    TensorFlow reads this once, when it makes its first session.
+    TensorFlow reads the environment variable once, when it makes its first session. To call this
+    again changes nothing, and a value that the user has set stays.
     """
     set_by_user = os.environ.get("TF_XLA_FLAGS", "")
     if _XLA_ON_CPUS not in set_by_user:
@@ -40,22 +42,22 @@ def compile_on_cpus() -> None:
 
 
 def count_parts(hidden_size: int, num_cores: int) -> int:
-    """Says in how many parts a step computes its batch, side by side."""
+    """Return the number of parts in which a step computes its batch, at the same time."""
     return min(_MOST_PARTS, num_cores) if hidden_size <= _NARROW else 1
 
 
 def count_threads(num_parts: int, num_cores: int) -> int:
-    """Says how many threads share an operation.
+    """Return the number of threads that share an operation.
 
-    With parts, those that run the parts compute as well: so many cores need no other thread.
+    Each part has a thread that computes too, and needs a core.
     """
     return num_cores if num_parts == 1 else max(1, num_cores - num_parts)
 
 
 def config_for_callers(hidden_size: int) -> tf.ConfigProto:
-    """Configures a session whose callers bring the threads: each runs the whole model for a batch.
+    """Return the configuration of a session that several threads call, each for a whole batch.
 
-    It is helped by others where the operations are long enough.
+    The calling thread runs the operations; those of a wide model are shared with other threads.
     """
     return tf.ConfigProto(
         inter_op_parallelism_threads=-1,

@@ -114,7 +114,8 @@ def shell(script, *arguments):
 
 class TestStreams:
     PRINT = (
-        "import sys, time; from bert_classifier import streams; streams.prepare(); time.sleep(0.2); print('\\u4e2d'); "
+        "import sys, time; from bert_classifier import streams; "
+        "streams.prepare(); time.sleep(0.2); print('\\u4e2d'); "
         "print('\\u597d\\udce9', file=sys.stderr); [print('x' * 99, file=sys.stderr) "
         "for _ in range(999)]; f = open(sys.argv[1], 'w'); print(f.fileno(), file=f)"
     )

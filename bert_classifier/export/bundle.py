@@ -1,12 +1,12 @@
-"""What leaves the house and comes back: a model with all that it takes to ask it about a text.
+"""Format of an exported model, a bundle: seal, find, open and verify one.
 
 A bundle is a SavedModel with its parts in `assets.extra/`, or one file with a frozen graph, in
 which the parts are the constants `bundle/<part>`. The parts are
 
     vocab.txt labels.txt bert_config.json    as in training; the labels in the order of the outputs
     metrics.json                             of the evaluation of these weights, if there was one
-    sample_request.json                      what a client sends to TensorFlow Serving
-    bundle.json                              `Settings`, and a digest of everything else
+    sample_request.json                      a request for TensorFlow Serving
+    bundle.json                              `Settings`, and the digests of all else
 """
 
 from __future__ import annotations
@@ -22,16 +22,13 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError  # type: ignore[import]
 
-# Not public.
-from tensorflow.python.util import deprecation
-
 import modeling
-from bert_classifier import files, threads
+from bert_classifier import files, tf_compat, threads
 from bert_classifier.data.features import TRUNCATIONS
 from bert_classifier.data.processors import PROBLEM_TYPES
 from bert_classifier.errors import BadInput
 
-# Raise it when a program that knows the format as it was would misread what is written now.
+# Increase it when a program that reads the present format would misread the new one.
 FORMAT = 1
 
 ASSETS = "assets.extra"
@@ -39,7 +36,7 @@ VOCAB, LABELS, CONFIG = "vocab.txt", "labels.txt", "bert_config.json"
 METRICS, SAMPLE_REQUEST = "metrics.json", "sample_request.json"
 _DESCRIPTION = "bundle.json"
 
-# Where a frozen graph has its parts, and its only signature: these names are in the README.
+# The names of constants, inputs and outputs in a frozen graph; users rely on them.
 PART_PREFIX = "bundle/"
 INPUTS = ("input_ids", "input_mask", "segment_ids")
 OUTPUTS = ("probabilities", "predictions", "top_3")
@@ -55,7 +52,7 @@ _CURE = "export the model again with --do_export or --do_frozen"
 
 
 class Settings(NamedTuple):
-    """How texts become inputs of the model, and its outputs answers.
+    """The settings with which texts become inputs of the model, and its outputs answers.
 
     Attributes:
         labels: in the order of the outputs.
@@ -65,10 +62,10 @@ class Settings(NamedTuple):
         truncation: as of `features.Converter`.
         window_stride: as of `features.Converter`.
         texts_per_example: 1, or 2 for pairs.
-        thresholds: for multi_label, the probability above which a text has the label, for each.
-        temperature: what the logits are divided by; see `calibration`.
-        min_confidence: where the best label has a lower probability there is no answer.
-        label_separator: what stands between the labels of a cell that has several.
+        thresholds: for multi_label, the probability of each label above which a text has it.
+        temperature: divisor of the logits; see `calibration`.
+        min_confidence: the label is None where the best one has a lower probability.
+        label_separator: separates the labels in a cell that has several.
     """
 
     labels: Sequence[str]
@@ -85,22 +82,22 @@ class Settings(NamedTuple):
 
 
 class Model:
-    """A graph with its weights, in a session. Threads may share it."""
+    """A graph with its weights in a session, which threads may share."""
 
     def __init__(self, session: tf.Session, signatures: Mapping[str, Any]):
-        """Takes signature -> (input -> tensor, output -> tensor), all by name."""
+        """Take a session and signature -> (input -> tensor, output -> tensor), all by name."""
         self._session = session
         self.signatures = signatures
 
     def run(
         self, inputs: Mapping[str, Any], signature: str = SERVING_DEFAULT
     ) -> dict[str, np.ndarray]:
-        """Gives the outputs of a signature for a batch of inputs, both by name."""
+        """Return the outputs of a signature for a batch of inputs, both by name."""
         tensors, outputs = self.signatures[signature]
         return self._session.run(outputs, {tensors[name]: inputs[name] for name in tensors})
 
     def num_outputs(self) -> int | None:
-        """Gives how many probabilities there are of an example; None for a regression."""
+        """Return the number of probabilities per example, None for a regression."""
         _, outputs = self.signatures[SERVING_DEFAULT]
         if "probabilities" not in outputs:
             return None
@@ -108,10 +105,7 @@ class Model:
         return tensor.shape.as_list()[1]
 
     def graph_def(self) -> tf.GraphDef:
-        """Gives the graph with its weights as constants, and no more of it than the outputs need.
-
-        It is for the signature `serving_default`.
-        """
+        """Return the part of the graph that `serving_default` needs, with weights as constants."""
         _, outputs = self.signatures[SERVING_DEFAULT]
         return tf.graph_util.convert_variables_to_constants(
             self._session,
@@ -120,12 +114,12 @@ class Model:
         )
 
     def close(self) -> None:
-        """Frees the session."""
+        """Free the session."""
         self._session.close()
 
 
 class Bundle(NamedTuple):
-    """A bundle that has been opened; `parts` is without `bundle.json`."""
+    """An open bundle; `parts` is name -> content, without `bundle.json`."""
 
     model: Model
     settings: Settings
@@ -135,17 +129,17 @@ class Bundle(NamedTuple):
 def seal(
     settings: Settings, parts: Mapping[str, bytes], digests: Mapping[str, str]
 ) -> dict[str, bytes]:
-    """Adds to the parts of a bundle the one that describes it.
+    """Return the parts of a bundle with `bundle.json` added.
 
     Args:
         settings: of the model.
         parts: name -> content.
-        digests: name -> `files.digest` of what else belongs to the bundle, as `open_bundle` checks
-            it: files of a SavedModel, or `graph` for a frozen graph.
+        digests: name -> `files.digest` of everything else in the bundle: of each file of a
+            SavedModel, or, as `graph`, of a frozen graph. `open_bundle` checks them.
     """
     own = {name: files.digest(content) for name, content in parts.items()}
     values = settings._asdict()
-    del values["labels"]  # They have a file.
+    del values["labels"]  # They are in labels.txt.
     description = {
         "format": FORMAT,
         "made_with": {"tensorflow": tf.__version__},
@@ -156,10 +150,10 @@ def seal(
 
 
 def find(path: str) -> str:
-    """Find the one export, or frozen graph, that a path stands for.
+    """Return the path of the export, or frozen graph, that a path stands for.
 
-    A folder of exports stands for its newest, an output_dir for the best export that it has, else
-    for the newest of `--do_export`, else for its frozen graph.
+    A folder of exports stands for its newest; an output_dir for its best export, else for its
+    newest of `--do_export`, else for its frozen graph.
 
     Raises:
         BadInput: there is none.
@@ -185,11 +179,11 @@ def is_export(text: str) -> bool:
     """Tell whether a text is the path of an export, of several, or of a frozen graph."""
     try:
         find(text)
-    except (BadInput, OSError, ValueError):  # Not every text can be a path.
+    except (BadInput, OSError, ValueError):  # Some texts cannot be a path.
         return False
     if os.path.isfile(text):
         return text.endswith(".pb")
-    # A word may be the name of an output_dir by chance.
+    # A text of one word may also be the name of an output_dir.
     return os.path.exists(os.path.join(text, _SAVED_MODEL)) or os.sep in text
 
 
@@ -203,19 +197,17 @@ def list_exports(export_path: str) -> list[str]:
 
 
 def open_bundle(path: str, session_config: tf.ConfigProto | None = None) -> Bundle:
-    """Loads a bundle and checks all of it.
+    """Load a bundle and check all of it.
 
     Args:
-        path: as `find` takes it.
-        session_config: of the session; by default one for a model that is run from several threads
-            at once.
+        path: see `find`.
+        session_config: of the session; by default `threads.config_for_callers`.
 
     Raises:
         BadInput: something is missing, damaged, of another version, or does not fit the rest.
     """
     path = find(path)
-    # Not ours to mend, and not of interest to who asks for an answer.
-    with deprecation.silence():
+    with tf_compat.without_deprecation_warnings():
         if os.path.isdir(path):
             return _open_saved_model(path, session_config)
         return _open_frozen_graph(path, session_config)
@@ -281,7 +273,7 @@ def _session_config(parts: Mapping[str, bytes]) -> tf.ConfigProto:
 
 
 def take_parts(graph_def: tf.GraphDef) -> dict[str, bytes]:
-    """Removes the parts of a bundle from a frozen graph; returns name -> content."""
+    """Remove the parts of a bundle from a frozen graph; return name -> content."""
     parts = {
         node.name[len(PART_PREFIX) :]: node.attr["value"].tensor.string_val[0]
         for node in graph_def.node
@@ -296,7 +288,7 @@ def take_parts(graph_def: tf.GraphDef) -> dict[str, bytes]:
 
 
 def put_parts(graph_def: tf.GraphDef, parts: Mapping[str, bytes]) -> None:
-    """Adds the parts of a bundle to a frozen graph, as constants that nothing reads."""
+    """Add the parts of a bundle to a frozen graph, as constants that no operation reads."""
     with tf.Graph().as_default() as graph:
         for name, content in parts.items():
             tf.constant(content, name=PART_PREFIX + name)
@@ -304,7 +296,7 @@ def put_parts(graph_def: tf.GraphDef, parts: Mapping[str, bytes]) -> None:
 
 
 def digest_of_graph(graph_def: tf.GraphDef) -> str:
-    """Gives the digest of a graph without the parts of a bundle."""
+    """Return the digest of a graph that has no parts of a bundle."""
     return files.digest(graph_def.SerializeToString(deterministic=True))
 
 
@@ -384,13 +376,13 @@ def _wrong_setting(settings: Settings) -> str | None:
 
 
 def _is_number(value: Any, kind: Any, low: float, high: float = sys.float_info.max) -> bool:
-    # To Python True is the number 1; here it is a mistake.
+    # In Python True is the number 1; in bundle.json it is a mistake.
     return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
 
 
 @contextlib.contextmanager
 def _failures_are_bad_input(path: str, session: tf.Session) -> Iterator[None]:
-    """Says in one line what TensorFlow finds wrong with a model, and frees the session then."""
+    """Turn errors of TensorFlow in loading a model into BadInput, and free the session."""
     try:
         yield
     except BadInput:

@@ -1,6 +1,6 @@
-"""What leaves the house: signatures, bundles, frozen graphs, and the best exporter.
+"""Export a trained model: as a SavedModel, as a frozen graph, after each best evaluation.
 
-What is written is loaded again and has to answer like the checkpoint before it gets its name.
+An export gets its name only after it was loaded and has answered like the checkpoint.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-# Not public, and the only way to what every session does to a graph when it first runs it.
-from tensorflow.python.grappler import tf_optimizer
-
-from bert_classifier import files
+from bert_classifier import files, tf_compat
 from bert_classifier.data import features
 from bert_classifier.data.processors import InputExample
 from bert_classifier.export import bundle
@@ -29,25 +26,25 @@ from tokenization import FullTokenizer
 
 _LOG = logging.getLogger(__name__)
 
-# How far the probabilities of what was written may be from those of the checkpoint.
+# The largest difference between the probabilities of an export and those of its checkpoint.
 _TOLERANCE = 1e-5
 
-# The rewritings that suit any machine; what suits this one, a session adds when it loads the graph.
+# Grappler's optimizers that suit any machine; a session adds those for its own.
 _OPTIMIZERS = ("pruning", "function", "constfold", "arithmetic", "dependency", "pruning")
 
 
 class SelfTestFailed(Exception):
-    """What was written does not answer like the checkpoint."""
+    """An export does not answer like its checkpoint."""
 
 
 def serving_input_fn_builder(
     max_seq_length: int, cls_id: int
 ) -> Callable[[], tf.estimator.export.ServingInputReceiver]:
-    """Builds the `serving_input_receiver_fn` of an export.
+    """Build the `serving_input_receiver_fn` of an export.
 
-    TensorFlow Serving, when it makes one batch of requests of several lengths, pads each tensor
-    with its own first element, and so the mask with ones. In the ids that element is `[CLS]`, which
-    is nowhere else in a text: where it comes again, there is padding, whatever the mask says.
+    When TensorFlow Serving puts requests of several lengths into one batch, it pads each tensor
+    with its first element, and so the mask with ones. In the ids that element is `[CLS]`, which
+    comes only once in a text: where it comes again there is padding, whatever the mask says.
 
     Args:
         max_seq_length: number of tokens that the model reads at once.
@@ -63,8 +60,7 @@ def serving_input_fn_builder(
     def serving_input_fn() -> tf.estimator.export.ServingInputReceiver:
         serialized = tf.placeholder(tf.string, [None], name="examples")
         parsed = features.parse(serialized, features.feature_spec(labelled=False), max_seq_length)
-        # The parsed columns are defaults of the placeholders: whichever signature feeds, one graph
-        # serves.
+        # The parsed columns are defaults of the placeholders, so one graph has all signatures.
         inputs = {
             name: tf.placeholder_with_default(column, [None, None], name=name)
             for name, column in parsed.items()
@@ -85,16 +81,16 @@ def serving_input_fn_builder(
 
 
 class BundleWriter(NamedTuple):
-    """Writes checkpoints of a run as bundles.
+    """Write checkpoints of a run as bundles.
 
     Attributes:
         estimator: of the run.
-        settings: that the bundles are to have.
+        settings: of the bundles.
         tokenizer: splits the texts of `sample`.
-        vocab_file: this and the next: to be copied.
-        bert_config_file: of the encoder.
-        sample: some examples of the dev set, for the self-test; the first one is what the sample
-            request asks about.
+        vocab_file: the vocabulary, which is copied.
+        bert_config_file: the config of the encoder, which is copied.
+        sample: some examples of the dev set, for the self-test; the first one is also that of the
+            sample request.
     """
 
     estimator: tf.estimator.Estimator
@@ -111,16 +107,16 @@ class BundleWriter(NamedTuple):
         metrics: Mapping[str, Any],
         frozen_path: str | None = None,
     ) -> str:
-        """Exports a checkpoint to `<export_path>/<timestamp>/`; returns that folder.
+        """Export a checkpoint to `<export_path>/<timestamp>/`; return that folder.
 
         Args:
             checkpoint_path: prefix of the checkpoint.
             export_path: folder of exports.
-            metrics: what is known about the checkpoint, for `metrics.json`.
-            frozen_path: also write the model as one file, with this name.
+            metrics: step and metrics of the checkpoint, for `metrics.json`.
+            frozen_path: path of a frozen graph to write too; None for none.
 
         Raises:
-            SelfTestFailed: the export does not answer like the checkpoint, and is not there.
+            SelfTestFailed: the export does not answer like the checkpoint, and was removed.
         """
         with self._written(checkpoint_path, export_path, metrics, frozen_path) as (folder, name):
             final = os.path.join(export_path, name)
@@ -129,7 +125,7 @@ class BundleWriter(NamedTuple):
         return final
 
     def freeze(self, checkpoint_path: str, path: str, metrics: Mapping[str, Any]) -> None:
-        """Writes a checkpoint as one file with a frozen graph; see `export`."""
+        """Write a checkpoint as one file with a frozen graph; see `export`."""
         with self._written(checkpoint_path, os.path.dirname(path), metrics, path):
             pass
 
@@ -141,7 +137,7 @@ class BundleWriter(NamedTuple):
         metrics: Mapping[str, Any],
         frozen_path: str | None,
     ) -> Iterator[tuple[str, str]]:
-        """Gives a tested bundle in a temporary folder, and the name that it should have."""
+        """Yield the temporary folder of a tested bundle, and the name that it gets."""
         with contextlib.ExitStack() as until_done:
             plain = until_done.enter_context(files.plain_path(checkpoint_path))
             test = _SelfTest(self, plain)
@@ -208,14 +204,14 @@ def _digests_of_files(folder: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _new_folder(parent: str) -> Iterator[tuple[str, str]]:
-    """Gives a temporary folder, and the timestamp that what is made there may have for a name.
+    """Yield a temporary folder, and the timestamp that becomes the name of the export.
 
-    No other name in `parent` is the same or newer: programs that serve take the newest.
+    It is newer than all exports in `parent`, because programs that serve load the newest.
     """
     exports = list_exports(parent)
     newest = int(os.path.basename(exports[-1])) if exports else 0
     timestamp = max(int(time.time()), newest + 1)
-    # Another process may export to the same place.
+    # Another process may export to the same folder.
     while os.path.exists(os.path.join(parent, "temp-%d" % timestamp)):
         timestamp += 1
     temporary = os.path.join(parent, "temp-%d" % timestamp)
@@ -227,10 +223,10 @@ def _new_folder(parent: str) -> Iterator[tuple[str, str]]:
 
 
 class _SelfTest:
-    """Some examples of the dev set, and what the checkpoint says about them.
+    """Some examples of the dev set, and the answers of the checkpoint to them.
 
     Attributes:
-        request: what a client of TensorFlow Serving would ask about the first of them.
+        request: the request that a client of TensorFlow Serving sends for the first of them.
     """
 
     def __init__(self, writer: BundleWriter, checkpoint_path: str):
@@ -263,7 +259,11 @@ class _SelfTest:
         self.request = {"signature_name": SERVING_DEFAULT, "instances": [instance]}
 
     def check(self, model: bundle.Model, what: str) -> None:
-        """Compares all signatures of a model with the checkpoint, and logs the difference.
+        """Compare the answers of all signatures with the checkpoint's, and log the difference.
+
+        Args:
+            model: the export.
+            what: its name in the log.
 
         Raises:
             SelfTestFailed: they differ.
@@ -285,18 +285,18 @@ class _SelfTest:
             compared,
             difference,
         )
-        # Numbers of a regression may be large, and are then as many times less exact.
+        # The error of the numbers of a regression grows with the numbers.
         if not difference <= _TOLERANCE * max(1.0, float(np.max(np.abs(expected)))):
             raise SelfTestFailed("%s from those of the checkpoint, more than 1e-5" % text)
         _LOG.info("  %s", text)
 
 
 def freeze(model: bundle.Model) -> tf.GraphDef:
-    """Makes of a model one graph, with its weights as constants and simplified for inference.
+    """Return the graph of a model, with weights as constants and simplified for inference.
 
     Its tensors are `input_ids:0`, `input_mask:0`, `segment_ids:0`, all int32 `[batch_size,
-    seq_length]`, and `probabilities:0`, `predictions:0`, `top_3:0`, as those of the signature
-    `serving_default`.
+    seq_length]`, and `probabilities:0`, `predictions:0`, `top_3:0`, with the meaning that
+    they have in the signature `serving_default`.
     """
     inputs, outputs = model.signatures[SERVING_DEFAULT]
     with tf.Graph().as_default() as graph:
@@ -309,21 +309,18 @@ def freeze(model: bundle.Model) -> tf.GraphDef:
         )
         for name, result in zip(outputs, results):
             tf.add_to_collection(tf.GraphKeys.TRAIN_OP, tf.identity(result, name))
-        # Grappler keeps what the collection of training operations needs.
+        # Grappler keeps only what the training operations need.
         meta_graph = tf.train.export_meta_graph(
             graph_def=tf.graph_util.extract_sub_graph(graph.as_graph_def(), list(outputs))
         )
-    config = tf.ConfigProto()
-    config.graph_options.rewrite_options.optimizers.extend(_OPTIMIZERS)
-    return tf_optimizer.OptimizeGraph(config, meta_graph)
+    return tf_compat.optimize_graph(meta_graph, _OPTIMIZERS)
 
 
 class BestExporter(tf.estimator.Exporter):
-    """Exports the model after each evaluation that is the best so far, the first one included.
+    """Export the model after each evaluation that is the best so far, with the first.
 
-    TensorFlow's own BestExporter never exports the first evaluation, ranks by `loss` whatever is
-    watched, and reads event files that a killed process leaves truncated. This one asks the
-    history.
+    TensorFlow's own BestExporter never exports the first evaluation, compares by `loss` by default,
+    and reads event files, which are truncated when a process is killed. This one reads the history.
     """
 
     def __init__(
@@ -333,12 +330,13 @@ class BestExporter(tf.estimator.Exporter):
         exports_to_keep: int = 2,
         name: str = "best_exporter",
     ):
-        """Takes the history that says what is best.
+        """Take the history that decides what is best.
 
         Args:
             history: of the run.
-            write: takes checkpoint, folder of exports and metrics; see `BundleWriter.export`.
-            exports_to_keep: how many of the latest exports.
+            write: checkpoint, folder of exports, metrics -> folder of the export; see
+                `BundleWriter.export`.
+            exports_to_keep: number of latest exports; older ones are removed.
             name: of the folder below `export/`.
         """
         self._history = history
@@ -348,7 +346,7 @@ class BestExporter(tf.estimator.Exporter):
 
     @property
     def name(self) -> str:
-        """Names the exporter: the folder below `export/`."""
+        """Return the name of the exporter, which is that of the folder below `export/`."""
         return self._name
 
     def export(
@@ -359,19 +357,19 @@ class BestExporter(tf.estimator.Exporter):
         eval_result: Mapping[str, Any],
         is_the_final_export: bool,
     ) -> str | None:
-        """Exports when `eval_result` is the best; returns the export's folder then."""
+        """Export if `eval_result` is the best; return the folder of the export, else None."""
         del estimator, is_the_final_export
         best = self._history.best()
         if best is None or best.step != int(eval_result["global_step"]):
             return None
         exports = list_exports(export_path)
-        # A killed run may have exported, and not yet removed what the export supersedes.
+        # A killed run may have exported already, and not yet removed older exports.
         if not exports or exported_step(exports[-1]) != best.step:
             try:
                 metrics = dict(best.to_json(), best_metric=self._history.watched.metric)
                 self._write(checkpoint_path, export_path, metrics)
             except SelfTestFailed as error:
-                # The checkpoint is kept, and a long training goes on.
+                # The best checkpoint is kept anyway: no reason to end a long training.
                 _LOG.error("Not exported: %s", error)
                 return None
             exports = list_exports(export_path)
@@ -381,7 +379,7 @@ class BestExporter(tf.estimator.Exporter):
 
 
 def exported_step(export_dir: str) -> int | None:
-    """Gives the global step of an export of BestExporter."""
+    """Return the global step of an export, None if its metrics are missing."""
     path = os.path.join(export_dir, bundle.ASSETS, bundle.METRICS)
     if not os.path.exists(path):
         return None
@@ -390,13 +388,13 @@ def exported_step(export_dir: str) -> int | None:
 
 
 def write_sample(path: str, examples: Iterator[InputExample]) -> None:
-    """Keeps examples for the self-tests of later exports."""
+    """Write the texts of examples to a file, for the self-tests of later exports."""
     lines = (files.to_json({"text_a": e.text_a, "text_b": e.text_b}) + "\n" for e in examples)
     files.write_text(path, "".join(lines))
 
 
 def read_sample(path: str) -> list[InputExample]:
-    """Reads what `write_sample` has written.
+    """Return the examples that `write_sample` has written.
 
     Raises:
         BadInput: it is damaged.

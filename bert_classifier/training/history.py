@@ -1,7 +1,7 @@
-"""The one truth for "best": every evaluation of a run, in order, in one file.
+"""The evaluation history of a run, which decides what checkpoint is the best.
 
-Early stopping, the best checkpoint, the best export and whatever is evaluated, predicted or
-exported afterwards all ask this room. It knows neither TensorFlow nor the model.
+Early stopping, the best checkpoint, the best exports and every later evaluation, prediction or
+export go by it. It needs neither TensorFlow nor the model.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from bert_classifier import files
 _CURE = "restore it, or remove it: then which evaluation was the best so far is forgotten"
 
 
+def eval_history_path(output_dir: str) -> str:
+    """Return the file of a run's evaluation history."""
+    return os.path.join(output_dir, "eval_history.jsonl")
+
+
 class Watched(NamedTuple):
-    """The metric that decides, and its direction."""
+    """The metric that decides which evaluation is the best, and its direction."""
 
     metric: str
     higher_is_better: bool
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Says whether `value` is better than `best`. A tie is no improvement, NaN never is."""
+        """Tell whether `value` is better than `best`; an equal value and NaN are not."""
         if not math.isfinite(value):
             return False
         if best is None:
@@ -32,18 +37,18 @@ class Watched(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """One evaluation: the global step of its checkpoint and every metric of it."""
+    """The global step of a checkpoint and all its metrics."""
 
     step: int
     metrics: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Gives what `files.to_json` takes."""
+        """Return the evaluation as a value for `files.to_json`."""
         return {"step": self.step, "metrics": dict(sorted(self.metrics.items()))}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Evaluation:
-        """Reads what `to_json` gave."""
+        """Return the evaluation that `to_json` has written."""
         metrics = {name: float(value) for name, value in record["metrics"].items()}
         return cls(int(record["step"]), metrics)
 
@@ -51,14 +56,14 @@ class Evaluation(NamedTuple):
 class EvalHistory:
     """The evaluations of one run, kept in a file of one JSON object per line.
 
-    Each line is `{"step": 20, "metrics": {"eval_loss": 0.41, ...}, "is_best": true}`. Numbers that
-    JSON does not have (NaN, infinity) are written as strings. The file is rewritten as a whole at
-    every evaluation: it is short, and so it is never half-written. Without evaluations there is no
-    file: an empty one is damaged.
+    Each line is `{"step": 20, "metrics": {"eval_loss": 0.41, ...}, "is_best": true}`. NaN and
+    infinity, which JSON does not have, are written as strings. The short file is rewritten at each
+    evaluation, atomically, so it is never half-written. Before the first evaluation there is no
+    file, so an empty file is damaged.
     """
 
     def __init__(self, path: str, watched: Watched):
-        """Reads the evaluations that `path` already holds, or starts with none.
+        """Read the evaluations in `path`; without such a file there are none.
 
         Raises:
             BadInput: the file is damaged.
@@ -69,7 +74,7 @@ class EvalHistory:
         self.reload()
 
     def reload(self) -> None:
-        """Reads the file again."""
+        """Read the file again."""
         self.evaluations = []
         if os.path.exists(self._path):
             with files.damage_told(self._path, _CURE), open(self._path, encoding="utf-8") as stream:
@@ -78,7 +83,12 @@ class EvalHistory:
                     raise ValueError("empty")
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> bool:
-        """Records the evaluation at `step` in place of later ones; says whether it is the best."""
+        """Record an evaluation, drop those of this and later steps; return whether it is the best.
+
+        Args:
+            step: global step of the checkpoint.
+            metrics: name -> value; `global_step` is left out.
+        """
         numbers = {name: float(value) for name, value in metrics.items() if name != "global_step"}
         self.evaluations = [e for e in self.evaluations if e.step < step]
         self.evaluations.append(Evaluation(step, numbers))
@@ -87,32 +97,32 @@ class EvalHistory:
         return best is not None and best.step == step
 
     def forget_from(self, step: int) -> None:
-        """Drops evaluations at or after `step`: a run that is resumed before makes them again."""
+        """Drop the evaluations at or after `step`, which a resumed run makes again."""
         self.evaluations = [e for e in self.evaluations if e.step < step]
         self._write()
 
     def at(self, step: int) -> Evaluation | None:
-        """Gives the evaluation at `step`, if there was one."""
+        """Return the evaluation at `step`, None if there is none."""
         return next((e for e in self.evaluations if e.step == step), None)
 
     def value(self, evaluation: Evaluation) -> float:
-        """Gives the watched metric of an evaluation."""
+        """Return the watched metric of an evaluation."""
         return evaluation.metrics[self.watched.metric]
 
     def best(self) -> Evaluation | None:
-        """Gives the best evaluation, the earliest of equals; None when every value is NaN."""
+        """Return the best evaluation, the earliest of equals; None if every value is NaN."""
         bests = self._successive_bests()
         return bests[-1] if bests else None
 
     def steps_without_improvement(self) -> int:
-        """Gives the steps between the best evaluation (else the first one) and the latest one."""
+        """Return the number of steps from the best evaluation, else the first, to the latest."""
         if not self.evaluations:
             return 0
         reference = self.best() or self.evaluations[0]
         return self.evaluations[-1].step - reference.step
 
     def evaluations_without_improvement(self) -> int:
-        """Gives how many evaluations were made after the best one."""
+        """Return the number of evaluations after the best one."""
         best = self.best()
         return sum(1 for e in self.evaluations if best is None or e.step > best.step)
 

@@ -1,43 +1,36 @@
-"""What to log while training, what to keep after an evaluation, and when progress has ended."""
+"""Hooks: log training, save and evaluate checkpoints, stop early."""
 
 from __future__ import annotations
 
 import datetime
-import errno
 import logging
-import os
 import time
 from typing import Any, Callable, Mapping
 
 import tensorflow.compat.v1 as tf
 import tqdm
 
+from bert_classifier import tf_compat
 from bert_classifier.training import checkpoints
-from bert_classifier.training.history import EvalHistory, Watched
+from bert_classifier.training.history import EvalHistory, Watched, eval_history_path
 
 _LOG = logging.getLogger(__name__)
 
-# Seconds that a timedelta can hold.
+# The most seconds that a timedelta can hold.
 _LONGEST = datetime.timedelta.max.days * 24 * 3600
 
 
-def eval_history_path(output_dir: str) -> str:
-    """Gives the file of a run's evaluations."""
-    return os.path.join(output_dir, "eval_history.jsonl")
-
-
 class ProgressHook(tf.train.SessionRunHook):
-    """Logs one line every `every_n_iter` steps: where training is, how it goes, how long it takes.
+    """Log one line every `every_n_iter` steps: step, loss, learning rate, speed, remaining time.
 
     It reads the tensors `total_loss:0` of the model and `learning_rate:0` and `gradient_norm:0` of
     the optimizer by name, because they do not exist yet when hooks are made. The loss is the mean
-    since the line before. Examples per second count the time of training steps, not of evaluations
-    between them.
+    since the line before. The speed is of the training steps, without the evaluations between them.
 
     Attributes:
-        step: steps done, those of earlier runs included.
+        step: number of steps done, with those before a resume.
         step_of_batch: the step that the latest batch was for.
-        examples_per_second: mean over this run.
+        examples_per_second: mean over the steps of this process.
     """
 
     def __init__(
@@ -49,15 +42,15 @@ class ProgressHook(tf.train.SessionRunHook):
         num_accumulation_steps: int = 1,
         show_bar: bool = False,
     ):
-        """Takes the plan of the run.
+        """Take the plan of the run.
 
         Args:
             every_n_iter: steps between lines.
             num_train_steps: steps of the whole run.
             steps_per_epoch: steps of an epoch.
-            examples_per_step: examples of a step.
+            examples_per_step: examples of a step, of all workers together.
             num_accumulation_steps: how often the graph is run for one step.
-            show_bar: also show a progress bar on stderr, for a person at a terminal.
+            show_bar: whether to show a progress bar on stderr too.
         """
         self.step = self.step_of_batch = 0
         self._every = every_n_iter
@@ -70,14 +63,14 @@ class ProgressHook(tf.train.SessionRunHook):
         self._seconds = 0.0
 
     def begin(self) -> None:
-        """Looks up the tensors."""
+        """Look up the tensors."""
         graph = tf.get_default_graph()
         names = ("total_loss", "learning_rate", "gradient_norm")
         self._tensors = {name: graph.get_tensor_by_name(name + ":0") for name in names}
         self._global_step = tf.train.get_global_step()
 
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
-        """Notes where and when this run begins."""
+        """Note the first step and the time, and show the bar."""
         del coord
         self.step = self._first_step = int(session.run(self._global_step))
         self._started = time.monotonic()
@@ -91,13 +84,13 @@ class ProgressHook(tf.train.SessionRunHook):
         )
 
     def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
-        """Asks for the tensors and starts the step's clock."""
+        """Ask for the tensors and start the clock of the step."""
         del run_context
         self._run_started = time.monotonic()
         return tf.train.SessionRunArgs(self._tensors)
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        """Adds up, and logs when a line is full."""
+        """Add up the loss and the time, and log them when a line is due."""
         self._runs += 1
         self._seconds += time.monotonic() - self._run_started
         self.step_of_batch = self.step + 1
@@ -112,7 +105,7 @@ class ProgressHook(tf.train.SessionRunHook):
             self._start_line()
 
     def close_bar(self) -> None:
-        """Leaves the bar and its line. No hook is told when an error ends the training."""
+        """Close the bar. TensorFlow calls no hook when an error ends the training."""
         self._bar.close()
 
     @property
@@ -121,7 +114,7 @@ class ProgressHook(tf.train.SessionRunHook):
         return self._per_second(self._runs, self._seconds)
 
     def _per_second(self, runs: float, seconds: float) -> float:
-        # A clock may stand still: debuggers and libfaketime do that.
+        # A clock may stand still, as under a debugger or libfaketime.
         return runs * self._examples_per_run / seconds if seconds else 0.0
 
     def _start_line(self) -> None:
@@ -148,7 +141,7 @@ class ProgressHook(tf.train.SessionRunHook):
             self._per_second(runs, seconds),
             _clock(elapsed),
             _clock(elapsed / (self.step - self._first_step) * steps_left),
-            # A person who has the bar is spared the line; the file has it.
+            # Not shown above the bar, which says the same; the log file has the line.
             extra={"in_bar": self._show_bar},
         )
 
@@ -158,155 +151,153 @@ def _clock(seconds: float) -> str:
 
 
 class SameFetchesHook(tf.train.SessionRunHook):
-    """Asks for the summaries in each step, also where nobody writes them.
+    """Ask for the summaries in each step, also in those that do not write them.
 
-    TensorFlow prepares the graph anew for each set of tensors that it is asked for, which takes one
-    to two seconds. Estimator's own hook asks for the summaries in the first step, and then seldom:
-    without this one there are two sets.
+    TensorFlow prepares the graph once for each set of tensors that a step asks for, which takes one
+    to two seconds. Estimator's own hook asks for the summaries in the first step and in every
+    hundredth after it: without this hook there are two sets.
     """
 
     def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
-        """Asks; what comes is for the hook that writes."""
+        """Ask for the summaries; only the hook that writes them uses them."""
         graph = run_context.session.graph
         return tf.train.SessionRunArgs(graph.get_collection(tf.GraphKeys.SUMMARY_OP))
 
 
 class CompilationHook(tf.train.SessionRunHook):
-    """Logs what XLA compiles: the graph of a step, anew for each shape of a batch.
-
-    XLA does not say when it has compiled. It does so in the first or the second step with a shape;
-    so the times of these tell how long it took, beside that of the third.
+    """Log each shape of a batch that XLA compiles the step for, which can take a minute.
 
     It reads the tensor `batch_shape:0` of the model.
     """
 
     def __init__(self) -> None:
-        """Knows no shapes yet."""
-        self._seconds: dict[tuple[int, ...], list[float]] = {}
+        """Begin with no shapes."""
+        self._shapes: set[tuple[int, ...]] = set()
 
     def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
-        """Asks for the shape and starts the clock."""
+        """Ask for the shape and start the clock."""
         shape = run_context.session.graph.get_tensor_by_name("batch_shape:0")
         self._run_started = time.monotonic()
         return tf.train.SessionRunArgs(shape)
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        """Logs a shape that is new, and its third step."""
+        """Log a shape that is new, and how long its first step took."""
         del run_context
         shape = tuple(run_values.results.tolist())
-        seconds = self._seconds.setdefault(shape, [])
-        if len(seconds) == 3:
-            return
-        seconds.append(time.monotonic() - self._run_started)
-        name = "%s tokens" % " x ".join(map(str, shape))
-        if len(seconds) == 1:
-            _LOG.info("XLA: batches of %s are shape number %d", name, len(self._seconds))
-        if len(seconds) == 3:
-            _LOG.info("XLA: compiled for %s: steps took %.2f, %.2f, %.2f seconds", name, *seconds)
+        if shape not in self._shapes:
+            self._shapes.add(shape)
+            _LOG.info(
+                "XLA: the first step with batches of %s tokens, shape number %d, took %.1f seconds",
+                " x ".join(map(str, shape)),
+                len(self._shapes),
+                time.monotonic() - self._run_started,
+            )
 
 
-class CheckpointHook(tf.train.CheckpointSaverHook):
-    """Saves at multiples of `save_steps` and at the end, there unevaluated if `is_in_a_hurry()`.
+class CheckpointHook(tf_compat.SaverHook):
+    """Save a checkpoint at multiples of `save_steps` and at the end of training.
 
-    In the hooks of a TrainSpec it takes the place of Estimator's own, which counts from where a run
-    was resumed: then checkpoints, evaluations and the early stop would depend on the interruption.
+    In the hooks of a TrainSpec it replaces Estimator's own, which counts from the step at which a
+    run was resumed: checkpoints, evaluations and the early stop would depend on the interruption.
     """
 
-    def __init__(self, output_dir: str, save_steps: int, is_in_a_hurry: Callable[[], bool]):
-        """Takes where and when to save, and whether training ends with no time to evaluate."""
+    def __init__(self, output_dir: str, save_steps: int, skip_final_evaluation: Callable[[], bool]):
+        """Take where and when to save.
+
+        Args:
+            output_dir: folder of the checkpoints.
+            save_steps: steps between checkpoints.
+            skip_final_evaluation: says, at the end, whether to leave the last one unevaluated.
+        """
         super().__init__(output_dir, save_steps=save_steps)
-        self._output_dir = output_dir
-        self._save_steps = save_steps
-        self._is_in_a_hurry = is_in_a_hurry
+        self._save_every = save_steps
+        self._skip_final_evaluation = skip_final_evaluation
+
+    def begin(self) -> None:
+        """Look up the step."""
+        super().begin()
+        self._global_step = tf.train.get_global_step()
 
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
-        """Saves the initial state of a new run; that of a resumed run is on disk already.
+        """Save the initial state of a new run; that of a resumed run is on disk already.
 
-        The parent would also write the graph: as text, which takes seconds and nobody reads, and
-        for TensorBoard a second time.
+        The parent would also write the graph, as text, which takes seconds and has no reader, and
+        a second time for TensorBoard.
         """
         del coord
-        step = int(session.run(self._global_step_tensor))
-        self._timer.update_last_triggered_step(step)
+        step = int(session.run(self._global_step))
         if step == 0:
-            self._save(session, step)
-            return
-        for listener in self._listeners:
-            # The first save is not evaluated: the listener has to know that it is over.
-            listener.after_save(session, step)
+            self.save(session, step)
+        else:
+            # The listener does not evaluate the first save that it is told of.
+            self.regard_as_saved(session, step)
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        """Saves, and so evaluates, when it is time to."""
+        """Save, which is followed by an evaluation, when it is time to."""
         del run_values
-        # The parent looks at a value that is read while the step is counted, early or late.
-        step = int(run_context.session.run(self._global_step_tensor))
-        if step % self._save_steps == 0 and step != self._timer.last_triggered_step():
-            self._timer.update_last_triggered_step(step)
-            if self._save(run_context.session, step):
+        # The parent takes the step from the training step's own run, where it may be read before
+        # or after it is counted.
+        session = run_context.session
+        step = int(session.run(self._global_step))
+        if step % self._save_every == 0 and step != self.last_saved_step():
+            if self.save(session, step):
                 run_context.request_stop()
 
-    def _save(self, session: tf.Session, step: int) -> bool:
-        try:
-            return super()._save(session, step)
-        except tf.errors.OutOfRangeError as error:
-            # TensorFlow's name for a file that is too large is also that for the end of the data:
-            # the run would seem to have come to its end.
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG)) from error
-
     def end(self, session: tf.Session) -> None:
-        """Saves the last state."""
-        if self._is_in_a_hurry():
-            self._listeners: list[tf.train.CheckpointSaverListener] = []
+        """Save the last state."""
+        if self._skip_final_evaluation():
+            self.remove_listeners()
         super().end(session)
 
 
 class JoinEvaluationsHook(tf.train.SessionRunHook):
-    """Takes part in each evaluation of the chief, on a worker that saves nothing itself.
+    """Take part in each evaluation of the chief, on a worker that saves nothing itself.
 
-    It calls `join` whenever the chief's CheckpointHook saves and so evaluates.
+    It calls `join` at each step at which the chief's CheckpointHook saves, and so evaluates.
     """
 
     def __init__(
-        self, join: Callable[[], None], save_steps: int, is_in_a_hurry: Callable[[], bool]
+        self, join: Callable[[], None], save_steps: int, skip_final_evaluation: Callable[[], bool]
     ):
-        """Takes what to do; `save_steps` and `is_in_a_hurry` are those of the CheckpointHook."""
+        """Take what to call; the other arguments are those of the CheckpointHook."""
         self._join = join
         self._save_steps = save_steps
-        self._is_in_a_hurry = is_in_a_hurry
+        self._skip_final_evaluation = skip_final_evaluation
 
     def begin(self) -> None:
-        """Looks up the step."""
+        """Look up the step."""
         self._global_step = tf.train.get_global_step()
 
     def after_create_session(self, session: tf.Session, coord: Any) -> None:
-        """Notes the step of the checkpoint that is there."""
+        """Note the step of the checkpoint that exists already."""
         del coord
         self._joined_at = int(session.run(self._global_step))
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        """Takes part when it is time to."""
+        """Take part when it is time to."""
         del run_values
         step = int(run_context.session.run(self._global_step))
         if step % self._save_steps == 0:
             self._join_once(step)
 
     def end(self, session: tf.Session) -> None:
-        """Takes part in the evaluation of the last state."""
-        self._join_once(int(session.run(self._global_step)))
+        """Take part in the evaluation of the last state, unless it is skipped."""
+        if not self._skip_final_evaluation():
+            self._join_once(int(session.run(self._global_step)))
 
     def _join_once(self, step: int) -> None:
-        if step != self._joined_at and not self._is_in_a_hurry():
+        if step != self._joined_at:
             self._joined_at = step
             self._join()
 
 
 class AddUpMetricsHook(tf.train.SessionRunHook):
-    """Makes the metrics of an evaluation those of all workers, each of which has seen a part.
+    """Merge the metrics of all workers, each of which has evaluated a part of the data.
 
-    Streaming metrics, Estimator's own `loss` included, are functions of sums over the examples,
-    which are kept in metric variables. Those that need each example keep a list, in a variable
-    whose first dimension is open. At the end, before the metrics are taken, each of these variables
-    becomes its sum over the workers, or the lists of all of them, one after the other.
+    Streaming metrics, with Estimator's own `loss`, are functions of sums over the examples, which
+    metric variables hold. A metric that needs each example holds a list, in a variable whose first
+    dimension is unknown. At the end, before the metrics are read, each variable is set to its sum
+    over the workers, or to the concatenated lists.
     """
 
     def __init__(
@@ -314,14 +305,19 @@ class AddUpMetricsHook(tf.train.SessionRunHook):
         add_up: Callable[[tf.Tensor, str], tf.Tensor],
         gather: Callable[[tf.Tensor, str], tf.Tensor],
     ):
-        """Takes what builds the sum over all workers of a tensor, under a name, and their list."""
+        """Take the collective operations, which are those of `Workers`.
+
+        Args:
+            add_up: tensor, name -> its sum over all workers.
+            gather: tensor, name -> the tensors of all workers, concatenated.
+        """
         self._add_up = add_up
         self._gather = gather
 
     def begin(self) -> None:
-        """Adds the sums and lists to the graph."""
+        """Add the sums and the concatenations to the graph."""
         variables = tf.get_collection(tf.GraphKeys.METRIC_VARIABLES)
-        # XLA refuses a variable that grows.
+        # XLA cannot compile the assignment of a value of another shape.
         with tf.xla.experimental.jit_scope(compile_ops=False):
             merged = [self._over_workers(v, "metric_%d" % n) for n, v in enumerate(variables)]
             self._merge = tf.group(*[v.assign(value) for v, value in zip(variables, merged)])
@@ -331,24 +327,24 @@ class AddUpMetricsHook(tf.train.SessionRunHook):
         return combine(variable.read_value(), name)
 
     def end(self, session: tf.Session) -> None:
-        """Merges. Estimator reads the metrics in a hook that is always the last."""
+        """Merge. The hook in which Estimator reads the metrics always comes later."""
         session.run(self._merge)
 
 
 class EvaluationRecorder(tf.estimator.Exporter):
-    """Records each evaluation of `train_and_evaluate` in the history and keeps the best checkpoint.
+    """Record each evaluation of `train_and_evaluate` in the history and keep the best checkpoint.
 
-    An Exporter is Estimator's public callback after an evaluation. List it first in
-    `EvalSpec(exporters=...)`: exporters that act on the best evaluation ask the history.
+    An Exporter is Estimator's public callback after an evaluation. This one must be the first of
+    `EvalSpec(exporters=...)`, because the others read the history.
     """
 
     def __init__(self, history: EvalHistory, patience: int, num_train_steps: int):
-        """Take the run's history and, for what the log says about an early stop, its plan.
+        """Take the history to write to.
 
         Args:
             history: of the run.
-            patience: steps without improvement that end it; 0 for none.
-            num_train_steps: steps of the whole run.
+            patience: steps without improvement that end the run, for the log; 0: it never ends so.
+            num_train_steps: steps of the whole run, for the log.
         """
         self._history = history
         self._patience = patience
@@ -356,7 +352,7 @@ class EvaluationRecorder(tf.estimator.Exporter):
 
     @property
     def name(self) -> str:
-        """Names the exporter, and so a folder that stays unused."""
+        """Return the name of the exporter. Nothing is written to the folder of this name."""
         return "evaluation_recorder"
 
     def export(
@@ -367,7 +363,7 @@ class EvaluationRecorder(tf.estimator.Exporter):
         eval_result: Mapping[str, Any],
         is_the_final_export: bool,
     ) -> str | None:
-        """Records `eval_result`; returns the path of the best checkpoint when this one is it."""
+        """Record `eval_result`; return the path of the kept checkpoint, None if not the best."""
         del export_path, is_the_final_export
         step = int(eval_result["global_step"])
         is_best = self._history.add(step, eval_result)
@@ -402,15 +398,15 @@ class EvaluationRecorder(tf.estimator.Exporter):
 
 
 class EarlyStoppingHook(tf.train.SessionRunHook):
-    """Stops training when `should_stop` says why.
+    """Stop training when `should_stop` returns a reason.
 
-    Nothing is added to the graph, so a run may be resumed with or without this hook. The decision
-    is a callable's: several workers, which must all stop at the same step, can share one answer.
-    List the hook after the one that saves, so that an evaluation at this very step counts.
+    Nothing is added to the graph, so a run may be resumed with or without this hook. List it after
+    the hook that saves, so that an evaluation at the same step counts.
 
     Attributes:
-        should_stop: global step -> why training should stop there, None if it should go on.
-        reason: the answer that stopped training.
+        should_stop: global step -> why training should stop there, None if it should go on. With
+            several workers it returns the same on all of them.
+        reason: why training was stopped; None if it was not.
     """
 
     def __init__(
@@ -419,10 +415,15 @@ class EarlyStoppingHook(tf.train.SessionRunHook):
         run_every_secs: float | None = None,
         run_every_steps: int | None = None,
     ):
-        """Asks on multiples of `run_every_steps`, or by the clock.
+        """Take the decision and how often to ask for it: one of the two intervals.
+
+        Args:
+            should_stop: see the attribute.
+            run_every_secs: seconds between questions.
+            run_every_steps: steps between questions, which are at multiples of this number.
 
         Raises:
-            ValueError: both or none of the two are given.
+            ValueError: both or none of the intervals are given.
         """
         if (run_every_secs is None) == (run_every_steps is None):
             raise ValueError("exactly one of run_every_secs and run_every_steps must be given")
@@ -432,13 +433,13 @@ class EarlyStoppingHook(tf.train.SessionRunHook):
         self._run_every_steps = run_every_steps
 
     def begin(self) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self._global_step = tf.train.get_global_step()
         self._asked_at_step: int | None = None
         self._asked_at_time = time.monotonic()
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        """Asks, when it is time to."""
+        """Ask whether to stop, when it is time to."""
         del run_values
         step = int(run_context.session.run(self._global_step))
         if step != self._asked_at_step and self._is_time(step):
@@ -455,6 +456,11 @@ class EarlyStoppingHook(tf.train.SessionRunHook):
         return time.monotonic() - self._asked_at_time >= (self._run_every_secs or 0)
 
 
+def _here(action: Callable[[], Any]) -> Any:
+    """Call what a single worker decides for itself."""
+    return action()
+
+
 def stop_if_no_decrease_hook(
     estimator: tf.estimator.Estimator,
     metric_name: str,
@@ -463,31 +469,33 @@ def stop_if_no_decrease_hook(
     min_steps: int = 0,
     run_every_secs: float | None = 60,
     run_every_steps: int | None = None,
+    from_chief: Callable[[Callable[[], Any]], Any] = _here,
 ) -> EarlyStoppingHook:
-    """Builds a hook that stops training when a metric that should fall has not fallen for a while.
+    """Build a hook that stops training when a metric has not decreased for a number of steps.
 
-    The signature is that of `tf.estimator.experimental.stop_if_no_decrease_hook`. The evaluations
-    are read from the run's `eval_history.jsonl` rather than from event files, which a killed
-    process leaves truncated.
+    The signature is that of `tf.estimator.experimental.stop_if_no_decrease_hook`, and
+    `from_chief`. The metric is read from the run's `eval_history.jsonl`: event files are truncated
+    when the process is killed.
 
     Args:
-        estimator: the Estimator that is trained; its `model_dir` holds the history.
+        estimator: the Estimator that is trained.
         metric_name: e.g. `eval_loss`.
-        max_steps_without_decrease: steps from the best evaluation to the latest one that end the
-            run.
-        eval_dir: folder of `eval_history.jsonl` when it is not `estimator.model_dir`.
+        max_steps_without_decrease: stop when the latest evaluation is so many steps after the best.
+        eval_dir: folder of `eval_history.jsonl`; default: `estimator.model_dir`.
         min_steps: never stop before this step.
-        run_every_secs: how often to ask, in seconds; None with `run_every_steps`.
-        run_every_steps: how often to ask, in steps; None with `run_every_secs`.
+        run_every_secs: seconds between decisions; None with `run_every_steps`.
+        run_every_steps: steps between decisions; None with `run_every_secs`.
+        from_chief: with several workers, `Workers.from_chief`: the chief, which has the history,
+            decides for all, so that all stop at the same step.
     """
-    return _stop_if_no_progress_hook(
-        estimator,
+    should_stop = _no_progress(
         Watched(metric_name, higher_is_better=False),
+        eval_dir or estimator.model_dir,
         max_steps_without_decrease,
-        eval_dir,
         min_steps,
-        run_every_secs,
-        run_every_steps,
+    )
+    return EarlyStoppingHook(
+        lambda step: from_chief(lambda: should_stop(step)), run_every_secs, run_every_steps
     )
 
 
@@ -499,32 +507,28 @@ def stop_if_no_increase_hook(
     min_steps: int = 0,
     run_every_secs: float | None = 60,
     run_every_steps: int | None = None,
+    from_chief: Callable[[Callable[[], Any]], Any] = _here,
 ) -> EarlyStoppingHook:
-    """Builds a hook that stops training when a metric that should rise has not risen for a while.
+    """Build a hook that stops training when a metric has not increased for a number of steps.
 
     The arguments are those of `stop_if_no_decrease_hook`.
     """
-    return _stop_if_no_progress_hook(
-        estimator,
+    should_stop = _no_progress(
         Watched(metric_name, higher_is_better=True),
+        eval_dir or estimator.model_dir,
         max_steps_without_increase,
-        eval_dir,
         min_steps,
-        run_every_secs,
-        run_every_steps,
+    )
+    return EarlyStoppingHook(
+        lambda step: from_chief(lambda: should_stop(step)), run_every_secs, run_every_steps
     )
 
 
-def _stop_if_no_progress_hook(
-    estimator: tf.estimator.Estimator,
-    watched: Watched,
-    max_steps: int,
-    eval_dir: str | None,
-    min_steps: int,
-    run_every_secs: float | None,
-    run_every_steps: int | None,
-) -> EarlyStoppingHook:
-    history = EvalHistory(eval_history_path(eval_dir or estimator.model_dir), watched)
+def _no_progress(
+    watched: Watched, eval_dir: str, max_steps: int, min_steps: int
+) -> Callable[[int], str | None]:
+    """Return a function that says at a step why training should stop, None if it should go on."""
+    history = EvalHistory(eval_history_path(eval_dir), watched)
 
     def should_stop(step: int) -> str | None:
         if step < min_steps:
@@ -537,4 +541,4 @@ def _stop_if_no_progress_hook(
         since = "step %d" % best.step if best else "the first evaluation"
         return "%s has not improved for %d steps, since %s" % (watched.metric, waited, since)
 
-    return EarlyStoppingHook(should_stop, run_every_secs, run_every_steps)
+    return should_stop

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: training finishes its step and saves, everything else ends at once."""
+"""SIGTERM and Ctrl-C: training finishes its step and saves, anything else ends at once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, Callable, Iterator
 
 import tensorflow.compat.v1 as tf
 
-# A scheduler sends SIGTERM to every process of a job, and a launcher passes on what comes to it.
+# A process may get one SIGTERM twice: from a scheduler and, passed on, from the launcher.
 _ECHO_SECONDS = 10
-# Python drops what is raised in a destructor, and TensorFlow has one for each record it writes.
+# Python ignores exceptions in destructors; TensorFlow has a destructor for each record it writes.
 _REMIND_SECONDS = 3
 
 
 class Interrupted(BaseException):
     """The process was asked to end; `exit_status` is 143 for SIGTERM and 130 for Ctrl-C.
 
-    Like KeyboardInterrupt it is no Exception, which many a library catches and goes on: a signal
-    that comes while a line is logged would be lost in `logging`.
+    Like KeyboardInterrupt it is no Exception: libraries catch those and continue. `logging`, for
+    example, would lose a signal that comes while it writes a line.
     """
 
     def __init__(self, signal_number: int):
@@ -29,12 +29,12 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Watches for SIGTERM and SIGINT.
+    """Watch for SIGTERM and SIGINT.
 
     A signal raises Interrupted wherever the program is, which is safe because files are written
-    atomically. Only inside `deferred()` it is merely noted, for `StopWhenInterrupted` and
-    `LeaveWhenInterrupted` to act on. A second signal ends the process without further ado, unless
-    it is a SIGTERM that is likely to be the first one over again.
+    atomically. Inside `deferred()` it is only noted, and `StopWhenInterrupted` and
+    `LeaveWhenInterrupted` act on it. A second signal ends the process at once, unless it is a
+    SIGTERM soon after the first, which is probably the same one.
     """
 
     def __init__(self) -> None:
@@ -43,10 +43,10 @@ class Interruption:
         self._is_deferred = False
 
     def watch(self) -> None:
-        """Takes over the signals, but for those that were ignored when the process was started.
+        """Install the signal handlers, but not for signals that the process was started to ignore.
 
-        A shell has Ctrl-C ignored by what a script runs in the background. Only the main thread may
-        call this.
+        A shell makes a command that a script runs in the background ignore Ctrl-C. Only the main
+        thread may call this. SIGALRM is used to raise an Interrupted that was lost once more.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -68,31 +68,31 @@ class Interruption:
             self.check()
 
     def acknowledge(self) -> None:
-        """Says that Interrupted has come to where the program ends."""
+        """Note that Interrupted was caught where the program ends: raise it no more."""
         signal.alarm(0)
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come."""
+        """Tell whether a signal has come."""
         return self._signal is not None
 
     def request(self, number: int = signal.SIGTERM) -> None:
-        """Notes a signal, perhaps one that has come to another worker, unless one has come here."""
+        """Note a signal, which another worker may have received, unless there is one already."""
         if self._signal is None:
             self._signal = number
             self._requested_at = time.monotonic()
 
     def check(self) -> None:
-        """Raises Interrupted if a signal has come."""
+        """Raise Interrupted if a signal has come."""
         if self._signal is not None:
             raise Interrupted(self._signal)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Lets the block come to its own end; what came meanwhile is raised after it.
+        """Let the block finish, and raise Interrupted after it if a signal has come.
 
-        After an error of the block signals are still merely noted: the program ends already, and is
-        to say why.
+        After an error in the block signals are still only noted: the program is ending, and must
+        report the error.
         """
         self._is_deferred = True
         yield
@@ -101,14 +101,14 @@ class Interruption:
 
 
 class StopWhenInterrupted(tf.train.SessionRunHook):
-    """Ends training after the step in which a signal came. The saver saves at the end.
+    """End training after the step in which a signal came; the saver saves at the end.
 
-    Several workers must end at the same step, to whichever of them the signal came, so each step
-    also adds up who wants to.
+    All workers must end at the same step, whichever of them got the signal, so each step also adds
+    up how many workers want to stop.
 
     Attributes:
-        stops: whether training ends for this reason. With several workers a signal may have come
-            that all will act on only after the next step.
+        stops: whether training ends for this reason. With several workers this becomes true one
+            step later if the signal comes after the worker's vote.
     """
 
     def __init__(
@@ -116,32 +116,31 @@ class StopWhenInterrupted(tf.train.SessionRunHook):
         interruption: Interruption,
         add_up: Callable[[tf.Tensor, str], tf.Tensor] | None = None,
     ):
-        """Takes the watcher to ask.
+        """Take the watcher of this worker.
 
         Args:
-            interruption: the watcher of this worker.
-            add_up: builds the sum over all workers of a tensor, under a name; None when there is
-                one worker.
+            interruption: the watcher.
+            add_up: tensor, name -> its sum over all workers; None for a single worker.
         """
         self.stops = False
         self._interruption = interruption
         self._add_up = add_up
 
     def begin(self) -> None:
-        """Adds the count of the workers that want to stop to the graph."""
+        """Add the number of workers that want to stop to the graph."""
         if self._add_up:
             self._vote = tf.placeholder(tf.float32, [])
             self._votes = self._add_up(self._vote, "votes_to_stop")
 
     def before_run(self, run_context: Any) -> tf.train.SessionRunArgs | None:
-        """Votes."""
+        """Vote."""
         del run_context
         if not self._add_up:
             return None
         return tf.train.SessionRunArgs(self._votes, {self._vote: self._interruption.requested})
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        """Asks for the stop."""
+        """Request the stop."""
         self.stops = run_values.results > 0 if self._add_up else self._interruption.requested
         if self.stops:
             self._interruption.request()
@@ -149,13 +148,13 @@ class StopWhenInterrupted(tf.train.SessionRunHook):
 
 
 class LeaveWhenInterrupted(tf.train.SessionRunHook):
-    """Leaves an evaluation at once: its checkpoint is saved, and half a result is none."""
+    """Leave an evaluation at once: its checkpoint is saved, and a part of a result is of no use."""
 
     def __init__(self, interruption: Interruption):
-        """Takes the watcher to ask."""
+        """Take the watcher of this worker."""
         self._interruption = interruption
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        """Raises Interrupted."""
+        """Raise Interrupted if a signal has come."""
         del run_context, run_values
         self._interruption.check()

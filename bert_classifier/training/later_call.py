@@ -1,6 +1,6 @@
-"""A later call (evaluate, predict, export) does as the training did, or says what differs.
+"""Settings of a later call (evaluate, predict, export), which must be those of the training.
 
-The training's flags are in its `run.json`. What is not given again is taken from there.
+The flags of the training are in `run.json`. Those that are not given again are taken from there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bert_classifier.training import runs
 
 _LOG = logging.getLogger(__name__)
 
-# What a call does, with whom and where to: each call says that for itself.
+# What a call does, on which workers, and where it writes: never taken from the training.
 _OF_EACH_CALL = frozenset(
     "do_train do_eval do_predict do_export do_frozen dry_run output_dir overwrite_output_dir "
     "export_dir eval_checkpoint export_checkpoint calibrate init_checkpoint warm_start_from "
@@ -33,14 +33,14 @@ _MODEL_FILES = ("bert_config_file", "vocab_file")
 
 
 def take_up(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags of a training run that a later call goes on with.
+    """Return the flags that a later call takes from the training.
 
     Args:
-        record: the training's, see `runs.read_record`.
-        given: the flags of the later call, and only those that it was given.
+        record: of the training, see `runs.read_record`.
+        given: flag -> value, those that the later call was given.
 
     Returns:
-        flag -> value, of those that were not given.
+        flag -> value; none of those that were given.
     """
     recorded = record["flags"]
     own = _OF_EACH_CALL | given.keys()
@@ -55,7 +55,7 @@ def take_up(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 def _where_it_was(path: str | None, folder: str | None) -> str | None:
-    """Return a path that was given in the folder in which the training was started."""
+    """Return a path that is relative to the folder in which the training was started."""
     if path is None or folder is None or folder == os.getcwd():
         return path
     from_there = os.path.join(folder, path)
@@ -63,15 +63,15 @@ def _where_it_was(path: str | None, folder: str | None) -> str | None:
 
 
 def check(record: Mapping[str, Any], values: Mapping[str, Any], given: Collection[str]) -> None:
-    """Check that a call reads texts, and names answers, as the model was trained to.
+    """Check that a later call reads texts and labels as the training did.
 
     Args:
-        record: the training's.
-        values: all flags of the call, those that were taken up too.
-        given: the names of those that it was given.
+        record: of the training.
+        values: all flags of the call, with those that were taken from the training.
+        given: the names of those that the call was given.
 
     Raises:
-        BadInput: with one of the flags the answers would be wrong.
+        BadInput: one of the flags would make the answers wrong.
     """
     recorded = record["flags"]
     before, now = _problem_type(recorded), _problem_type(values)

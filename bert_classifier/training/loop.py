@@ -1,6 +1,6 @@
-"""The training loop: all workers step together, the chief saves, evaluates, keeps and exports.
+"""Train, evaluate and predict with an Estimator, on one worker or several.
 
-Beside it the other uses of an Estimator: one evaluation, predictions.
+All workers take each training step together; the chief saves, evaluates and exports.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ InputFn = Callable[[], tf.data.Dataset]
 
 
 class Schedule(NamedTuple):
-    """The plan of a training run, in steps; a step is one update of the weights."""
+    """The plan of a training run; a step is one update of the weights."""
 
-    examples_per_step: int  # of all workers together
-    learning_rate: float  # the highest
+    examples_per_step: int  # by all workers together
+    learning_rate: float  # the highest, after the warm-up
     num_train_steps: int
     num_warmup_steps: int
     steps_per_epoch: float
@@ -45,37 +45,46 @@ class Schedule(NamedTuple):
     max_steps_without_improvement: int  # 0: never stop early
 
     def is_due(self, step: int) -> bool:
-        """Tells whether a run that nobody interrupts evaluates the checkpoint of a step."""
+        """Tell whether a run that is not interrupted evaluates the checkpoint of a step."""
         if step == 0:
             return False
         return step % self.save_checkpoints_steps == 0 or step == self.num_train_steps
 
 
+def make_eval_spec(
+    input_fn: InputFn, exporters: Sequence[tf.estimator.Exporter]
+) -> tf.estimator.EvalSpec:
+    """Return how every checkpoint of a training is evaluated: at once, and on the whole dev set.
+
+    Args:
+        input_fn: gives this worker's part of the dev set, once.
+        exporters: what the chief calls after an evaluation, in this order.
+    """
+    # The defaults are 100 batches, and at most one evaluation in 600 seconds.
+    return tf.estimator.EvalSpec(input_fn, steps=None, throttle_secs=0, exporters=exporters)
+
+
 def train_and_evaluate(
     estimator: tf.estimator.Estimator,
-    schedule: Schedule,
-    train_input_fn: InputFn,
-    eval_input_fn: InputFn,
-    exporters: Sequence[tf.estimator.Exporter],
+    train_spec: tf.estimator.TrainSpec,
+    eval_spec: tf.estimator.EvalSpec,
+    save_checkpoints_steps: int,
     early_stopping: EarlyStoppingHook,
-    loggers: Sequence[tf.train.SessionRunHook],
     workers: Workers,
     interruption: Interruption,
 ) -> None:
-    """Trains to the end, or until progress has ended, and evaluates every checkpoint.
+    """Train to the end, or until there is no more progress, and evaluate every checkpoint.
 
-    All workers call it. `tf.estimator.train_and_evaluate` is for a process that saves checkpoints:
-    the chief. The others train with the same steps and take part in its evaluations.
+    All workers call it. `tf.estimator.train_and_evaluate` is for a process that saves checkpoints,
+    the chief. The others train for the same steps and take part in the chief's evaluations.
 
     Args:
-        estimator: that of this worker.
-        schedule: the plan.
-        train_input_fn: gives the batches of this worker, for ever.
-        eval_input_fn: gives this worker's part of the dev set, once.
-        exporters: what the chief does after an evaluation.
-        early_stopping: the hook that asks whether to stop, and gets the same answer everywhere.
-        loggers: hooks that log.
-        workers: those who train together.
+        estimator: of this worker.
+        train_spec: endless batches of this worker, the number of steps, and the hooks that log.
+        eval_spec: see `make_eval_spec`.
+        save_checkpoints_steps: steps between checkpoints.
+        early_stopping: stops all workers at the same step.
+        workers: those that train together.
         interruption: watches for signals.
 
     Raises:
@@ -83,67 +92,59 @@ def train_and_evaluate(
         NanLossDuringTrainingError: the loss is NaN.
     """
     interrupted = StopWhenInterrupted(interruption, workers.add_up)
-
-    def hooks(at_checkpoints: tf.train.SessionRunHook) -> list[tf.train.SessionRunHook]:
-        # After an evaluation it is asked whether progress has ended, and whether a signal has come.
-        return [
+    if workers.is_chief:
+        at_checkpoints = CheckpointHook(
+            estimator.model_dir, save_checkpoints_steps, lambda: interrupted.stops
+        )
+    else:
+        at_checkpoints = JoinEvaluationsHook(
+            lambda: join_evaluation(estimator, eval_spec.input_fn, workers, interruption),
+            save_checkpoints_steps,
+            lambda: interrupted.stops,
+        )
+    train_spec = train_spec._replace(
+        hooks=[
             *workers.first_hooks(),
-            *loggers,
+            *train_spec.hooks,
             SameFetchesHook(),
             at_checkpoints,
+            # Both ask after the evaluation of a step, if there is one.
             early_stopping,
             interrupted,
         ]
-
+    )
     with interruption.deferred():
         if workers.is_chief:
-            saver = CheckpointHook(
-                estimator.model_dir,
-                schedule.save_checkpoints_steps,
-                is_in_a_hurry=lambda: interrupted.stops,
-            )
-            tf.estimator.train_and_evaluate(
-                estimator,
-                tf.estimator.TrainSpec(
-                    train_input_fn, max_steps=schedule.num_train_steps, hooks=hooks(saver)
-                ),
-                tf.estimator.EvalSpec(
-                    eval_input_fn,
-                    # All of the dev set, at every checkpoint: the defaults are 100 steps, every
-                    # 600 seconds.
-                    steps=None,
-                    throttle_secs=0,
-                    hooks=evaluation_hooks(workers, interruption),
-                    exporters=exporters,
-                ),
-            )
+            eval_spec = eval_spec._replace(hooks=evaluation_hooks(workers, interruption))
+            tf.estimator.train_and_evaluate(estimator, train_spec, eval_spec)
         else:
-            joining = JoinEvaluationsHook(
-                lambda: join_evaluation(estimator, eval_input_fn, workers, interruption),
-                schedule.save_checkpoints_steps,
-                is_in_a_hurry=lambda: interrupted.stops,
-            )
-            estimator.train(
-                train_input_fn, max_steps=schedule.num_train_steps, hooks=hooks(joining)
-            )
-        # The launcher ends all workers when one ends with a signal's status, but the chief may
-        # still be saving. And who has a signal must not end alone.
+            estimator.train(train_spec.input_fn, train_spec.hooks, max_steps=train_spec.max_steps)
+        # A worker that ends with a signal's status makes the launcher end the others, while the
+        # chief may still be saving: all workers end in the same way, and now.
         if workers.any(interruption.requested):
             interruption.request()
 
 
 def catch_up(
     estimator: tf.estimator.Estimator,
-    eval_input_fn: InputFn,
-    exporters: Sequence[tf.estimator.Exporter],
+    eval_spec: tf.estimator.EvalSpec,
     history: EvalHistory,
     checkpoint_path: str,
     workers: Workers,
     interruption: Interruption,
 ) -> None:
-    """Does what a killed run still had to do after its last checkpoint: evaluate, keep, export.
+    """Do what a killed run had still to do after its last checkpoint: evaluate, keep, export.
 
-    `train_and_evaluate` does not evaluate the checkpoint that it resumes from.
+    `tf.estimator.train_and_evaluate` does not evaluate the checkpoint that it resumes from. All
+    workers call this.
+
+    Args:
+        estimator: of this worker.
+        eval_spec: see `make_eval_spec`.
+        history: of the run. An evaluation that is there is not repeated.
+        checkpoint_path: the last checkpoint.
+        workers: those that train together.
+        interruption: watches for signals.
     """
 
     def known_result() -> dict[str, Any] | None:
@@ -153,9 +154,9 @@ def catch_up(
 
     result = workers.from_chief(known_result)
     if result is None:
-        result = evaluate(estimator, eval_input_fn, checkpoint_path, workers, interruption)
+        result = evaluate(estimator, eval_spec.input_fn, checkpoint_path, workers, interruption)
     if workers.is_chief:
-        for exporter in exporters:
+        for exporter in eval_spec.exporters:
             folder = os.path.join(estimator.model_dir, "export", exporter.name)
             exporter.export(estimator, folder, checkpoint_path, result, is_the_final_export=False)
 
@@ -168,18 +169,18 @@ def evaluate(
     interruption: Interruption,
     name: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint, each worker a part of the data.
+    """Evaluate a checkpoint, each worker on a part of the data.
 
     Args:
-        estimator: that of this worker.
-        input_fn: gives this worker's part of the data.
+        estimator: of this worker.
+        input_fn: gives this worker's part of the data, once.
         checkpoint_path: the checkpoint; only the chief reads it.
-        workers: those who evaluate together; all of them call this.
+        workers: those that evaluate together; all of them call this.
         interruption: watches for signals.
-        name: of the folder of events.
+        name: the events are written to the folder `eval_<name>`; default: `eval`.
 
     Returns:
-        The metrics, the same as those of one worker; empty for all but the chief.
+        The metrics of all the data by name; empty for all workers but the chief.
     """
     if not workers.is_chief:
         join_evaluation(estimator, input_fn, workers, interruption)
@@ -192,16 +193,15 @@ def evaluate(
 def predict(
     estimator: tf.estimator.Estimator, input_fn: InputFn, checkpoint_path: str, num_threads: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Gives what `estimator.predict` gives: the predictions of each example, by name, in order.
+    """Yield the predictions of each example by name, in order, as `estimator.predict` does.
 
-    So many batches are computed at a time, each in a thread of its own: `estimator.predict` reads,
-    computes and hands out one after the other.
+    Several batches are computed at a time; `estimator.predict` computes one after the other.
 
     Args:
-        estimator: that of this worker.
+        estimator: of this worker.
         input_fn: gives the data, once.
         checkpoint_path: the checkpoint.
-        num_threads: how many batches at a time.
+        num_threads: how many batches are computed at a time, each in a thread.
     """
     with tf.Graph().as_default() as graph:
         batches = tf.data.make_initializable_iterator(input_fn())
@@ -229,21 +229,25 @@ def predict(
 
 
 def evaluation_hooks(workers: Workers, interruption: Interruption) -> list[tf.train.SessionRunHook]:
-    """Gives the hooks of an evaluation: the weights are the chief's, the metrics those of all."""
+    """Return hooks with which all workers evaluate the chief's weights and share their metrics."""
     if workers.add_up and workers.gather:
-        # None of them leaves: the others would wait for it. All stop after the next step.
+        # A worker that left an evaluation would keep the others waiting. A signal ends it after the
+        # next training step, on all workers.
         return [*workers.first_hooks(), AddUpMetricsHook(workers.add_up, workers.gather)]
     return [LeaveWhenInterrupted(interruption)]
 
 
 class _LeaveBeforeWriting(tf.train.SessionRunHook):
-    """Leaves an evaluation when the sums are made: Estimator would write an event file."""
+    """Leave an evaluation by an exception, before Estimator writes the metrics to an event file.
+
+    Estimator has no option not to write them, and only the chief writes files.
+    """
 
     class Left(Exception):
-        """Nothing more is to be done."""
+        """The evaluation is over."""
 
     def end(self, session: tf.Session) -> None:
-        """Leaves."""
+        """Leave."""
         raise self.Left
 
 
@@ -253,9 +257,10 @@ def join_evaluation(
     workers: Workers,
     interruption: Interruption,
 ) -> None:
-    """Does a worker's part of an evaluation of the chief's, and writes nothing."""
+    """Do this worker's part of an evaluation that the chief makes; write nothing.
+
+    The arguments are those of `evaluate`.
+    """
     hooks = [*evaluation_hooks(workers, interruption), _LeaveBeforeWriting()]
-    try:
+    with contextlib.suppress(_LeaveBeforeWriting.Left):
         estimator.evaluate(input_fn, hooks=hooks)
-    except _LeaveBeforeWriting.Left:
-        pass

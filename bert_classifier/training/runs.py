@@ -1,4 +1,4 @@
-"""A run and its folder: with what it was begun, whether it may go on, how it ended."""
+"""The folder of a run: its record `run.json`, its lock, what may be removed from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bert_classifier.errors import BadInput
 
 _LOG = logging.getLogger(__name__)
 
-# What a run writes into its output_dir, and nothing else is ever removed from there.
+# What a run writes to its output_dir; nothing else is ever removed from there.
 _OWN_FILES = re.compile(
     r"checkpoint|graph\.pbtxt|model\.ckpt-\d+\..*|events\.out\.tfevents\..*"
     r"|(train|dev|test)\.[0-9a-f]{12}\.tf_record(\.index)?|labels\.txt|preprocessing\.json"
@@ -31,31 +31,31 @@ _OWN_FILES = re.compile(
     r"|(CoLA|MNLI-m|MNLI-mm|MRPC|QNLI|QQP|RTE|SST-2|STS-B|WNLI)\.tsv|run\.(json|log)"
 )
 _OWN_FOLDERS = re.compile(r"eval|eval_best|eval_test|best|slim|export|best_exporter|saved_model")
-# TensorFlow means temp-1795409899 and writes temp-b'1795409899'. Where the clock was set anew the
-# numbers are short; beside the run's own files such a name may be somebody else's.
+# TensorFlow means temp-1795409899 and writes temp-b'1795409899'. A clock that was reset makes short
+# numbers; outside the folders of exports such a name may be a file of the user.
 _UNFINISHED_EXPORT = re.compile(
     r"(best_exporter|saved_model)/temp-(b')?[0-9]+'?|.*/temp-(b')?[0-9]{10}'?"
 )
-# Made by one rename or by the Saver, so whatever is inside comes from there too.
+# Made by one rename or by the Saver, so all content is of the run too.
 _OWN_TREES = re.compile(
     r".*/model\.ckpt-\d+_temp_.*|(best_exporter|saved_model)/([0-9]+|temp-(b')?[0-9]+'?)"
 )
-# Endings of files that are renamed when they are complete: by `files`, and by TensorFlow when it
-# writes a small file, or the tensors of a checkpoint.
+# Suffixes of files that are renamed when they are complete: by `files`, and by TensorFlow for a
+# small file or the tensors of a checkpoint.
 _TEMPORARY = re.compile(r"\.tmp-\d+$|\.tmp[0-9a-f]{32}$|\.tempstate\d+$")
 
 
 def record_path(output_dir: str) -> str:
-    """Gives the file that tells about the run."""
+    """Return the file of the run's record."""
     return os.path.join(output_dir, "run.json")
 
 
 def read_record(output_dir: str) -> dict[str, Any] | None:
-    """Read run.json, None when there is none.
+    """Return the content of run.json, None if there is no such file.
 
     Returns:
-        Its parts `result`, `identity`, `flags`, `versions`, and `folder`, to which paths among the
-        flags are relative; None where it does not tell that.
+        Its parts `result`, `identity`, `flags`, `versions`, and `folder`, to which the paths among
+        the flags are relative, or None if that is unknown.
 
     Raises:
         BadInput: it is damaged.
@@ -67,12 +67,12 @@ def read_record(output_dir: str) -> dict[str, Any] | None:
     record = files.read_json(path, cure)
     with files.damage_told(path, cure):
         parts = {part: record[part] for part in ("result", "identity", "flags", "versions")}
-    # Records of earlier versions do not tell the folder in which the program was started.
+    # Records of earlier versions lack the folder in which the program was started.
     return dict(parts, folder=record.get("folder"))
 
 
 def find_folder(checkpoint_path: str) -> str | None:
-    """Return the output_dir that a checkpoint belongs to; None if it is in none."""
+    """Return the output_dir that a checkpoint is in, None if it is in none."""
     # It may be in best/ or best/slim/.
     for folder in list(pathlib.Path(os.path.abspath(checkpoint_path)).parents)[:3]:
         if os.path.exists(record_path(str(folder))):
@@ -81,7 +81,7 @@ def find_folder(checkpoint_path: str) -> str | None:
 
 
 def has_ended(output_dir: str) -> bool:
-    """Tells whether run.json says that training came to its end."""
+    """Tell whether training has ended, by run.json."""
     record = read_record(output_dir)
     return record is not None and record["result"]["status"] in ("finished", "stopped early")
 
@@ -92,7 +92,14 @@ def write_record(
     flag_values: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> None:
-    """Writes run.json: what the run is, its flags, the versions of its tools, how it went."""
+    """Write run.json.
+
+    Args:
+        output_dir: the folder of the run.
+        identity: see `check_identity`.
+        flag_values: all flags, by name.
+        result: how the run has gone so far; values as JSON has them.
+    """
     content = {
         "result": result,
         "identity": identity,
@@ -108,14 +115,15 @@ def write_record(
 
 
 def check_identity(output_dir: str, identity: Mapping[str, Any]) -> None:
-    """Checks that a training run may go on with what is in its folder.
+    """Check that training may be resumed from what is in its folder.
 
     Args:
         output_dir: the folder.
         identity: everything that the weights depend on, by name; values as JSON has them.
 
     Raises:
-        BadInput: the folder's run was begun with something else, or its checkpoints have no run.
+        BadInput: the run in the folder has another identity, or there are checkpoints without a
+            record.
     """
     record = read_record(output_dir)
     cure = "give what was given before, another --output_dir, or --overwrite_output_dir"
@@ -127,7 +135,7 @@ def check_identity(output_dir: str, identity: Mapping[str, Any]) -> None:
             )
         return
     if not _has_results(output_dir):
-        return  # It failed before its first checkpoint: nothing is there that depends on anything.
+        return  # It failed before its first checkpoint: nothing there depends on the identity.
     before = record["identity"]
     changed = [
         "%s was %s and is %s" % (name, before.get(name), value)
@@ -139,15 +147,15 @@ def check_identity(output_dir: str, identity: Mapping[str, Any]) -> None:
 
 
 def content_hash(path: str) -> str:
-    """Gives 12 hex digits of a file's content."""
+    """Return the first 12 hex digits of the digest of a file."""
     return files.digest_of_file(path)[:12]
 
 
 def clear(output_dir: str) -> None:
-    """Removes a run from its folder, and leaves alone whatever else is there.
+    """Remove the files of a run from its folder, and no others.
 
     Raises:
-        BadInput: the folder has something in it but was not written by this program.
+        BadInput: the folder is not empty and was not written by this program.
     """
     if not os.path.isdir(output_dir):
         return
@@ -156,22 +164,22 @@ def clear(output_dir: str) -> None:
             "--overwrite_output_dir: %s has no run.json, so it is no folder of this program; give "
             "another --output_dir" % output_dir
         )
-    # run.json goes last: without it a second attempt would not know the folder.
+    # run.json is removed last: if this fails half-way, a second attempt still knows the folder.
     for path in sorted(_own_paths(output_dir), key=lambda path: path == record_path(output_dir)):
         _remove(path)
     _remove_empty_folders(output_dir)
 
 
 def check_is_kept(output_dir: str, overwrite: bool, inputs: Mapping[str, Sequence[str]]) -> None:
-    """Checks that what a run reads is not what it removes from its folder when it begins.
+    """Check that a run reads none of the files that it removes from its folder when it begins.
 
     Args:
         output_dir: the folder.
-        overwrite: whether the run that is there is removed, and not only what it has left over.
-        inputs: flag -> the files, and folders, that it names.
+        overwrite: whether the whole run that is there is removed, or only its leftovers.
+        inputs: flag -> the files and folders that it names.
 
     Raises:
-        BadInput: it would be removed.
+        BadInput: one of them would be removed.
     """
     removed = _own_paths(output_dir) if overwrite else _leftovers(output_dir)
     removed_names = {name for path in removed for name in _names_of(path)}
@@ -185,18 +193,18 @@ def check_is_kept(output_dir: str, overwrite: bool, inputs: Mapping[str, Sequenc
 
 
 def _names_of(path: str) -> set[str]:
-    """Lists where a file is, and where its name is: that may be a link."""
+    """Return the path of a file and, if its name is a link, the path of the link."""
     folder, name = os.path.split(os.path.abspath(path))
     return {os.path.realpath(path), os.path.join(os.path.realpath(folder), name)}
 
 
 def _is_in(path: str, trees: Collection[str]) -> bool:
-    """Tells whether a path is one of these files or folders, or in one of them."""
+    """Tell whether a path is one of these files or folders, or in one of them."""
     return any(str(tree) in trees for tree in (path, *pathlib.PurePath(path).parents))
 
 
 def _was_begun_here(folder: str) -> bool:
-    """Tells whether a folder has a run.json, or nothing but what is written before that."""
+    """Tell whether a folder has a run.json, or only files that are written before it."""
     if os.path.exists(record_path(folder)):
         return True
     names = [_without_suffixes(name) for name in os.listdir(folder) if name != LOCK]
@@ -209,7 +217,7 @@ def _has_checkpoints(output_dir: str) -> bool:
 
 
 def _has_results(output_dir: str) -> bool:
-    """Tells whether anything of a run is there that a run of something else must not go on with."""
+    """Tell whether there is anything that depends on the identity of the run."""
     names = ("eval_history.jsonl", "export")
     return _has_checkpoints(output_dir) or any(
         os.path.exists(os.path.join(output_dir, name)) for name in names
@@ -217,7 +225,7 @@ def _has_results(output_dir: str) -> bool:
 
 
 def _own_paths(folder: str) -> Iterator[str]:
-    """Lists the files, and the folders as a whole, that runs have written into a folder."""
+    """Yield the files, and the whole folders, that runs have written to a folder."""
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
@@ -246,12 +254,12 @@ def _remove_empty_folders(folder: str) -> None:
 
 
 def _without_suffixes(name: str) -> str:
-    """Strips what a killed writer or a damaged checkpoint adds to a name."""
+    """Remove the suffixes of temporary files and damaged checkpoints from a name."""
     return _TEMPORARY.sub("", re.sub(r"\.corrupt$", "", name))
 
 
 def remove_leftovers(output_dir: str) -> None:
-    """Removes temporary files, and unfinished exports, that a killed process has left."""
+    """Remove the temporary files and unfinished exports of a killed process."""
     for path in list(_leftovers(output_dir)):
         _remove(path)
 
@@ -264,24 +272,24 @@ def _leftovers(output_dir: str) -> Iterator[str]:
         for name in folders:
             if _UNFINISHED_EXPORT.fullmatch("%s/%s" % (os.path.basename(folder), name)):
                 yield os.path.join(folder, name)
-        # Another run may be at work in any other folder.
+        # Any other folder may belong to another run.
         folders[:] = filter(_OWN_FOLDERS.fullmatch, folders)
 
 
 LOCK = ".lock"
 
-# What flock says when somebody else has the lock.
+# The errors of flock when another process has the lock.
 _IS_LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 @contextlib.contextmanager
 def locked(output_dir: str) -> Iterator[None]:
-    """Makes the folder if need be and keeps other processes of this program out of it.
+    """Make the folder if it is missing, and lock it against other processes of this program.
 
-    Some file systems have no locks, such as Lustre and NFS as many are mounted: there it warns.
+    On a file system without locks, which Lustre and NFS often are, log a warning instead.
 
     Raises:
-        BadInput: another process is at work there, or it cannot be written to.
+        BadInput: another process has the lock, or the folder cannot be written to.
     """
     try:
         os.makedirs(output_dir, exist_ok=True)

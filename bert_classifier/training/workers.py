@@ -1,8 +1,8 @@
-"""Several workers, one model: who they are and what they agree on. The only room with Horovod.
+"""The workers of a job and their collective operations. The only module that uses Horovod.
 
-A worker is a process with a GPU of its own. All of them run the same program; the chief is the one
-that writes files. What only one can know, such as where to resume, or whether to stop, the chief
-tells the others, so that all do the same at the same step.
+A worker is a process, with a GPU of its own if there are any. All workers run the same program;
+worker 0, the chief, writes the files. It decides, for example, where to resume and when to stop,
+and the others get its decision, so that all do the same at the same step.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ _Result = TypeVar("_Result")
 
 
 class SharedFailure(BadInput):
-    """Bad input that all workers know of; it is for the chief to say it."""
+    """Bad input that is known to all workers; worker 0 reports it."""
 
 
 class Workers:
-    """A job of one worker, which has nobody to agree with.
+    """A single process: collective operations return its own values.
+
+    With several workers, all of them must call the same methods in the same order.
 
     Attributes:
-        size: how many workers there are.
-        index: which one this is, from 0.
+        size: number of workers.
+        index: number of this worker, from 0.
         average_gradients: list of float tensors -> their means over all workers, in this order;
-            None when there is one worker.
-        add_up: tensor, name -> its sum over all workers; None when there is one worker. All workers
-            run the result at the same time, and give each sum the same name.
-        gather: tensor, name -> the tensors of all workers, one after the other along their first
-            dimension, in which they may differ; None when there is one worker.
+            None for a single worker.
+        add_up: tensor, name -> its sum over all workers; None for a single worker. The name is the
+            same on all workers, and all run the sum at the same step.
+        gather: tensor, name -> the tensors of all workers, concatenated along the first dimension,
+            in which they may differ; None for a single worker.
     """
 
     size = 1
@@ -49,58 +51,58 @@ class Workers:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker writes files and speaks for all."""
+        """Tell whether this is worker 0, which writes the files."""
         return self.index == 0
 
     def num_cores(self) -> int:
-        """Gives how many cores of the machine are this worker's."""
+        """Return the number of cores that this worker may use."""
         return len(os.sched_getaffinity(0))
 
     def configure(self, session_config: tf.ConfigProto) -> None:
-        """Gives this worker its share of the machine's GPUs."""
+        """Let a session use only the GPU of this worker."""
 
     def first_hooks(self) -> list[tf.train.SessionRunHook]:
-        """Gives the hooks with which all workers begin with the weights of the chief."""
+        """Return hooks that give all workers the weights of the chief before the first step."""
         return []
 
     def from_chief(self, action: Callable[[], _Result]) -> _Result:
-        """Does something on the chief alone; all workers get its result, or its BadInput."""
+        """Call `action` on the chief alone; return its result, or raise its BadInput, on all."""
         return action()
 
     def together(self, action: Callable[[], _Result]) -> _Result:
-        """Does something on each worker; when any of them raises BadInput, all do."""
+        """Call `action` on each worker; when it raises BadInput on any of them, raise it on all."""
         return action()
 
     def from_all(self, value: _Result) -> list[_Result]:
-        """Gives the values that all workers have come here with, in the order of the workers."""
+        """Return the values of all workers, in the order of the workers."""
         return [value]
 
     def any(self, is_so: bool) -> bool:
-        """Tells, when all workers have come here, whether it is so on any of them."""
+        """Tell whether `is_so` is true on any worker."""
         return any(self.from_all(is_so))
 
     def wait_for_all(self) -> None:
-        """Returns when all workers have come here."""
+        """Return when all workers have called this."""
         self.any(False)
 
     def loss_of_worker(self, error: Exception) -> str | None:
-        """Says so in one line if an error means that another worker is no longer there."""
+        """Return a message if an error means that another worker has ended, else None."""
         del error
         return None
 
 
 def start(use_horovod: bool, fp16_allreduce: bool = False) -> Workers:
-    """Joins the other workers of the job.
+    """Connect to the other workers of the job.
 
     Args:
-        use_horovod: whether this process is one of those that `horovodrun` has started.
-        fp16_allreduce: send gradients as float16: half the traffic, and rounded sums.
+        use_horovod: whether `horovodrun` has started this process.
+        fp16_allreduce: send gradients as float16, which halves the traffic and rounds the sums.
 
     Raises:
-        BadInput: Horovod is not there, or was built for another TensorFlow; or TF_CONFIG tells of
-            other processes, and Horovod does not know of any.
+        BadInput: Horovod cannot be imported; or TF_CONFIG names other processes, and Horovod has
+            started only this one.
     """
-    # Estimator would wait for the processes that it names, and take one of them for the chief.
+    # Estimator would wait for the processes in TF_CONFIG, and make one of them its chief.
     tf_config = os.environ.pop("TF_CONFIG", "").strip()
     workers = _join(fp16_allreduce) if use_horovod else Workers()
     if tf_config and workers.size == 1:
@@ -123,8 +125,8 @@ def _join(fp16_allreduce: bool) -> Workers:
 def _check_is_alone(tf_config: str) -> None:
     """Raise BadInput unless TF_CONFIG says that this process is the only one of its job.
 
-    If there are others they run the same command: each would train the same model, and all of them
-    would write it into the same folder.
+    Other processes would run the same command: each would train the same model and write it to
+    the same folder.
     """
     cure = "unset it, or start workers with horovodrun and --horovod"
     try:
@@ -134,14 +136,14 @@ def _check_is_alone(tf_config: str) -> None:
             for kind, hosts in (config.get("cluster") or {}).items()
             for index in (hosts if isinstance(hosts, dict) else range(len(hosts)))
         }
-        # This process: an evaluator is not part of the cluster.
+        # This process too: an evaluator is not in the cluster.
         task = config.get("task") or {}
         if task.get("type"):
             tasks.add((task["type"], int(task.get("index") or 0)))
         is_alone = (
             len(tasks) <= 1
             and all(index == 0 for _, index in tasks)
-            # Of a sparse cluster a process knows hardly any other.
+            # The configuration of a sparse cluster leaves out most other processes.
             and "sparseCluster" not in config
         )
     except (ValueError, TypeError, AttributeError) as error:
@@ -156,7 +158,7 @@ def _check_is_alone(tf_config: str) -> None:
 
 
 class _HorovodWorkers(Workers):
-    """This worker among others, of whom Horovod knows."""
+    """One of several workers that are connected through Horovod."""
 
     def __init__(self, horovod: Any, fp16_allreduce: bool):
         self._horovod = horovod
@@ -169,8 +171,8 @@ class _HorovodWorkers(Workers):
         self.gather = lambda tensor, name: horovod.allgather(tensor, name=name)
 
     def _average_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        # One by one: the first are on their way while the last are still computed, and Horovod
-        # joins those that are ready to few messages.
+        # One operation per gradient: the first are sent while the last are still computed, and
+        # Horovod joins gradients that are ready into few messages.
         return [
             self._horovod.allreduce(
                 gradient,
@@ -185,7 +187,7 @@ class _HorovodWorkers(Workers):
         return max(1, super().num_cores() // self._horovod.local_size())
 
     def configure(self, session_config: tf.ConfigProto) -> None:
-        """Takes one GPU per worker of this machine, if it has GPUs."""
+        """Use one GPU per worker of this machine, if it has GPUs."""
         local_rank, local_size = self._horovod.local_rank(), self._horovod.local_size()
         gpus = tf.config.experimental.list_physical_devices("GPU")
         if gpus and local_rank >= len(gpus):
@@ -219,14 +221,14 @@ class _HorovodWorkers(Workers):
         return self._exchange(self._horovod.allgather_object, value)
 
     def _exchange(self, collective: Callable[..., Any], value: Any) -> Any:
-        # A session of its own that leaves the GPU alone: there may be no other yet.
+        # In a session of its own, because there may be no other yet. It does not use the GPU.
         no_gpu = tf.ConfigProto(device_count={"GPU": 0})
         with tf.Graph().as_default(), tf.Session(config=no_gpu) as session:
             return collective(value, session=session, name="agreement")
 
     def loss_of_worker(self, error: Exception) -> str | None:
-        # Horovod says so where it has noticed the loss before it was asked for something; otherwise
-        # its operation fails with what the network has said.
+        # If Horovod has noticed the loss before an operation, the error says that it has shut down;
+        # else one of its operations fails, with the error of the network.
         if not isinstance(error, tf.errors.UnknownError):
             return None
         is_of_horovod = error.op is not None and error.op.type.startswith("Horovod")

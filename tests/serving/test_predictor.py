@@ -181,7 +181,7 @@ def open_once():
         return opened[path]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor.bundle, "open_bundle", open_or_reuse)
+        patch.setattr(bundle, "open_bundle", open_or_reuse)
         yield
 
 
@@ -244,14 +244,15 @@ def test_neither_batches_nor_streams_change_an_answer(export, batch_size, monkey
 
 def test_a_batch_is_padded_to_its_longest_text_only(loaded, monkeypatch):
     shapes = []
-    run = loaded._model.run
+    model = loaded._model
+    run = model._model.run
 
     def recorded(inputs):
         shapes.append(inputs["input_ids"].shape)
         return run(inputs)
 
-    monkeypatch.setattr(loaded._model, "run", recorded)
-    monkeypatch.setattr(loaded, "_batch_size", 2)
+    monkeypatch.setattr(model._model, "run", recorded)
+    monkeypatch.setattr(model, "_batch_size", 2)
     loaded.predict(["good " * 9, "good", "good " * 8, "good good"])
     assert sorted(shapes) == [(2, 4), (2, 11)]
 
@@ -359,14 +360,15 @@ def test_threads_get_the_answers_that_one_gets(export, loaded):
 def test_each_core_has_a_batch_of_its_own(export, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     with Predictor(export.path, batch_size=20) as predictor:
-        run = predictor._model.run
+        model = predictor._model._model
+        run = model.run
         all_are_here = threading.Barrier(2, timeout=60)
 
         def run_together(inputs):
             all_are_here.wait()
             return run(inputs)
 
-        monkeypatch.setattr(predictor._model, "run", run_together)
+        monkeypatch.setattr(model, "run", run_together)
         texts = random.Random(0).choices(TEXTS, k=40)
         expected = dict(zip(TEXTS, export.answers))
         np.testing.assert_allclose(
@@ -768,7 +770,7 @@ def start(export, **options):
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen(
         [sys.executable, "-m", "bert_classifier.predict", export.path, "--batch_size=1000"],
-        env=dict(environment, LC_ALL="C"),
+        env=dict(environment, LC_ALL="C", PYTHONPATH=ROOT),
         # What a shell without job control starts in the background is told to ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **dict(streams, **options),

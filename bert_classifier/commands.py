@@ -1,0 +1,21 @@
+"""The commands that `pip install .` makes: `python -m` of a module under a shorter name."""
+
+from __future__ import annotations
+
+import runpy
+
+
+def predict() -> None:
+    """Run `python -m bert_classifier.predict`."""
+    _run("bert_classifier.predict")
+
+
+def convert() -> None:
+    """Run `python -m bert_classifier.convert`."""
+    _run("bert_classifier.convert")
+
+
+def _run(module: str) -> None:
+    # As `__main__`, because these modules prepare the standard streams, and the environment that
+    # TensorFlow reads, before they import anything else, and only then.
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,0 +1,126 @@
+"""The package as it is installed, and as an application imports it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+
+import pytest
+from program import ROOT, parsed
+
+import bert_classifier
+import run_classifier_gpu
+
+# An application's own modules, which have the names of modules of ours.
+OWN_MODULES = ("errors", "tables", "records", "files", "logs")
+SOURCES = ("run_classifier_gpu.py", "modeling.py", "optimization.py", "tokenization.py")
+SOURCES += ("tf_metrics.py", "pyproject.toml", "README.md", "bert_classifier")
+
+APPLICATION = """
+import errors, files, logs, records, tables
+from bert_classifier import Predictor
+from bert_classifier.errors import BadInput
+
+with Predictor(%r) as predictor:
+    print([prediction.label for prediction in predictor.predict(["good", "bad"])])
+try:
+    Predictor("nothing/here")
+except BadInput as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "statement", ["import bert_classifier", "from bert_classifier import Predictor"]
+)
+def test_tensorflow_is_not_imported_before_a_model_is_opened(statement):
+    code = statement + "; import sys; print('tensorflow' in sys.modules)"
+    assert _output([sys.executable, "-c", code], cwd=ROOT).split() == ["False"]
+
+
+def test_the_package_has_a_version_and_no_other_names():
+    assert bert_classifier.__version__.count(".") == 2
+    with pytest.raises(AttributeError, match="no attribute 'Classifier'"):
+        bert_classifier.Classifier  # noqa: B018
+
+
+def _output(command, cwd, **environment):
+    return subprocess.run(
+        command,
+        cwd=str(cwd),
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Installs the project in a new virtual environment, which has our dependencies; no network."""
+    folder = tmp_path_factory.mktemp("installed")
+    sources = folder / "sources"
+    sources.mkdir()
+    for name in SOURCES:
+        path = os.path.join(ROOT, name)
+        if os.path.isdir(path):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(path, str(sources / name), ignore=ignored)
+        else:
+            shutil.copy(path, str(sources))
+    environment = folder / "environment"
+    venv.create(str(environment), symlinks=True)
+    python = str(environment / "bin" / "python")
+    site_packages = _output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], folder
+    ).strip()
+    others = [path for path in sys.path if os.path.basename(path) == "site-packages"]
+    with open(os.path.join(site_packages, "dependencies.pth"), "w") as stream:
+        stream.write("\n".join(others) + "\n")
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-build-isolation"]
+    _output([*pip, "--no-deps", str(sources)], folder)
+    return environment
+
+
+@pytest.fixture(scope="module")
+def export(small_run, tmp_path_factory):
+    """Exports the model of a small run; gives the folder."""
+    output_dir = small_run.copy(tmp_path_factory.mktemp("to_export") / "output")
+    arguments = ["--do_export", "--output_dir=" + output_dir]
+    run_classifier_gpu.run_classifier(parsed(*small_run.arguments, *arguments))
+    return os.path.join(output_dir, "export", "saved_model")
+
+
+@pytest.fixture()
+def application(tmp_path):
+    """Gives the folder of an application that has modules of its own."""
+    for name in OWN_MODULES:
+        (tmp_path / (name + ".py")).write_text("raise_no_error_of_ours = True\n")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_an_application_answers_texts_with_the_installed_package(installed, export, application):
+    (application / "application.py").write_text(APPLICATION % export)
+    python = str(installed / "bin" / "python")
+    labels, refused = _output([python, "application.py"], application, PYTHONPATH="").splitlines()
+    assert labels.count("'") == 4
+    assert refused.startswith("nothing/here: no such file or folder")
+    where = [python, "-c", "import bert_classifier, modeling; print(modeling.__file__)"]
+    assert _output(where, application, PYTHONPATH="").startswith(str(installed))
+
+
+@pytest.mark.slow
+def test_the_installed_commands_do_what_python_m_does(installed, export, application):
+    predict = str(installed / "bin" / "bert-classifier-predict")
+    arguments = [export, "good", "--output_format=jsonl"]
+    answered = _output([predict, *arguments], application, PYTHONPATH="")
+    by_module = [str(installed / "bin" / "python"), "-m", "bert_classifier.predict"]
+    assert answered == _output([*by_module, *arguments], application, PYTHONPATH="")
+    assert json.loads(answered)["text"] == "good"
+    convert = str(installed / "bin" / "bert-classifier-convert")
+    assert "hf_dir" in _output([convert, "--help"], application, PYTHONPATH="")
