@@ -14,14 +14,13 @@ import functools
 import json
 import math
 import numbers
+import re
 import threading
 import zlib
-from typing import Any, Callable, Iterator, List, Sequence, Union
+from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Union
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-
-from bert_classifier.errors import BadInput
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 # Takes the gradient of a result, returns that of each argument; None where nothing is to go.
@@ -132,13 +131,13 @@ def get_activation(activation_string: str | Activation | None) -> Activation | N
     Upper and lower case are alike, no name is the identity, and a function is returned as it is.
 
     Raises:
-        BadInput: There is no such activation.
+        ValueError: There is no such activation.
     """
     if activation_string is None or callable(activation_string):
         return activation_string
     name = str(activation_string).lower() or "linear"
     if name not in ACTIVATIONS:
-        raise BadInput(
+        raise ValueError(
             '"hidden_act" is %s; write one of %s'
             % (_as_json(activation_string), ", ".join(map(_as_json, ACTIVATIONS)))
         )
@@ -183,15 +182,15 @@ class BertConfig:
         `pooler_*`) become attributes that nobody reads.
 
         Raises:
-            BadInput: It is no dictionary, `vocab_size` is missing, or a value is impossible.
+            ValueError: It is no dictionary, `vocab_size` is missing, or a value is impossible.
         """
         if not isinstance(json_object, dict):
-            raise BadInput(
+            raise ValueError(
                 'the content is of type %s; write an object, {"vocab_size": ...} with all its keys'
                 % type(json_object).__name__
             )
         if "vocab_size" not in json_object:
-            raise BadInput('"vocab_size" is missing; add it: the number of lines in vocab.txt')
+            raise ValueError('"vocab_size" is missing; add it: the number of lines in vocab.txt')
         config = cls(vocab_size=json_object["vocab_size"])
         vars(config).update(json_object)
         config.validate()
@@ -202,23 +201,23 @@ class BertConfig:
         """Reads a configuration from a JSON file.
 
         Raises:
-            BadInput: The file cannot be read, is not JSON, or `from_dict` refuses its content.
+            ValueError: The file cannot be read, is not JSON, or `from_dict` refuses its content.
         """
         source = "give the bert_config.json that came with the pre-trained model"
         try:
             with tf.gfile.GFile(json_file, "rb") as reader:
                 return cls.from_dict(json.loads(reader.read().decode("utf-8-sig")))
         except tf.errors.NotFoundError:
-            raise BadInput("%s: no such file; %s" % (json_file, source)) from None
+            raise ValueError("%s: no such file; %s" % (json_file, source)) from None
         except (tf.errors.OpError, UnicodeDecodeError) as error:
-            raise BadInput("%s: cannot be read (%s); %s" % (json_file, error, source)) from None
+            raise ValueError("%s: cannot be read (%s); %s" % (json_file, error, source)) from None
         except json.JSONDecodeError as error:
-            raise BadInput(
+            raise ValueError(
                 "%s:%d: not JSON at column %d (%s); correct the line or %s"
                 % (json_file, error.lineno, error.colno, error.msg, source)
             ) from None
-        except BadInput as error:
-            raise BadInput("%s: %s" % (json_file, error)) from None
+        except ValueError as error:
+            raise ValueError("%s: %s" % (json_file, error)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all values by name, those of unknown keys included."""
@@ -232,7 +231,7 @@ class BertConfig:
         """Checks that a model can be built from these values.
 
         Raises:
-            BadInput: A value has the wrong type or range, or the heads do not fit the hidden size.
+            ValueError: A value has the wrong type or range, or the heads do not fit the hidden size.
         """
         for name in (
             "vocab_size",
@@ -250,12 +249,70 @@ class BertConfig:
         get_activation(self.hidden_act)
         attention_head_size(self.hidden_size, self.num_attention_heads)
 
+    @property
+    def scope(self) -> str:
+        """The variable scope of the encoder, as in published checkpoints."""
+        return "bert"
+
+    def owns(self, variable_name: str) -> bool:
+        """Tell whether a variable belongs to the encoder."""
+        return variable_name.startswith(self.scope + "/")
+
+    def is_pooler(self, variable_name: str) -> bool:
+        """Tell whether a variable belongs to the pooler, which masked language models lack."""
+        return variable_name.startswith(self.scope + "/pooler/")
+
+    def layers_above(self, variable_name: str) -> int:
+        """Count the layers from a variable to the output of the model.
+
+        It is 0 for what is not in the encoder (the classifier), 1 for the pooler, 2 for the last
+        layer and one more for each layer below it, and `num_hidden_layers + 2` for the embeddings.
+        These are the numbers of ELECTRA (`_get_layer_lrs` in model/optimization.py of
+        https://github.com/google-research/electra), which has no pooler and gives 1 to nothing.
+        """
+        if self.is_pooler(variable_name):
+            return 1
+        if variable_name.startswith(self.scope + "/embeddings/"):
+            return self.num_hidden_layers + 2
+        layer = re.match(re.escape(self.scope) + r"/encoder/layer_(\d+)/", variable_name)
+        return self.num_hidden_layers + 1 - int(layer.group(1)) if layer else 0
+
+    def variable_shapes(self) -> dict[str, list[int]]:
+        """Return name and shape of each variable of the encoder, in the order of its graph."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        shapes: dict[str, list[int]] = {}
+
+        def dense(scope: str, num_inputs: int, num_outputs: int) -> None:
+            shapes[scope + "/kernel"] = [num_inputs, num_outputs]
+            shapes[scope + "/bias"] = [num_outputs]
+
+        def layer_norm(scope: str) -> None:
+            shapes[scope + "/beta"] = [hidden]
+            shapes[scope + "/gamma"] = [hidden]
+
+        embeddings = self.scope + "/embeddings/"
+        shapes[embeddings + "word_embeddings"] = [self.vocab_size, hidden]
+        shapes[embeddings + "token_type_embeddings"] = [self.type_vocab_size, hidden]
+        shapes[embeddings + "position_embeddings"] = [self.max_position_embeddings, hidden]
+        layer_norm(embeddings + "LayerNorm")
+        for number in range(self.num_hidden_layers):
+            layer = "%s/encoder/layer_%d/" % (self.scope, number)
+            for part in ("query", "key", "value"):
+                dense(layer + "attention/self/" + part, hidden, hidden)
+            dense(layer + "attention/output/dense", hidden, hidden)
+            layer_norm(layer + "attention/output/LayerNorm")
+            dense(layer + "intermediate/dense", hidden, inner)
+            dense(layer + "output/dense", inner, hidden)
+            layer_norm(layer + "output/LayerNorm")
+        dense(self.scope + "/pooler/dense", hidden, hidden)
+        return shapes
+
     def _check(self, name: str, kind: type, low: float, below: float, cure: str) -> None:
         value = getattr(self, name)
         # To Python True is the number 1; in a configuration it is a mistake.
         is_number = isinstance(value, kind) and not isinstance(value, bool)
         if not (is_number and low <= value < below):
-            raise BadInput('"%s" is %s; write %s' % (name, _as_json(value), cure))
+            raise ValueError('"%s" is %s; write %s' % (name, _as_json(value), cure))
 
 
 def _as_json(value: Any) -> str:
@@ -299,18 +356,16 @@ class BertModel:
             gradient_checkpointing: See `transformer_model`.
 
         Raises:
-            BadInput: The configuration is impossible or the sequence is too long for it.
+            ValueError: The configuration is impossible or the sequence is too long for it.
             ValueError: `input_ids` or `input_mask` is not a matrix, or see `transformer_model`.
         """
         config.validate()
         assert_rank(input_ids, 2)
-        hidden_dropout_prob = config.hidden_dropout_prob if is_training else 0.0
-        attention_dropout_prob = config.attention_probs_dropout_prob if is_training else 0.0
         if token_type_ids is None:
             token_type_ids = tf.zeros_like(input_ids)
-
         self._is_training = is_training
-        with _building(is_training), tf.variable_scope(scope, default_name="bert"):
+        layer = _Layer.of(config, is_training, dropout_seed, gradient_checkpointing)
+        with _building(is_training), tf.variable_scope(scope, default_name=config.scope):
             with tf.variable_scope("embeddings"):
                 word_embeddings, self.embedding_table = embedding_lookup(
                     input_ids,
@@ -326,45 +381,14 @@ class BertModel:
                     token_type_vocab_size=config.type_vocab_size,
                     initializer_range=config.initializer_range,
                     max_position_embeddings=config.max_position_embeddings,
-                    dropout_prob=hidden_dropout_prob,
+                    dropout_prob=layer.hidden_dropout_prob,
                     dropout_seed=dropout_seed,
                 )
-
             with tf.variable_scope("encoder"):
                 attention_mask = None
                 if input_mask is not None:
                     attention_mask = create_attention_mask_from_input_mask(input_ids, input_mask)
-                layer_options: dict[str, Any] = {
-                    "hidden_size": config.hidden_size,
-                    "num_attention_heads": config.num_attention_heads,
-                    "intermediate_size": config.intermediate_size,
-                    "intermediate_act_fn": get_activation(config.hidden_act),
-                    "hidden_dropout_prob": hidden_dropout_prob,
-                    "attention_probs_dropout_prob": attention_dropout_prob,
-                    "initializer_range": config.initializer_range,
-                    "dropout_seed": dropout_seed,
-                }
-                self._layers_but_last = transformer_model(
-                    self.embedding_output,
-                    attention_mask,
-                    num_hidden_layers=config.num_hidden_layers - 1,
-                    do_return_all_layers=True,
-                    gradient_checkpointing=gradient_checkpointing,
-                    **layer_options,
-                )
-                self._last_layer = functools.partial(
-                    _layer_function(gradient_checkpointing),
-                    [self.embedding_output, *self._layers_but_last][-1],
-                    attention_mask=attention_mask,
-                    **layer_options,
-                )
-                # The pooler reads one position of the last layer, and a classifier the pooler: the
-                # other positions are not in the graph until they are asked for.
-                self._sequence_output: tf.Tensor | None = None
-                with tf.variable_scope("layer_%d" % (config.num_hidden_layers - 1)) as scope:
-                    self._last_scope = scope
-                    first_position = self._last_layer(num_positions=1)
-
+                first_position = self._encode(attention_mask, config.num_hidden_layers, layer)
             with tf.variable_scope("pooler"):
                 # The first token, [CLS], was pre-trained to stand for the whole text.
                 self.pooled_output = dense(
@@ -373,6 +397,27 @@ class BertModel:
                     activation=tf.tanh,
                     initializer_range=config.initializer_range,
                 )
+
+    def _encode(
+        self, attention_mask: tf.Tensor | None, num_hidden_layers: int, layer: _Layer
+    ) -> tf.Tensor:
+        """Add the layers; return the first position of the last: `[batch_size, 1, hidden_size]`.
+
+        A classifier reads only the pooler, and the pooler only this position: the others are not
+        in the graph until they are asked for.
+        """
+        self._layers_but_last = _layers(
+            self.embedding_output, attention_mask, num_hidden_layers - 1, layer
+        )
+        self._last_layer = functools.partial(
+            _compute_layer,
+            [self.embedding_output, *self._layers_but_last][-1],
+            attention_mask=attention_mask,
+            layer=layer,
+        )
+        self._sequence_output: tf.Tensor | None = None
+        with tf.variable_scope("layer_%d" % (num_hidden_layers - 1)) as self._last_scope:
+            return self._last_layer(num_positions=1)
 
     def get_pooled_output(self) -> tf.Tensor:
         """Returns what a classifier reads: float32 `[batch_size, hidden_size]`.
@@ -481,7 +526,7 @@ def embedding_postprocessor(
         float32 `[batch_size, seq_length, hidden_size]`.
 
     Raises:
-        BadInput: The sequence is longer than there are positions.
+        ValueError: The sequence is longer than there are positions.
         ValueError: The token types are to be added, and are not given.
     """
     output = input_tensor
@@ -510,7 +555,7 @@ def _embed_positions(
     """Gives the rows of the positions, float32 `[seq_length, hidden_size]`."""
     _, seq_length, width = get_shape_list(input_tensor, expected_rank=3)
     if isinstance(seq_length, int) and seq_length > max_position_embeddings:
-        raise BadInput(
+        raise ValueError(
             "the sequence length %d is above %d, the max_position_embeddings of this model; "
             "choose a smaller max_seq_length" % (seq_length, max_position_embeddings)
         )
@@ -582,38 +627,88 @@ def transformer_model(
         float32 `[batch_size, seq_length, hidden_size]`, or a list of these.
 
     Raises:
-        BadInput: `num_attention_heads` does not divide `hidden_size`.
+        ValueError: `num_attention_heads` does not divide `hidden_size`.
         ValueError: Layers that are computed twice have dropout without a seed.
     """
-    if gradient_checkpointing and dropout_seed is None:
-        if hidden_dropout_prob or attention_probs_dropout_prob:
-            raise ValueError("gradient_checkpointing needs a dropout_seed, to draw masks twice")
-    transformer_layer = _layer_function(gradient_checkpointing)
-    hidden = input_tensor
-    layers = []
-    for index in range(num_hidden_layers):
-        with tf.variable_scope("layer_%d" % index):
-            hidden = transformer_layer(
-                hidden,
-                attention_mask=attention_mask,
-                hidden_size=hidden_size,
-                num_attention_heads=num_attention_heads,
-                intermediate_size=intermediate_size,
-                intermediate_act_fn=intermediate_act_fn,
-                hidden_dropout_prob=hidden_dropout_prob,
-                attention_probs_dropout_prob=attention_probs_dropout_prob,
-                initializer_range=initializer_range,
-                dropout_seed=dropout_seed,
-            )
-        layers.append(hidden)
+    layer = _Layer(
+        hidden_size=hidden_size,
+        num_attention_heads=num_attention_heads,
+        intermediate_size=intermediate_size,
+        intermediate_act_fn=intermediate_act_fn,
+        hidden_dropout_prob=hidden_dropout_prob,
+        attention_probs_dropout_prob=attention_probs_dropout_prob,
+        initializer_range=initializer_range,
+        dropout_seed=dropout_seed,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    layers = _layers(input_tensor, attention_mask, num_hidden_layers, layer)
     return layers if do_return_all_layers else layers[-1]
 
 
-def _layer_function(gradient_checkpointing: bool) -> Callable[..., tf.Tensor]:
-    if not gradient_checkpointing:
-        return _transformer_layer
-    return lambda hidden, **options: recompute_for_gradient(
-        functools.partial(_transformer_layer, **options), hidden
+class _Layer(NamedTuple):
+    """How a layer is computed, the same for all layers; the values are as in `transformer_model`."""
+
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+    intermediate_act_fn: Activation | None
+    hidden_dropout_prob: float
+    attention_probs_dropout_prob: float
+    initializer_range: float
+    dropout_seed: tf.Tensor | None
+    gradient_checkpointing: bool
+
+    @classmethod
+    def of(
+        cls,
+        config: BertConfig,
+        is_training: bool,
+        dropout_seed: tf.Tensor | None,
+        gradient_checkpointing: bool,
+    ) -> _Layer:
+        """Return how the layers of a configuration are computed; only training has dropout."""
+        return cls(
+            hidden_size=config.hidden_size,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            intermediate_act_fn=get_activation(config.hidden_act),
+            hidden_dropout_prob=config.hidden_dropout_prob if is_training else 0.0,
+            attention_probs_dropout_prob=(
+                config.attention_probs_dropout_prob if is_training else 0.0
+            ),
+            initializer_range=config.initializer_range,
+            dropout_seed=dropout_seed,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+
+
+def _layers(
+    hidden: tf.Tensor, attention_mask: tf.Tensor | None, num_hidden_layers: int, layer: _Layer
+) -> list[tf.Tensor]:
+    """Pass a sequence through some layers; return what each of them gives."""
+    if layer.gradient_checkpointing and layer.dropout_seed is None:
+        if layer.hidden_dropout_prob or layer.attention_probs_dropout_prob:
+            raise ValueError("gradient_checkpointing needs a dropout_seed, to draw masks twice")
+    layers = []
+    for number in range(num_hidden_layers):
+        with tf.variable_scope("layer_%d" % number):
+            hidden = _compute_layer(hidden, attention_mask, layer)
+        layers.append(hidden)
+    return layers
+
+
+def _compute_layer(
+    hidden: tf.Tensor,
+    attention_mask: tf.Tensor | None,
+    layer: _Layer,
+    num_positions: int | None = None,
+) -> tf.Tensor:
+    """Compute `_transformer_layer`, and again for its gradient if that is asked for."""
+    compute = functools.partial(
+        _transformer_layer, attention_mask=attention_mask, layer=layer, num_positions=num_positions
+    )
+    return (
+        recompute_for_gradient(compute, hidden) if layer.gradient_checkpointing else compute(hidden)
     )
 
 
@@ -658,19 +753,20 @@ def recompute_for_gradient(
 def _transformer_layer(
     hidden: tf.Tensor,
     attention_mask: tf.Tensor | None,
-    hidden_size: int,
-    num_attention_heads: int,
-    intermediate_size: int,
-    intermediate_act_fn: Activation | None,
-    hidden_dropout_prob: float,
-    attention_probs_dropout_prob: float,
-    initializer_range: float,
-    dropout_seed: tf.Tensor | None,
+    layer: _Layer,
     num_positions: int | None = None,
 ) -> tf.Tensor:
-    """Passes a sequence through a layer; gives the first positions only, if their number is given.
+    """Pass a sequence through a layer.
 
-    What is not asked for is not computed.
+    Args:
+        hidden: float32 `[batch_size, seq_length, hidden_size]`.
+        attention_mask: See `attention_layer`.
+        layer: How to compute it.
+        num_positions: How many of the first positions to return; if not given, all. The others are
+            not computed.
+
+    Returns:
+        float32 `[batch_size, num_positions, hidden_size]`.
     """
     attending = hidden if num_positions is None else hidden[:, :num_positions]
     with tf.variable_scope("attention"):
@@ -679,40 +775,30 @@ def _transformer_layer(
                 attending,
                 hidden,
                 attention_mask,
-                num_attention_heads=num_attention_heads,
-                size_per_head=attention_head_size(hidden_size, num_attention_heads),
-                attention_probs_dropout_prob=attention_probs_dropout_prob,
-                initializer_range=initializer_range,
-                dropout_seed=dropout_seed,
+                num_attention_heads=layer.num_attention_heads,
+                size_per_head=attention_head_size(layer.hidden_size, layer.num_attention_heads),
+                attention_probs_dropout_prob=layer.attention_probs_dropout_prob,
+                initializer_range=layer.initializer_range,
+                dropout_seed=layer.dropout_seed,
             )
         # From here on positions are alike: as rows of one matrix they need no shapes.
         with tf.variable_scope("output"):
             attended = _add_projection(
-                reshape_to_matrix(attending),
-                reshape_to_matrix(context),
-                hidden_dropout_prob,
-                initializer_range,
-                dropout_seed,
+                reshape_to_matrix(attending), reshape_to_matrix(context), layer
             )
     with tf.variable_scope("intermediate"):
-        intermediate = dense(attended, intermediate_size, intermediate_act_fn, initializer_range)
-    with tf.variable_scope("output"):
-        output = _add_projection(
-            attended, intermediate, hidden_dropout_prob, initializer_range, dropout_seed
+        intermediate = dense(
+            attended, layer.intermediate_size, layer.intermediate_act_fn, layer.initializer_range
         )
+    with tf.variable_scope("output"):
+        output = _add_projection(attended, intermediate, layer)
     return _reshape_like(attending, output)
 
 
-def _add_projection(
-    hidden: tf.Tensor,
-    update: tf.Tensor,
-    dropout_prob: float,
-    initializer_range: float,
-    dropout_seed: tf.Tensor | None,
-) -> tf.Tensor:
-    """Projects `update` to the width of `hidden`, adds it there and normalizes the sum."""
-    projected = dense(update, _width(hidden), initializer_range=initializer_range)
-    return layer_norm(hidden + dropout(projected, dropout_prob, dropout_seed))
+def _add_projection(hidden: tf.Tensor, update: tf.Tensor, layer: _Layer) -> tf.Tensor:
+    """Project `update` to the width of `hidden`, add it there and normalize the sum."""
+    projected = dense(update, _width(hidden), initializer_range=layer.initializer_range)
+    return layer_norm(hidden + dropout(projected, layer.hidden_dropout_prob, layer.dropout_seed))
 
 
 def attention_layer(
@@ -941,10 +1027,10 @@ def attention_head_size(hidden_size: int, num_attention_heads: int) -> int:
     """Returns the width of one attention head.
 
     Raises:
-        BadInput: The heads do not divide the hidden size.
+        ValueError: The heads do not divide the hidden size.
     """
     if hidden_size % num_attention_heads:
-        raise BadInput(
+        raise ValueError(
             '"hidden_size" is %d, not a multiple of "num_attention_heads", %d; correct one of them'
             % (hidden_size, num_attention_heads)
         )

@@ -71,7 +71,7 @@ from bert_classifier.data.processors import (
     load_thresholds,
 )
 from bert_classifier.data.records import RecordFile
-from bert_classifier.errors import BadInput
+from bert_classifier.errors import BadInput, bad_input
 from bert_classifier.export import bundle, calibration
 from bert_classifier.export.writer import (
     BestExporter,
@@ -424,7 +424,8 @@ def load_inputs(config: Config, trained: Trained, splits: Collection[str]) -> In
     # They are read again for the run's identity and for each export.
     for path in (config.model.bert_config_file, config.model.vocab_file):
         files.check_rereadable(path)
-    bert_config = modeling.BertConfig.from_json_file(config.model.bert_config_file)
+    with bad_input():
+        bert_config = modeling.BertConfig.from_json_file(config.model.bert_config_file)
     tokenizer = load_tokenizer(config, bert_config)
     if config.data.max_seq_length > bert_config.max_position_embeddings:
         raise BadInput(
@@ -552,11 +553,12 @@ def check_same_data(
 
 def load_tokenizer(config: Config, bert_config: modeling.BertConfig) -> tokenization.FullTokenizer:
     """Loads the vocabulary and checks that it belongs to the model."""
-    tokenization.validate_case_matches_checkpoint(
-        config.model.do_lower_case, config.model.init_checkpoint
-    )
-    tokenizer = tokenization.FullTokenizer(config.model.vocab_file, config.model.do_lower_case)
-    tokenization.validate_vocab(tokenizer.vocab, config.model.vocab_file)
+    with bad_input():
+        tokenization.validate_case_matches_checkpoint(
+            config.model.do_lower_case, config.model.init_checkpoint
+        )
+        tokenizer = tokenization.FullTokenizer(config.model.vocab_file, config.model.do_lower_case)
+        tokenization.validate_vocab(tokenizer.vocab, config.model.vocab_file)
     tokenization.log_repeated_tokens(config.model.vocab_file)
     if tokenizer.vocab_size > bert_config.vocab_size:
         raise BadInput(

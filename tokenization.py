@@ -9,8 +9,6 @@ import unicodedata
 from collections import Counter, OrderedDict
 from typing import Callable, Iterable, Mapping
 
-from bert_classifier.errors import BadInput
-
 _LOG = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -54,14 +52,14 @@ def validate_case_matches_checkpoint(do_lower_case: bool, init_checkpoint: str |
     Any other checkpoint passes: its name does not tell how it was trained.
 
     Raises:
-        BadInput: the model is a cased one and the text would be lower-cased, or the reverse.
+        ValueError: the model is a cased one and the text would be lower-cased, or the reverse.
     """
     match = re.search(r"([A-Za-z0-9_-]+)/bert_model\.ckpt", init_checkpoint or "")
     model_name = match.group(1) if match else ""
     wrong_models = _CASED_MODELS if do_lower_case else _LOWER_CASED_MODELS
     if model_name in wrong_models:
         kind = "cased" if do_lower_case else "lower-cased"
-        raise BadInput(
+        raise ValueError(
             f"--do_lower_case={bool(do_lower_case)} does not fit "
             f"--init_checkpoint={init_checkpoint}: {model_name} was trained on {kind} text; "
             f"set --do_lower_case={not do_lower_case}"
@@ -98,7 +96,7 @@ def load_vocab(vocab_file: str) -> dict[str, int]:
         An `OrderedDict` from token to id.
 
     Raises:
-        BadInput: the file cannot be read, is not UTF-8 or is empty.
+        ValueError: the file cannot be read, is not UTF-8 or is empty.
     """
     vocab: dict[str, int] = OrderedDict()
     for index, line in enumerate(_read_lines(vocab_file)):
@@ -131,12 +129,12 @@ def _read_lines(vocab_file: str) -> list[str]:
         with open(vocab_file, "rb") as reader:
             text = reader.read().decode("utf-8-sig")
     except OSError as error:
-        raise BadInput(f"{vocab_file}: {error.strerror}; {_VOCAB_CURE}") from error
+        raise ValueError(f"{vocab_file}: {error.strerror}; {_VOCAB_CURE}") from error
     except UnicodeDecodeError as error:
         line_number = error.object.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{vocab_file}:{line_number}: is not UTF-8; {_VOCAB_CURE}") from error
+        raise ValueError(f"{vocab_file}:{line_number}: is not UTF-8; {_VOCAB_CURE}") from error
     if not text.strip():
-        raise BadInput(f"{vocab_file}: is empty; {_VOCAB_CURE}")
+        raise ValueError(f"{vocab_file}: is empty; {_VOCAB_CURE}")
     # Only "\n" ends a line: `str.splitlines` would also split the token U+2028 and so shift every
     # id that follows.
     lines = text.split("\n")
@@ -149,11 +147,11 @@ def validate_vocab(vocab: Mapping[str, int], vocab_file: str) -> None:
     """Checks that `vocab` has the tokens that frame, fill and pad every input of BERT.
 
     Raises:
-        BadInput: one of `SPECIAL_TOKENS` is missing.
+        ValueError: one of `SPECIAL_TOKENS` is missing.
     """
     missing = [token for token in SPECIAL_TOKENS if token not in vocab]
     if missing:
-        raise BadInput(f"{vocab_file}: has no {', '.join(missing)}; {_VOCAB_CURE}")
+        raise ValueError(f"{vocab_file}: has no {', '.join(missing)}; {_VOCAB_CURE}")
 
 
 def convert_by_vocab(vocab: Mapping, items: Iterable) -> list:
