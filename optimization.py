@@ -3,12 +3,60 @@
 from __future__ import annotations
 
 import re
-from typing import Callable, Iterable, Sequence, Union
+from typing import Any, Callable, Iterable, NamedTuple, Sequence, Union
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 Gradient = Union[tf.Tensor, tf.IndexedSlices]
+
+
+class StepOptions(NamedTuple):
+    """What `create_optimizer` has beyond google's arguments.
+
+    Attributes:
+        optimizer: A name in `OPTIMIZERS`.
+        weight_decay_rate: Part of a weight that is added to its update. Biases and the weights of
+            layer normalization do not decay.
+        clip_norm: Gradients of a larger norm are scaled down to this one, all by one factor.
+        num_accumulation_steps: Number of micro-batches in a step.
+        layerwise_lr_decay: See `layerwise_rate_factor`; 1 for the same rate in all layers.
+        layers_above: Takes the name of a variable, returns the number of layers from it to the
+            output of the model; `layerwise_lr_decay` needs it.
+        amp: Whether to scale the loss so that its gradients fit float16, and to leave out, and not
+            count, a step for which they did not. To compute in float16 is for the configuration of
+            the session to say.
+        average_gradients: Takes the gradients of this process and returns, in their order, the
+            means over all processes. It runs once in a step.
+    """
+
+    optimizer: str = "adamw"
+    weight_decay_rate: float = 0.01
+    clip_norm: float = 1.0
+    num_accumulation_steps: int = 1
+    layerwise_lr_decay: float = 1.0
+    layers_above: Callable[[str], int] | None = None
+    amp: bool = False
+    average_gradients: Callable[[list[tf.Tensor]], list[tf.Tensor]] | None = None
+
+    def validate(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: A value is out of its range.
+        """
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                "optimizer must be one of %s, not %r" % (sorted(OPTIMIZERS), self.optimizer)
+            )
+        if not 0 < self.clip_norm < float("inf"):
+            raise ValueError("clip_norm must be above 0 and finite, not %r" % self.clip_norm)
+        if self.num_accumulation_steps < 1:
+            raise ValueError(
+                "num_accumulation_steps must be >= 1, not %r" % self.num_accumulation_steps
+            )
+        if self.layerwise_lr_decay != 1 and self.layers_above is None:
+            raise ValueError("layerwise_lr_decay needs layers_above")
 
 
 def create_optimizer(
@@ -17,16 +65,9 @@ def create_optimizer(
     num_train_steps: int,
     num_warmup_steps: int,
     use_tpu: bool = False,
-    optimizer: str = "adamw",
-    weight_decay_rate: float = 0.01,
-    clip_norm: float = 1.0,
-    num_accumulation_steps: int = 1,
-    layerwise_lr_decay: float = 1.0,
-    num_hidden_layers: int | None = None,
-    amp: bool = False,
-    average_gradients: Callable[[list[tf.Tensor]], list[tf.Tensor]] | None = None,
+    **options: Any,
 ) -> tf.Operation:
-    """Adds a training step to the graph: gradients, clipping, update of the weights, count.
+    """Add a training step to the graph: gradients, clipping, update of the weights, count.
 
     With `num_accumulation_steps` above 1 a step takes that many runs of the training operation,
     each on another micro-batch, and uses the mean of their gradients: that of one large batch.
@@ -46,79 +87,66 @@ def create_optimizer(
         num_train_steps: Number of steps in the run.
         num_warmup_steps: Number of steps in which the learning rate rises; 0 for none.
         use_tpu: Must be false; it is here for those who call google's function.
-        optimizer: A name in `OPTIMIZERS`.
-        weight_decay_rate: Part of a weight that is added to its update. Biases and the weights of
-            layer normalization do not decay.
-        clip_norm: Gradients of a larger norm are scaled down to this one, all by one factor.
-        num_accumulation_steps: Number of micro-batches in a step.
-        layerwise_lr_decay: See `layerwise_rate_factor`; 1 for the same rate in all layers.
-        num_hidden_layers: Number of layers of the encoder; `layerwise_lr_decay` needs it.
-        amp: Whether to scale the loss so that its gradients fit float16, and to leave out, and not
-            count, a step for which they did not. To compute in float16 is for the configuration of
-            the session to say.
-        average_gradients: Takes the gradients of this process and returns, in their order, the
-            means over all processes. It runs once in a step.
+        **options: The values of `StepOptions` that are not the defaults.
 
     Returns:
         The training operation. At the end of a step it adds one to the global step.
 
     Raises:
         ValueError: An argument is out of its range.
+        TypeError: There is no such option.
     """
     if use_tpu:
         raise ValueError("use_tpu must be False: this program trains on GPUs and CPUs")
-    if optimizer not in OPTIMIZERS:
-        raise ValueError("optimizer must be one of %s, not %r" % (sorted(OPTIMIZERS), optimizer))
-    if not 0 < clip_norm < float("inf"):
-        raise ValueError("clip_norm must be above 0 and finite, not %r" % clip_norm)
-    if num_accumulation_steps < 1:
-        raise ValueError("num_accumulation_steps must be >= 1, not %r" % num_accumulation_steps)
-    rate_factor = None
-    if layerwise_lr_decay != 1:
-        if num_hidden_layers is None:
-            raise ValueError("layerwise_lr_decay needs num_hidden_layers")
-        rate_factor = layerwise_rate_factor(layerwise_lr_decay, num_hidden_layers)
-
+    step = StepOptions(**options)
+    step.validate()
     global_step = tf.train.get_or_create_global_step()
     learning_rate = linear_warmup_and_decay(init_lr, num_train_steps, num_warmup_steps, global_step)
-    learning_rate = tf.identity(learning_rate, name="learning_rate")
-    algorithm = OPTIMIZERS[optimizer](
+    algorithm = _make_optimizer(tf.identity(learning_rate, name="learning_rate"), step)
+    loss_scale = _LossScale() if step.amp else None
+    gradients, variables = _gradients(loss * loss_scale.value if loss_scale else loss)
+
+    def apply(gradients: list[Gradient]) -> tf.Operation:
+        """Update the weights, then count the step."""
+        applied = algorithm.apply_gradients(zip(gradients, variables))
+        # Were the step counted meanwhile, as in google's BERT, then chance would decide whether
+        # the update sees the learning rate of this step or of the next.
+        with tf.control_dependencies([applied]):
+            return tf.group(global_step.assign_add(1), name="train_op")
+
+    def update(gradients: list[Gradient]) -> tuple[tf.Operation, tf.Tensor]:
+        """Add the end of a step, from the gradients of this process to the count."""
+        if step.average_gradients:
+            gradients = step.average_gradients(_dense(gradients))
+        if loss_scale:
+            gradients = [gradient / loss_scale.value for gradient in _dense(gradients)]
+        gradient_norm = tf.identity(tf.global_norm(gradients), name="gradient_norm")
+        clipped, _ = tf.clip_by_global_norm(gradients, step.clip_norm, use_norm=gradient_norm)
+        if loss_scale:
+            return loss_scale.apply_if_finite(gradient_norm, lambda: apply(clipped)), gradient_norm
+        return apply(clipped), gradient_norm
+
+    if step.num_accumulation_steps == 1:
+        train_op, _ = update(gradients)
+        return train_op
+    return _accumulate(_dense(gradients), variables, step.num_accumulation_steps, update)
+
+
+def _make_optimizer(learning_rate: tf.Tensor, step: StepOptions) -> AdamWeightDecayOptimizer:
+    """Make the optimizer of google's BERT, or the one that was chosen instead of it."""
+    rate_factor = None
+    if step.layerwise_lr_decay != 1:
+        assert step.layers_above is not None
+        rate_factor = layerwise_rate_factor(step.layerwise_lr_decay, step.layers_above)
+    return OPTIMIZERS[step.optimizer](
         learning_rate,
-        weight_decay_rate=weight_decay_rate,
+        weight_decay_rate=step.weight_decay_rate,
         beta_1=0.9,
         beta_2=0.999,
         epsilon=1e-6,
         exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
         rate_factor=rate_factor,
     )
-    loss_scale = _LossScale() if amp else None
-    gradients, variables = _gradients(loss * loss_scale.value if loss_scale else loss)
-
-    def update(gradients: list[Gradient]) -> tuple[tf.Operation, tf.Tensor]:
-        """Adds the end of a step, from the gradients of this process to the count."""
-        if average_gradients:
-            gradients = average_gradients(_dense(gradients))
-        if loss_scale:
-            gradients = [gradient / loss_scale.value for gradient in _dense(gradients)]
-        gradient_norm = tf.identity(tf.global_norm(gradients), name="gradient_norm")
-        gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=gradient_norm)
-
-        def apply() -> tf.Operation:
-            applied = algorithm.apply_gradients(zip(gradients, variables))
-            # The step counts when the update is done. Were it counted meanwhile, as in google's
-            # BERT, then chance would decide whether the update sees the learning rate of this step
-            # or of the next.
-            with tf.control_dependencies([applied]):
-                return tf.group(global_step.assign_add(1), name="train_op")
-
-        if loss_scale:
-            return loss_scale.apply_if_finite(gradient_norm, apply), gradient_norm
-        return apply(), gradient_norm
-
-    if num_accumulation_steps == 1:
-        train_op, _ = update(gradients)
-        return train_op
-    return _accumulate(_dense(gradients), variables, num_accumulation_steps, update)
 
 
 def _gradients(loss: tf.Tensor) -> tuple[list[Gradient], list[tf.Variable]]:
@@ -304,45 +332,29 @@ def linear_warmup_and_decay(
 
 
 def layerwise_rate_factor(
-    layerwise_lr_decay: float, num_hidden_layers: int
+    layerwise_lr_decay: float, layers_above: Callable[[str], int]
 ) -> Callable[[str], float]:
-    """Builds the function that slows variables down the more, the further from the output they are.
+    """Return the function that slows variables down the more, the further from the output they are.
 
-    The factor is `layerwise_lr_decay ** (num_hidden_layers + 2 - depth)`. The depth is 0 for the
-    embeddings, i + 1 for encoder layer i (counted from 0), and num_hidden_layers + 2 for what is
-    not in BERT, the classifier, whose factor so is 1. These are the numbers of ELECTRA
-    (`_get_layer_lrs` in model/optimization.py of https://github.com/google-research/electra), which
-    has no pooler and gives the depth num_hidden_layers + 1 to nothing. Here the pooler has it.
-
-    With 12 layers and a decay of 0.8 the factors are 0.8^14 = 0.044 for the embeddings, 0.8^13 =
-    0.055 to 0.8^2 = 0.64 for the layers, 0.8 for the pooler.
+    The factor of a variable is `layerwise_lr_decay ** layers_above(name)`. For a BERT of 12 layers
+    and a decay of 0.8 the factors are 0.8^14 = 0.044 for the embeddings, 0.8^13 = 0.055 to 0.8^2 =
+    0.64 for the layers, 0.8 for the pooler and 1 for the classifier.
 
     Args:
-        layerwise_lr_decay: Factor from one depth to the depth below, above 0 and at most 1.
-        num_hidden_layers: Number of layers of the encoder.
+        layerwise_lr_decay: Factor from one layer to the layer below, above 0 and at most 1.
+        layers_above: Takes the name of a variable, e.g. `bert/encoder/layer_0/output/dense/kernel`,
+            returns the number of layers from it to the output, see
+            `modeling.BertConfig.layers_above`.
 
     Returns:
-        The function: name of a variable, e.g. `bert/encoder/layer_0/output/dense/kernel` -> factor.
+        The function: name of a variable -> factor.
 
     Raises:
         ValueError: The decay is out of its range.
     """
     if not 0 < layerwise_lr_decay <= 1:
         raise ValueError("layerwise_lr_decay must be in (0, 1], not %r" % layerwise_lr_decay)
-    top = num_hidden_layers + 2
-
-    def rate_factor(variable_name: str) -> float:
-        depth = top
-        layer = re.match(r"bert/encoder/layer_(\d+)/", variable_name)
-        if layer:
-            depth = int(layer.group(1)) + 1
-        elif variable_name.startswith("bert/embeddings/"):
-            depth = 0
-        elif variable_name.startswith("bert/pooler/"):
-            depth = top - 1
-        return layerwise_lr_decay ** (top - depth)
-
-    return rate_factor
+    return lambda variable_name: layerwise_lr_decay ** layers_above(variable_name)
 
 
 class AdamWeightDecayOptimizer(tf.train.Optimizer):

@@ -82,6 +82,7 @@ from bert_classifier.export.writer import (
 )
 from bert_classifier.failures import bad_input_in, fail, trouble_of_system
 from bert_classifier.inspection import baseline, checks
+from bert_classifier.model import weights
 from bert_classifier.model.classifier import create_model, metric_fn, metric_names, model_fn_builder  # noqa: F401
 from bert_classifier.serving import answers
 from bert_classifier.training import checkpoints, later_call, loop, memory, runs
@@ -351,7 +352,7 @@ def check_steps(config: Config, schedule: Schedule) -> None:
     """Raises BadInput if a checkpoint is to be evaluated, or exported, that is never saved."""
     for path in (config.evaluation.eval_checkpoint, config.checkpoint_to_export()):
         step = own_step(config.output.output_dir, path)
-        if step and not schedule.is_due(step) and not checkpoints.files_of(path):
+        if step and not schedule.is_due(step) and not weights.files_of(path):
             raise BadInput(
                 "%s: this training saves no checkpoint of step %d; give best or last as "
                 "--eval_checkpoint or --export_checkpoint" % (path, step)
@@ -391,13 +392,13 @@ def files_to_read(config: Config) -> dict[str, list[str]]:
             in_data_dir = os.path.join(config.data.data_dir or "", values[name])
             named[name] = [in_data_dir, values[name]]
     if config.model.init_checkpoint:
-        named["init_checkpoint"] = checkpoints.files_of(config.model.init_checkpoint)
+        named["init_checkpoint"] = weights.files_of(config.model.init_checkpoint)
     if config.actions.do_train:
         if config.model.warm_start_from:
             path = find_fine_tuned(config.model.warm_start_from)
-            named["warm_start_from"] = checkpoints.files_of(path)
+            named["warm_start_from"] = weights.files_of(path)
         for path in other_checkpoints(config):
-            named.setdefault("eval_checkpoint", []).extend(checkpoints.files_of(path))
+            named.setdefault("eval_checkpoint", []).extend(weights.files_of(path))
     return named
 
 
@@ -602,7 +603,7 @@ def labels_path(folder: str) -> str:
 
 def check_num_labels(labels: Sequence[str] | None, output_dir: str, checkpoint_path: str) -> None:
     """Raises BadInput unless there is a label for each output of a checkpoint."""
-    shapes, _ = checkpoints.contents(checkpoint_path)
+    shapes, _ = weights.contents(checkpoint_path)
     if labels is None or "output_bias" not in shapes:
         return
     (num_outputs,) = shapes["output_bias"]
@@ -718,21 +719,16 @@ def inspect(job: Job) -> list[str]:
     config, inputs, schedule = job.config, job.inputs, job.schedule
     if schedule is None:
         return []
-    report = checks.inspect(
+    data = checks.Data(
         inputs.examples,
         {split: examples.path for split, examples in inputs.examples.items()},
         inputs.labels,
         inputs.tokenizer,
-        inputs.bert_config,
-        job.initial_weights.checkpoint,
-        schedule,
         config.data.max_seq_length,
-        config.training.train_batch_size,
         inputs.problem_type,
-        config.training.early_stopping_min_steps,
-        config.training.gradient_checkpointing,
-        job.initial_weights.with_classifier,
     )
+    model = checks.Model(inputs.bert_config, *job.initial_weights)
+    report = checks.inspect(data, model, schedule, config.training)
     if config.actions.dry_run:
         print("\n".join(report.lines), flush=True)
     if report.fatal:
@@ -852,7 +848,7 @@ def make_identity(job: Job, schedule: Schedule) -> dict[str, Any]:
         "dev data": inputs.fingerprints["dev"],
     }
     if config.model.init_checkpoint:
-        index = checkpoints.index_file(config.model.init_checkpoint)
+        index = weights.index_file(config.model.init_checkpoint)
         identity["init_checkpoint"] = runs.content_hash(index)
     for name in (
         "warm_start_from",
@@ -1034,7 +1030,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         clip_norm=config.training.clip_norm,
         num_accumulation_steps=config.training.num_accumulation_steps,
         layerwise_lr_decay=config.training.layerwise_lr_decay,
-        num_hidden_layers=inputs.bert_config.num_hidden_layers,
+        layers_above=inputs.bert_config.layers_above,
         amp=amp,
         average_gradients=workers.average_gradients,
     )

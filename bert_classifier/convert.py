@@ -33,7 +33,8 @@ import safetensors
 
 from bert_classifier import files
 from bert_classifier.errors import BadInput
-from bert_classifier.training import checkpoints
+from bert_classifier.model import weights
+from modeling import BertConfig
 
 CHECKPOINT_NAME = "bert_model.ckpt"
 CONFIG_NAME = "bert_config.json"
@@ -74,7 +75,7 @@ def convert(hf_dir: str, output_dir: str) -> Converted:
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=parent) as staging:
         complete = os.path.join(staging, "complete")
         os.mkdir(complete)
-        checkpoints.write_checkpoint(variables, os.path.join(complete, CHECKPOINT_NAME))
+        weights.write_checkpoint(variables, os.path.join(complete, CHECKPOINT_NAME))
         files.write_json(os.path.join(complete, CONFIG_NAME), config)
         shutil.copyfile(vocab_path, os.path.join(complete, VOCAB_NAME))
         os.rename(complete, output_dir)
@@ -252,7 +253,7 @@ def encoder_variables(
     Raises:
         BadInput: a tensor is missing, left over, of another shape, not float or not finite.
     """
-    shapes = variable_shapes(config)
+    shapes = BertConfig(**config).variable_shapes()
     wanted = [hugging_face_name(name) for name in shapes]
     missing = [name for name in wanted if name not in encoder]
     if missing:
@@ -278,36 +279,6 @@ def encoder_variables(
     return variables
 
 
-def variable_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Gives name and shape of every variable of google's BertModel, in the order of its graph."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def dense(scope: str, num_inputs: int, num_outputs: int) -> None:
-        shapes[scope + "/kernel"] = (num_inputs, num_outputs)
-        shapes[scope + "/bias"] = (num_outputs,)
-
-    def layer_norm(scope: str) -> None:
-        shapes[scope + "/gamma"] = shapes[scope + "/beta"] = (hidden,)
-
-    shapes["bert/embeddings/word_embeddings"] = (config["vocab_size"], hidden)
-    shapes["bert/embeddings/token_type_embeddings"] = (config["type_vocab_size"], hidden)
-    shapes["bert/embeddings/position_embeddings"] = (config["max_position_embeddings"], hidden)
-    layer_norm("bert/embeddings/LayerNorm")
-    for layer in range(config["num_hidden_layers"]):
-        scope = "bert/encoder/layer_%d/" % layer
-        dense(scope + "attention/self/query", hidden, hidden)
-        dense(scope + "attention/self/key", hidden, hidden)
-        dense(scope + "attention/self/value", hidden, hidden)
-        dense(scope + "attention/output/dense", hidden, hidden)
-        layer_norm(scope + "attention/output/LayerNorm")
-        dense(scope + "intermediate/dense", hidden, inner)
-        dense(scope + "output/dense", inner, hidden)
-        layer_norm(scope + "output/LayerNorm")
-    dense("bert/pooler/dense", hidden, hidden)
-    return shapes
-
-
 def hugging_face_name(variable: str) -> str:
     """Translates a variable's name, `bert/encoder/layer_0/...` to `encoder.layer.0...`."""
     name = re.sub(r"^bert/", "", variable)
@@ -318,10 +289,10 @@ def hugging_face_name(variable: str) -> str:
     return name.replace("/", ".")
 
 
-def _check_tensor(tensor: np.ndarray, shape: tuple[int, ...], name: str) -> None:
-    if tensor.shape != shape:
+def _check_tensor(tensor: np.ndarray, shape: list[int], name: str) -> None:
+    if list(tensor.shape) != shape:
         message = "%s has shape %s, config.json asks for %s; use the config.json of this model"
-        raise BadInput(message % (name, list(tensor.shape), list(shape)))
+        raise BadInput(message % (name, list(tensor.shape), shape))
     if tensor.dtype.kind != "f":
         message = "%s has dtype %s; quantized models cannot be converted, use the original"
         raise BadInput(message % (name, tensor.dtype))

@@ -316,6 +316,36 @@ def test_variables_equal_googles_in_name_shape_and_order(scope):
     assert variables(modeling) == variables(google)
 
 
+def test_the_configuration_tells_the_variables():
+    config = config_of(modeling, intermediate_size=24, num_hidden_layers=3, type_vocab_size=3)
+    with tf.Graph().as_default():
+        modeling.BertModel(config, False, **constants())
+        made = [(v.op.name, v.shape.as_list()) for v in tf.trainable_variables()]
+    assert list(config.variable_shapes().items()) == made
+    assert all(map(config.owns, config.variable_shapes()))
+    assert not config.owns("output_weights")
+    poolers = [name for name in config.variable_shapes() if config.is_pooler(name)]
+    assert poolers == ["bert/pooler/dense/kernel", "bert/pooler/dense/bias"]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("bert/embeddings/word_embeddings", 14),
+        ("bert/embeddings/LayerNorm/gamma", 14),
+        ("bert/encoder/layer_0/output/dense/kernel", 13),
+        ("bert/encoder/layer_1/attention/self/query/bias", 12),
+        ("bert/encoder/layer_10/output/LayerNorm/beta", 3),
+        ("bert/encoder/layer_11/output/dense/kernel", 2),
+        ("bert/pooler/dense/kernel", 1),
+        ("output_weights", 0),
+        ("output_bias", 0),
+    ],
+)
+def test_layers_above_a_variable(name, number):
+    assert modeling.BertConfig(100, num_hidden_layers=12).layers_above(name) == number
+
+
 def test_the_last_layer_has_its_other_positions_when_they_are_asked_for():
     model = modeling.BertModel(config_of(modeling), False, **constants())
     graph, variables = tf.get_default_graph(), tf.global_variables()

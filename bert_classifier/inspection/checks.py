@@ -14,12 +14,12 @@ import textwrap
 from typing import Any, Collection, Counter, Iterable, Mapping, NamedTuple, Sequence
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
+from bert_classifier.config import Training
 from bert_classifier.data.processors import InputExample
-from bert_classifier.training import checkpoints
+from bert_classifier.model import weights
 from bert_classifier.training.loop import Schedule
-from modeling import BertConfig, BertModel
+from modeling import BertConfig
 from tokenization import FullTokenizer
 
 # A run of fewer steps often ends before the model has learned anything.
@@ -76,76 +76,55 @@ class Report(NamedTuple):
             self.summary.append(row.strip())
 
 
-def inspect(
-    examples: Mapping[str, Collection[InputExample]],
-    paths: Mapping[str, str],
-    labels: Sequence[str],
-    tokenizer: FullTokenizer,
-    bert_config: BertConfig,
-    init_checkpoint: str | None,
-    schedule: Schedule,
-    max_seq_length: int,
-    train_batch_size: int,
-    problem_type: str = "classification",
-    early_stopping_min_steps: int = 0,
-    gradient_checkpointing: bool = False,
-    with_classifier: bool = True,
-) -> Report:
-    """Looks at all that a training run begins with.
+class Data(NamedTuple):
+    """What a training run reads.
 
-    The splits are iterated a few times and never held, only numbers for each row.
+    The splits are iterated a few times and never held in memory, only numbers for each row.
 
-    Args:
+    Attributes:
         examples: split -> examples: of train, dev and, where there is one, test.
         paths: split -> file.
         labels: the classes.
         tokenizer: splits the texts.
-        bert_config: of the encoder.
-        init_checkpoint: prefix of a readable checkpoint; None or empty if there is none.
-        schedule: the plan.
         max_seq_length: tokens per example.
-        train_batch_size: examples in a batch of one worker.
         problem_type: `classification`, where a label is a str; `multi_label`, where it is a tuple
             of str; `regression`, where it is a float.
-        early_stopping_min_steps: before this step the run is never stopped early.
-        gradient_checkpointing: whether layers are computed again for their gradients.
+    """
+
+    examples: Mapping[str, Collection[InputExample]]
+    paths: Mapping[str, str]
+    labels: Sequence[str]
+    tokenizer: FullTokenizer
+    max_seq_length: int
+    problem_type: str = "classification"
+
+
+class Model(NamedTuple):
+    """What a training run begins from.
+
+    Attributes:
+        bert_config: of the encoder.
+        init_checkpoint: prefix of a readable checkpoint; None or empty if there is none.
         with_classifier: whether the classifier too is to begin from the checkpoint.
     """
+
+    bert_config: BertConfig
+    init_checkpoint: str | None
+    with_classifier: bool = True
+
+
+def inspect(data: Data, model: Model, schedule: Schedule, training: Training) -> Report:
+    """Look at all that a training run begins with."""
     report = Report(["Data"], [], [], [])
-    splits = {
-        name: _Split(name, paths[name], of_split, tokenizer, problem_type)
-        for name, of_split in examples.items()
-    }
-    for split in splits.values():
-        _add_split(report, split)
-    train, dev = splits["train"], splits["dev"]
-    if train.num_rows and dev.num_rows:
-        _check_texts(report, train, splits.values())
-        if problem_type == "regression":
-            _check_values(report, train, dev)
-        else:
-            _check_first_row(report, train, dev)
-            _check_classes(report, train, dev, labels)
-        _add_duplicates(report, train)
-        for split in splits.values():
-            if split is not train:
-                _add_leakage(report, split, train)
-        _add_tokens(report, train, tokenizer, max_seq_length)
+    _inspect_data(report, data)
     report.lines.append("Model")
-    shapes = encoder_shapes(bert_config)
-    _check_config(report, bert_config, tokenizer.vocab_size, max_seq_length)
-    of_classifier = classifier_shapes(bert_config, len(labels)) if with_classifier else {}
-    _add_checkpoint(report, {**shapes, **of_classifier}, init_checkpoint)
+    _check_config(report, model.bert_config, data.tokenizer.vocab_size, data.max_seq_length)
+    _add_checkpoint(report, model, len(data.labels))
     report.lines.append("Plan")
-    _add_plan(report, schedule, early_stopping_min_steps)
-    num_weights = sum(int(np.prod(shape)) for shape in shapes.values())
-    num_bytes = memory(
-        bert_config, num_weights, max_seq_length, train_batch_size, gradient_checkpointing
-    )
-    batch = f"batches of {train_batch_size} x {max_seq_length} tokens in float32"
-    report.add("memory", f"about {num_bytes / 1e9:.3g} GB for {num_weights:,} weights, {batch}")
+    _add_plan(report, schedule, training.early_stopping_min_steps)
+    _add_memory(report, model.bert_config, data.max_seq_length, training)
     num_examples = schedule.num_train_steps * schedule.examples_per_step
-    _add_time(report, num_examples * flops_per_example(bert_config, max_seq_length))
+    _add_time(report, num_examples * flops_per_example(model.bert_config, data.max_seq_length))
     for title, findings in (("Warnings", report.warnings), ("Errors", report.fatal)):
         report.lines.extend([title] if findings else [])
         for number, finding in enumerate(findings, start=1):
@@ -154,6 +133,29 @@ def inspect(
 
 
 # Data
+
+
+def _inspect_data(report: Report, data: Data) -> None:
+    splits = {
+        name: _Split(name, data.paths[name], examples, data.tokenizer, data.problem_type)
+        for name, examples in data.examples.items()
+    }
+    for split in splits.values():
+        _add_split(report, split)
+    train, dev = splits["train"], splits["dev"]
+    if not train.num_rows or not dev.num_rows:
+        return
+    _check_texts(report, train, splits.values())
+    if data.problem_type == "regression":
+        _check_values(report, train, dev)
+    else:
+        _check_first_row(report, train, dev)
+        _check_classes(report, train, dev, data.labels)
+    _add_duplicates(report, train)
+    for split in splits.values():
+        if split is not train:
+            _add_leakage(report, split, train)
+    _add_tokens(report, train, data.tokenizer, data.max_seq_length)
 
 
 class _Split:
@@ -435,18 +437,6 @@ def is_cased(vocab: Mapping[str, int]) -> bool:
 # Model
 
 
-def encoder_shapes(config: BertConfig) -> dict[str, list[int]]:
-    """Gives the shape of each variable of the encoder, from a graph that is not run."""
-    with tf.Graph().as_default():
-        BertModel(config, is_training=False, input_ids=tf.zeros([1, 1], tf.int32))
-        return {v.op.name: v.shape.as_list() for v in tf.trainable_variables()}
-
-
-def classifier_shapes(config: BertConfig, num_labels: int) -> dict[str, list[int]]:
-    """Return the shape of each variable of the classifier."""
-    return {"output_weights": [num_labels, config.hidden_size], "output_bias": [num_labels]}
-
-
 def _check_config(report: Report, config: BertConfig, vocab_size: int, max_seq_length: int) -> None:
     longest, sizes = config.max_position_embeddings, f"{vocab_size} tokens for {config.vocab_size}"
     if max_seq_length > longest:
@@ -464,23 +454,26 @@ def _check_config(report: Report, config: BertConfig, vocab_size: int, max_seq_l
         )
 
 
-def _add_checkpoint(
-    report: Report, shapes: Mapping[str, Sequence[int]], init_checkpoint: str | None
-) -> None:
-    if not init_checkpoint:
+def _add_checkpoint(report: Report, model: Model, num_labels: int) -> None:
+    path = model.init_checkpoint
+    if not path:
         report.add("checkpoint", "none")
         report.warnings.append("no --init_checkpoint: the encoder begins with random values")
         return
-    coverage = checkpoints.coverage(init_checkpoint, shapes)
-    report.add("checkpoint", f"{coverage.summary}: {init_checkpoint}")
+    classifier = classifier_shapes(model.bert_config, num_labels) if model.with_classifier else {}
+    coverage = weights.coverage(path, model.bert_config, classifier)
+    report.add("checkpoint", f"{coverage.summary}: {path}")
     report.fatal.extend(coverage.faults)
     report.warnings.extend(coverage.warnings)
-    damaged = (
-        None if coverage.faults else checkpoints.find_not_finite(init_checkpoint, coverage.dtypes)
-    )
+    damaged = None if coverage.faults else weights.find_not_finite(path, coverage.dtypes)
     if damaged:
         cure = "give a checkpoint that was saved before its training failed"
-        report.fatal.append(f"{init_checkpoint}: {damaged} has NaN or infinite values; {cure}")
+        report.fatal.append(f"{path}: {damaged} has NaN or infinite values; {cure}")
+
+
+def classifier_shapes(config: BertConfig, num_labels: int) -> dict[str, list[int]]:
+    """Return the shape of each variable of the classifier."""
+    return {"output_weights": [num_labels, config.hidden_size], "output_bias": [num_labels]}
 
 
 # Plan
@@ -507,6 +500,18 @@ def _add_plan(report: Report, schedule: Schedule, early_stopping_min_steps: int)
         epochs = math.ceil(FEW_STEPS / schedule.steps_per_epoch)
         few = f"{last:,} steps are few for a model to learn something"
         report.add("advice", f"{few}: --num_train_epochs={epochs} makes {FEW_STEPS}")
+
+
+def _add_memory(
+    report: Report, config: BertConfig, max_seq_length: int, training: Training
+) -> None:
+    num_weights = sum(int(np.prod(shape)) for shape in config.variable_shapes().values())
+    batch_size = training.train_batch_size
+    num_bytes = memory(
+        config, num_weights, max_seq_length, batch_size, training.gradient_checkpointing
+    )
+    batch = f"batches of {batch_size} x {max_seq_length} tokens in float32"
+    report.add("memory", f"about {num_bytes / 1e9:.3g} GB for {num_weights:,} weights, {batch}")
 
 
 def memory(

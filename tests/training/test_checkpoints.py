@@ -18,6 +18,7 @@ from program import ROOT, assert_equal, end_state
 
 import run_classifier_gpu
 from bert_classifier.errors import BadInput
+from bert_classifier.model import weights
 from bert_classifier.training import checkpoints, runs
 
 STEPS = (20, 40)
@@ -372,7 +373,7 @@ while status != 0:
 )
 def test_arrays_are_written_as_they_are(tmp_path, value):
     prefix = str(tmp_path / "model.ckpt")
-    checkpoints.write_checkpoint({"a/b": value, "other": np.float32(1)}, prefix)
+    weights.write_checkpoint({"a/b": value, "other": np.float32(1)}, prefix)
     reader = tf.train.load_checkpoint(prefix)
     written = reader.get_tensor("a/b")
     assert sorted(reader.get_variable_to_shape_map()) == ["a/b", "other"]
@@ -389,12 +390,12 @@ def test_the_index_tells_one_checkpoint_from_another(tmp_path):
     hashes = []
     for number, array in enumerate((value, value, other)):
         prefix = str(tmp_path / str(number) / "model.ckpt")
-        checkpoints.write_checkpoint({"weight": array}, prefix)
-        hashes.append(runs.content_hash(checkpoints.index_file(prefix)))
+        weights.write_checkpoint({"weight": array}, prefix)
+        hashes.append(runs.content_hash(weights.index_file(prefix)))
     assert hashes[0] == hashes[1] != hashes[2]
     first_format = tmp_path / "model.ckpt"
     first_format.touch()
-    assert checkpoints.index_file(str(first_format)) == str(first_format)
+    assert weights.index_file(str(first_format)) == str(first_format)
 
 
 @pytest.mark.parametrize("damage", [remove, empty, fill_with_garbage])
