@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
-# Takes the gradient of a result, returns that of each argument; None where nothing is to go.
+# Takes the gradient of a result, returns that of each argument, None for one without a gradient.
 Gradient = Callable[..., Any]
 # The sizes of a tensor: an int where the graph knows the size, a scalar tensor where it does not.
 Shape = List[Union[int, tf.Tensor]]
@@ -36,15 +36,15 @@ def _gradient_of_its_own(operation: tf.Operation, *upstream: tf.Tensor) -> Any:
     return operation.gradient_of_its_own(*upstream)
 
 
-with contextlib.suppress(KeyError):  # It is there already when this module is imported again.
+with contextlib.suppress(KeyError):  # It exists already when this module is imported again.
     tf.RegisterGradient("OfItsOwn")(_gradient_of_its_own)
 
 
 class _Building(threading.local):
-    """What this thread is building.
+    """What kind of graph this thread is building.
 
     Attributes:
-        for_training: whether gradients are exchanged; see `_with_gradient`.
+        for_training: Whether gradients are replaced; see `_with_gradient`.
     """
 
     for_training = False
@@ -63,15 +63,15 @@ def _building(for_training: bool) -> Iterator[None]:
 
 
 def _with_gradient(op_type: str, compute: Callable[[], tf.Tensor], gradient: Gradient) -> tf.Tensor:
-    """Computes a tensor, and exchanges the gradient of the operation that it comes from.
+    """Compute a tensor, and replace the gradient of the operation that makes it.
 
-    Other than `tf.custom_gradient`, it adds nothing to the graph, which it does not keep alive. A
-    graph that was saved and loaded has lost these gradients, so only one for training gets them.
+    Unlike `tf.custom_gradient` it adds nothing to the graph, and does not keep the graph alive. A
+    graph that is saved loses these gradients, so only graphs for training have them.
 
     Args:
-        op_type: Type of that operation, the only one of this type that is computed.
+        op_type: Type of that operation. `compute` must make no other operation of this type.
         compute: Computes the tensor.
-        gradient: Gives the gradient of each input of the operation.
+        gradient: Returns the gradient of each input of the operation.
     """
     if not _BUILDING.for_training:
         return compute()
@@ -83,11 +83,11 @@ def _with_gradient(op_type: str, compute: Callable[[], tf.Tensor], gradient: Gra
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
-    """Computes the Gaussian error linear unit by its tanh approximation, as google's BERT does.
+    """Compute the Gaussian error linear unit by its tanh approximation, as google's BERT does.
 
-    The formula is in section 2 of https://arxiv.org/abs/1606.08415. It is written here with
-    (1 + tanh(u)) / 2 = sigmoid(2u), and with its gradient in closed form, because tensors of this
-    size cost by the number of times they are read.
+    The formula is in section 2 of https://arxiv.org/abs/1606.08415. It is written with
+    (1 + tanh(u)) / 2 = sigmoid(2u), and its gradient is in closed form: both read these large
+    tensors fewer times.
     """
     scale = 2.0 * math.sqrt(2.0 / math.pi)
     score = x * (scale + scale * 0.044715 * tf.square(x))
@@ -102,10 +102,10 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
 
 
 def gelu_erf(x: tf.Tensor) -> tf.Tensor:
-    """Computes the exact Gaussian error linear unit, which Hugging Face models call "gelu".
+    """Compute the exact Gaussian error linear unit, which Hugging Face models call "gelu".
 
-    It is x * Phi(x), Phi being the distribution function of the normal distribution. Its gradient,
-    Phi(x) + x * Phi'(x), is in closed form for the reason given in `gelu`.
+    It is x * Phi(x), where Phi is the distribution function of the normal distribution. Its
+    gradient, Phi(x) + x * Phi'(x), is in closed form for the reason given in `gelu`.
     """
     distribution = 0.5 + 0.5 * tf.math.erf(x * math.sqrt(0.5))
 
@@ -126,9 +126,9 @@ ACTIVATIONS = {
 
 
 def get_activation(activation_string: str | Activation | None) -> Activation | None:
-    """Returns the activation function of a name, None for the identity.
+    """Return the activation function of a name, None for the identity.
 
-    Upper and lower case are alike, no name is the identity, and a function is returned as it is.
+    Case does not matter. No name means the identity. A function is returned as it is.
 
     Raises:
         ValueError: There is no such activation.
@@ -152,7 +152,7 @@ class BertConfig:
         vocab_size: Number of entries in the vocabulary.
         hidden_size: Width of the embeddings, of every layer and of the pooled output.
         num_hidden_layers: Number of transformer layers.
-        num_attention_heads: Number of attention heads per layer; it divides `hidden_size`.
+        num_attention_heads: Number of attention heads per layer; a divisor of `hidden_size`.
         intermediate_size: Width of the feed-forward part of a layer.
         hidden_act: Activation of the feed-forward part, see `get_activation`.
         hidden_dropout_prob: Probability of dropping a unit, below 1.
@@ -176,13 +176,14 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, json_object: dict[str, Any]) -> BertConfig:
-        """Makes a configuration that a model can be built from.
+        """Make a valid configuration from a dictionary.
 
-        Missing keys take their defaults. Unknown keys (real files have `directionality` and
-        `pooler_*`) become attributes that nobody reads.
+        Missing keys take their defaults. Unknown keys (published files have `directionality` and
+        `pooler_*`) become attributes that nothing reads.
 
         Raises:
-            ValueError: It is no dictionary, `vocab_size` is missing, or a value is impossible.
+            ValueError: The object is not a dictionary, `vocab_size` is missing, or a value is
+                impossible.
         """
         if not isinstance(json_object, dict):
             raise ValueError(
@@ -198,10 +199,10 @@ class BertConfig:
 
     @classmethod
     def from_json_file(cls, json_file: str) -> BertConfig:
-        """Reads a configuration from a JSON file.
+        """Read a configuration from a JSON file.
 
         Raises:
-            ValueError: The file cannot be read, is not JSON, or `from_dict` refuses its content.
+            ValueError: The file cannot be read, is not JSON, or has a value that is impossible.
         """
         source = "give the bert_config.json that came with the pre-trained model"
         try:
@@ -220,18 +221,19 @@ class BertConfig:
             raise ValueError("%s: %s" % (json_file, error)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all values by name, those of unknown keys included."""
+        """Return all values by name, including those of unknown keys."""
         return dict(vars(self))
 
     def to_json_string(self) -> str:
-        """Returns all values as JSON text, sorted by name."""
+        """Return all values as JSON text, sorted by name."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def validate(self) -> None:
-        """Checks that a model can be built from these values.
+        """Check that a model can be built from these values.
 
         Raises:
-            ValueError: A value has the wrong type or range, or the heads do not fit the hidden size.
+            ValueError: A value has the wrong type, is out of its range, or `hidden_size` is not a
+                multiple of `num_attention_heads`.
         """
         for name in (
             "vocab_size",
@@ -309,7 +311,7 @@ class BertConfig:
 
     def _check(self, name: str, kind: type, low: float, below: float, cure: str) -> None:
         value = getattr(self, name)
-        # To Python True is the number 1; in a configuration it is a mistake.
+        # In Python True is the number 1; in a configuration it is a mistake.
         is_number = isinstance(value, kind) and not isinstance(value, bool)
         if not (is_number and low <= value < below):
             raise ValueError('"%s" is %s; write %s' % (name, _as_json(value), cure))
@@ -339,25 +341,26 @@ class BertModel:
         dropout_seed: tf.Tensor | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        """Adds the encoder to the graph.
+        """Add the encoder to the graph.
 
         Args:
-            config: The sizes of the model; it is left as it is.
-            is_training: Whether to apply dropout, and to compute gradients in ways that are
-                faster, but cannot be saved with the graph.
+            config: The sizes of the model; it is not changed.
+            is_training: Whether to apply dropout, and to use gradients that are faster but cannot
+                be saved with the graph.
             input_ids: int32 `[batch_size, seq_length]`, ids in the vocabulary.
             input_mask: int32 `[batch_size, seq_length]`, 1 for a token and 0 for padding; if not
                 given, there is no padding.
             token_type_ids: int32 `[batch_size, seq_length]`, 0 for the first text and 1 for the
                 second; if not given, all 0.
             use_one_hot_embeddings: See `embedding_lookup`.
-            scope: Variable scope of the model; if not given, "bert".
+            scope: Variable scope of the model; if not given, `config.scope`.
             dropout_seed: int32 `[2]`, see `dropout`.
             gradient_checkpointing: See `transformer_model`.
 
         Raises:
-            ValueError: The configuration is impossible or the sequence is too long for it.
-            ValueError: `input_ids` or `input_mask` is not a matrix, or see `transformer_model`.
+            ValueError: The configuration is impossible, the sequence is longer than its
+                `max_position_embeddings`, `input_ids` or `input_mask` is not a matrix, or see
+                `transformer_model`.
         """
         config.validate()
         assert_rank(input_ids, 2)
@@ -403,8 +406,8 @@ class BertModel:
     ) -> tf.Tensor:
         """Add the layers; return the first position of the last: `[batch_size, 1, hidden_size]`.
 
-        A classifier reads only the pooler, and the pooler only this position: the others are not
-        in the graph until they are asked for.
+        A classifier reads only the pooler, and the pooler only this position. The others are added
+        to the graph by `get_sequence_output`.
         """
         self._layers_but_last = _layers(
             self.embedding_output, attention_mask, num_hidden_layers - 1, layer
@@ -420,15 +423,15 @@ class BertModel:
             return self._last_layer(num_positions=1)
 
     def get_pooled_output(self) -> tf.Tensor:
-        """Returns what a classifier reads: float32 `[batch_size, hidden_size]`.
+        """Return what a classifier reads: float32 `[batch_size, hidden_size]`.
 
-        It comes from a last layer of its own, with the same weights, for the first position only:
-        in training, the dropout there is another than in `get_sequence_output`.
+        It comes from a separate last layer with the same weights, for the first position only. In
+        training its dropout masks differ from those of `get_sequence_output`.
         """
         return self.pooled_output
 
     def get_sequence_output(self) -> tf.Tensor:
-        """Returns the last layer: float32 `[batch_size, seq_length, hidden_size]`."""
+        """Return the last layer: float32 `[batch_size, seq_length, hidden_size]`."""
         if self._sequence_output is None:
             with _building(self._is_training), tf.variable_scope(self._last_scope, reuse=True):
                 self._sequence_output = self._last_layer()
@@ -445,15 +448,15 @@ class BertModel:
         return self.get_all_encoder_layers()
 
     def get_all_encoder_layers(self) -> list[tf.Tensor]:
-        """Returns the layers in order: float32 `[batch_size, seq_length, hidden_size]` each."""
+        """Return the layers in order: float32 `[batch_size, seq_length, hidden_size]` each."""
         return [*self._layers_but_last, self.get_sequence_output()]
 
     def get_embedding_output(self) -> tf.Tensor:
-        """Returns what the first layer reads: float32 `[batch_size, seq_length, hidden_size]`."""
+        """Return what the first layer reads: float32 `[batch_size, seq_length, hidden_size]`."""
         return self.embedding_output
 
     def get_embedding_table(self) -> tf.Variable:
-        """Returns the word embeddings: float32 `[vocab_size, hidden_size]`."""
+        """Return the word embeddings: float32 `[vocab_size, hidden_size]`."""
         return self.embedding_table
 
 
@@ -465,7 +468,7 @@ def embedding_lookup(
     word_embedding_name: str = "word_embeddings",
     use_one_hot_embeddings: bool = False,
 ) -> tuple[tf.Tensor, tf.Variable]:
-    """Replaces each id by its row in a table.
+    """Look up the row of each id in a table.
 
     Args:
         input_ids: int32 `[batch_size, seq_length]`.
@@ -473,8 +476,8 @@ def embedding_lookup(
         embedding_size: Number of columns in the table.
         initializer_range: Standard deviation of a fresh table.
         word_embedding_name: Name of the variable that is the table.
-        use_one_hot_embeddings: Multiply one-hot rows by the table instead of looking rows up. The
-            result is the same; its gradient is dense, and the product of a large table is slow.
+        use_one_hot_embeddings: Whether to multiply one-hot rows by the table instead. The result is
+            the same, but its gradient is dense, and the product is slow for a large table.
 
     Returns:
         The embeddings, float32 `[batch_size, seq_length, embedding_size]`, and the table.
@@ -507,7 +510,7 @@ def embedding_postprocessor(
     dropout_prob: float = 0.1,
     dropout_seed: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Adds the token types and the positions to the words, then normalizes and drops out.
+    """Add token types and positions to the embedded words, then normalize and drop out.
 
     Args:
         input_tensor: float32 `[batch_size, seq_length, hidden_size]`, the embedded words.
@@ -526,14 +529,14 @@ def embedding_postprocessor(
         float32 `[batch_size, seq_length, hidden_size]`.
 
     Raises:
-        ValueError: The sequence is longer than there are positions.
-        ValueError: The token types are to be added, and are not given.
+        ValueError: The sequence is longer than `max_position_embeddings`, or `use_token_type` is
+            true and `token_type_ids` is not given.
     """
     output = input_tensor
     if use_token_type:
         if token_type_ids is None:
             raise ValueError("use_token_type needs token_type_ids")
-        # In a table of a few rows the product is faster than the look-up, above all its gradient.
+        # For a table of few rows the product is faster than the look-up, above all its gradient.
         output += _embed_by_product(
             tf.get_variable(
                 token_type_embedding_name,
@@ -552,7 +555,7 @@ def embedding_postprocessor(
 def _embed_positions(
     input_tensor: tf.Tensor, name: str, initializer_range: float, max_position_embeddings: int
 ) -> tf.Tensor:
-    """Gives the rows of the positions, float32 `[seq_length, hidden_size]`."""
+    """Return the rows of the positions, float32 `[seq_length, hidden_size]`."""
     _, seq_length, width = get_shape_list(input_tensor, expected_rank=3)
     if isinstance(seq_length, int) and seq_length > max_position_embeddings:
         raise ValueError(
@@ -570,10 +573,10 @@ def _embed_positions(
 
 
 def create_attention_mask_from_input_mask(from_tensor: tf.Tensor, to_mask: tf.Tensor) -> tf.Tensor:
-    """Makes the mask that hides padding from every position.
+    """Make the mask that hides padding from every position.
 
-    It has one row for all positions that attend, to be broadcast: padding may attend like any
-    token, because what it finds is never read.
+    One row serves all positions that attend: padding may attend too, because its result is never
+    read.
 
     Args:
         from_tensor: `[batch_size, from_seq_length, ...]`, what attends.
@@ -602,17 +605,17 @@ def transformer_model(
     dropout_seed: tf.Tensor | None = None,
     gradient_checkpointing: bool = False,
 ) -> tf.Tensor | list[tf.Tensor]:
-    """Passes a sequence through the layers of a transformer encoder.
+    """Pass a sequence through the layers of a transformer encoder.
 
-    A layer attends, then transforms each position by itself in a feed-forward part; what either
-    finds is added to its input and normalized. From https://arxiv.org/abs/1706.03762, section 3.1.
+    A layer is self-attention, then a feed-forward part for each position. The result of each is
+    added to its input and normalized. From https://arxiv.org/abs/1706.03762, section 3.1.
 
     Args:
         input_tensor: float32 `[batch_size, seq_length, hidden_size]`.
         attention_mask: See `attention_layer`.
         hidden_size: Width of every layer.
         num_hidden_layers: Number of layers.
-        num_attention_heads: Number of attention heads per layer; it divides `hidden_size`.
+        num_attention_heads: Number of attention heads per layer; a divisor of `hidden_size`.
         intermediate_size: Width of the feed-forward part.
         intermediate_act_fn: Activation of the feed-forward part.
         hidden_dropout_prob: Probability of dropping a unit.
@@ -620,15 +623,15 @@ def transformer_model(
         initializer_range: Standard deviation of fresh weights.
         do_return_all_layers: Whether to return the list of all layers instead of the last one.
         dropout_seed: int32 `[2]`, see `dropout`.
-        gradient_checkpointing: Keep of each layer only what it reads, and compute the layer again
-            for its gradient: less memory, a forward pass more, the same numbers.
+        gradient_checkpointing: Whether to keep only the input of each layer and to compute the
+            layer again for its gradient: less memory, one more forward pass, the same numbers.
 
     Returns:
         float32 `[batch_size, seq_length, hidden_size]`, or a list of these.
 
     Raises:
-        ValueError: `num_attention_heads` does not divide `hidden_size`.
-        ValueError: Layers that are computed twice have dropout without a seed.
+        ValueError: `hidden_size` is not a multiple of `num_attention_heads`, or there is dropout
+            without a seed in layers that are computed twice.
     """
     layer = _Layer(
         hidden_size=hidden_size,
@@ -646,7 +649,7 @@ def transformer_model(
 
 
 class _Layer(NamedTuple):
-    """How a layer is computed, the same for all layers; the values are as in `transformer_model`."""
+    """How to compute a layer; its values are arguments of `transformer_model`."""
 
     hidden_size: int
     num_attention_heads: int
@@ -666,7 +669,7 @@ class _Layer(NamedTuple):
         dropout_seed: tf.Tensor | None,
         gradient_checkpointing: bool,
     ) -> _Layer:
-        """Return how the layers of a configuration are computed; only training has dropout."""
+        """Take the values of a configuration; there is dropout only in training."""
         return cls(
             hidden_size=config.hidden_size,
             num_attention_heads=config.num_attention_heads,
@@ -685,7 +688,7 @@ class _Layer(NamedTuple):
 def _layers(
     hidden: tf.Tensor, attention_mask: tf.Tensor | None, num_hidden_layers: int, layer: _Layer
 ) -> list[tf.Tensor]:
-    """Pass a sequence through some layers; return what each of them gives."""
+    """Pass a sequence through layers; return the output of each."""
     if layer.gradient_checkpointing and layer.dropout_seed is None:
         if layer.hidden_dropout_prob or layer.attention_probs_dropout_prob:
             raise ValueError("gradient_checkpointing needs a dropout_seed, to draw masks twice")
@@ -703,7 +706,7 @@ def _compute_layer(
     layer: _Layer,
     num_positions: int | None = None,
 ) -> tf.Tensor:
-    """Compute `_transformer_layer`, and again for its gradient if that is asked for."""
+    """Compute a layer, and with gradient checkpointing compute it again for its gradient."""
     compute = functools.partial(
         _transformer_layer, attention_mask=attention_mask, layer=layer, num_positions=num_positions
     )
@@ -715,14 +718,14 @@ def _compute_layer(
 def recompute_for_gradient(
     function: Callable[[tf.Tensor], tf.Tensor], input_tensor: tf.Tensor
 ) -> tf.Tensor:
-    """Computes a function, keeps nothing but its input, and computes it again for its gradient.
+    """Compute a function, keep only its input, and compute it again for its gradient.
 
     From https://arxiv.org/abs/1604.06174, section 3.2. Its variables are resource variables, as
     `tf.custom_gradient` demands; in a checkpoint they are like any other.
 
     Args:
-        function: It gives the same each time, and gets its variables by `tf.get_variable`.
-        input_tensor: What it is called with.
+        function: Returns the same for the same input, and makes its variables by `tf.get_variable`.
+        input_tensor: The input of the function.
     """
     scope, for_training = tf.get_variable_scope(), _BUILDING.for_training
 
@@ -735,8 +738,8 @@ def recompute_for_gradient(
         def gradient(
             upstream: tf.Tensor, variables: Sequence[tf.Variable]
         ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            # Not before it is needed. It also keeps TensorFlow from finding the same operations
-            # twice and doing them once.
+            # Compute it only when it is needed. Without the dependency TensorFlow would also merge
+            # the operations with the first ones, which are the same.
             with tf.control_dependencies([upstream]):
                 tensor_again = tf.identity(tensor)
                 result_again = call(tensor_again, reuse=True)
@@ -781,7 +784,7 @@ def _transformer_layer(
                 initializer_range=layer.initializer_range,
                 dropout_seed=layer.dropout_seed,
             )
-        # From here on positions are alike: as rows of one matrix they need no shapes.
+        # From here on each position is computed by itself: rows of one matrix need no shapes.
         with tf.variable_scope("output"):
             attended = _add_projection(
                 reshape_to_matrix(attending), reshape_to_matrix(context), layer
@@ -818,16 +821,16 @@ def attention_layer(
     to_seq_length: int | tf.Tensor | None = None,
     dropout_seed: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Lets each position of one sequence collect what it needs from the positions of another.
+    """Compute multi-head attention from one sequence to another.
 
     Each head computes softmax(query * key / sqrt(size_per_head)) * value, as in section 3.2 of
     https://arxiv.org/abs/1706.03762.
 
     Args:
-        from_tensor: float32 `[batch_size, from_seq_length, from_width]`, what attends; or the same
-            as a matrix, `[batch_size * from_seq_length, from_width]`.
-        to_tensor: float32 `[batch_size, to_seq_length, to_width]`, what is attended to; the same
-            tensor for self-attention. A matrix if the other one is.
+        from_tensor: float32 `[batch_size, from_seq_length, from_width]`, the sequence that attends;
+            or the same as a matrix, `[batch_size * from_seq_length, from_width]`.
+        to_tensor: float32 `[batch_size, to_seq_length, to_width]`, the sequence that is attended
+            to; the same tensor for self-attention. A matrix if the other one is.
         attention_mask: `[batch_size, from_seq_length or 1, to_seq_length]`, 1 for what may be
             attended to, else 0; if not given, all 1.
         num_attention_heads: Number of heads.
@@ -838,7 +841,7 @@ def attention_layer(
         attention_probs_dropout_prob: Probability of dropping an attention probability.
         initializer_range: Standard deviation of fresh weights.
         do_return_2d_tensor: Whether to return a matrix.
-        batch_size: Of matrices, this and the two lengths have to be given.
+        batch_size: Required for matrices, as are the two lengths.
         from_seq_length: See `batch_size`.
         to_seq_length: See `batch_size`.
         dropout_seed: int32 `[2]`, see `dropout`.
@@ -868,7 +871,7 @@ def attention_layer(
         initializer_range=initializer_range,
         name="query",
     )
-    # Scaled instead of the scores because they have more elements.
+    # The query is scaled instead of the scores, which have more elements.
     query *= 1.0 / math.sqrt(size_per_head)
     weigh = functools.partial(
         _weigh,
@@ -901,13 +904,13 @@ def _weigh(
     dropout_prob: float,
     dropout_seed: tf.Tensor | None,
 ) -> tf.Tensor:
-    """Makes probabilities of scores, float32 `[..., to_seq_length]`: softmax, then dropout.
+    """Turn scores into probabilities, float32 `[..., to_seq_length]`: softmax, then dropout.
 
     The other arguments are those of `attention_layer`.
     """
     if attention_mask is not None:
         scores += (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
-    # Dropout here hides whole tokens from a head; so does the paper.
+    # Dropout hides whole tokens from a head here, as in the paper.
     return dropout(tf.nn.softmax(scores), dropout_prob, dropout_seed)
 
 
@@ -921,12 +924,12 @@ def _attend(
     key_act: Activation | None = None,
     value_act: Activation | None = None,
 ) -> tf.Tensor:
-    """Collects the values of all positions, weighed by how well their keys fit the query.
+    """Sum the values of all positions, weighted by how well their keys match the query.
 
     Args:
         query: float32 `[batch_size, from_seq_length, num_heads * size_per_head]`, scaled.
-        from_tensor: As of `attention_layer`.
-        to_tensor: As of `attention_layer`.
+        from_tensor: As in `attention_layer`.
+        to_tensor: As in `attention_layer`.
         num_heads: Number of heads.
         initializer_range: Standard deviation of fresh weights.
         weigh: `_weigh` of this layer.
@@ -954,14 +957,14 @@ def _attend_from_one_position(
     initializer_range: float,
     weigh: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
-    """Does what `_attend` does where `from_seq_length` is 1, with less work.
+    """Compute `_attend` for a `from_seq_length` of 1, with less work.
 
-    query * (kernel * position) is (query * kernel) * position, so a kernel need not meet each
-    position, but one row for each head.
+    query * (kernel * position) is (query * kernel) * position, so a kernel is multiplied by one row
+    for each head instead of by every position.
     """
     width, to_width = _width(query), _width(to_tensor)
     size_per_head = width // num_heads
-    # Which units of a row are a head's own.
+    # 1 where a unit of a row belongs to a head.
     own = np.repeat(np.eye(num_heads, dtype=np.float32), size_per_head, axis=1)
     with tf.variable_scope("key"):
         kernel, bias = _kernel_and_bias(to_width, width, initializer_range)
@@ -974,16 +977,16 @@ def _attend_from_one_position(
         kernel, bias = _kernel_and_bias(to_width, width, initializer_range)
         rows = reshape_to_matrix(tf.matmul(probabilities, to_tensor))  # [batch * heads, to_width]
         context = tf.reshape(tf.matmul(rows, kernel), [-1, num_heads, width])
-        # After dropout their sum is not 1.
+        # After dropout the probabilities do not add up to 1.
         context += tf.reduce_sum(probabilities, axis=-1, keepdims=True) * bias
     return tf.reduce_sum(context * own, axis=1, keepdims=True)
 
 
 def _rows_of_heads(tensor: tf.Tensor, num_heads: int) -> tf.Tensor:
-    """Says where the parts of each head are when all parts of a tensor are rows of one matrix.
+    """Return the row numbers of each head when a tensor is cut into rows of one head each.
 
     Args:
-        tensor: `[batch_size, seq_length, ...]`, a tensor of this batch size and length.
+        tensor: `[batch_size, seq_length, ...]`, any tensor of this batch size and length.
         num_heads: Number of heads.
 
     Returns:
@@ -995,9 +998,9 @@ def _rows_of_heads(tensor: tf.Tensor, num_heads: int) -> tf.Tensor:
 
 
 def _split_heads(tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Gives each head its part of each position: `[heads, batch_size, seq_length, size]`.
+    """Return the part of each head: float32 `[heads, batch_size, seq_length, size]`.
 
-    It is a transposition. On a CPU, TensorFlow's own moves one number at a time, this one a part.
+    It is a transposition. On a CPU `tf.transpose` moves one number at a time, this one a row.
 
     Args:
         tensor: float32 `[batch_size, seq_length, heads * size]`.
@@ -1013,21 +1016,21 @@ def _split_heads(tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
 
 
 def _join_heads(heads: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Undoes `_split_heads`, which is its gradient."""
+    """Undo `_split_heads`, which is its gradient."""
     joined = tf.concat(tf.unstack(heads), axis=-1)
 
     def gradient(upstream: tf.Tensor, _: tf.Tensor) -> tuple[None, tf.Tensor]:
         return None, _split_heads(upstream, rows)
 
-    # Several operations have this gradient together: it goes past them to what they are made of.
+    # The gradient is that of `unstack` and `concat` together: it goes straight to `heads`.
     return _with_gradient("IdentityN", lambda: tf.identity_n([joined, heads])[0], gradient)
 
 
 def attention_head_size(hidden_size: int, num_attention_heads: int) -> int:
-    """Returns the width of one attention head.
+    """Return the width of one attention head.
 
     Raises:
-        ValueError: The heads do not divide the hidden size.
+        ValueError: `hidden_size` is not a multiple of `num_attention_heads`.
     """
     if hidden_size % num_attention_heads:
         raise ValueError(
@@ -1044,7 +1047,7 @@ def dense(
     initializer_range: float = 0.02,
     name: str = "dense",
 ) -> tf.Tensor:
-    """Computes activation(input * kernel + bias) along the last dimension.
+    """Compute activation(input * kernel + bias) along the last dimension.
 
     Args:
         input_tensor: float32 `[..., width]`.
@@ -1073,7 +1076,7 @@ def _kernel_and_bias(
 
 
 def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
-    """Normalizes along the last dimension, then scales by `gamma` and shifts by `beta`.
+    """Normalize along the last dimension, then scale by `gamma` and shift by `beta`.
 
     From https://arxiv.org/abs/1607.06450, section 3.
 
@@ -1094,7 +1097,7 @@ def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
 
 
 def _add_bias(rows: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """Adds a bias to each row of a matrix.
+    """Add a bias to each row of a matrix.
 
     The gradient of the bias is the sum of the rows, which is faster as a product.
     """
@@ -1107,13 +1110,14 @@ def _add_bias(rows: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 
 
 def _standardize(x: tf.Tensor) -> tf.Tensor:
-    """Shifts and scales each row of a matrix to a mean of 0 and a variance of 1.
+    """Shift and scale each row of a matrix to a mean of 0 and a variance of 1.
 
-    The gradient of x is that of the result without its components along a row of ones and along
-    the result, since a change of x in these directions changes nothing, over the deviation of x.
+    A change of x along a row of ones, or along the result, does not change the result. So the
+    gradient of x is the gradient of the result without its components in these two directions,
+    divided by the standard deviation of x.
     """
     mean = tf.reduce_mean(x, axis=1, keepdims=True)
-    # All of the gradient of x comes by this way.
+    # The gradient of `centered`, below, is the whole gradient of x: none goes through the mean.
     centered = _with_gradient("Sub", lambda: x - mean, lambda upstream: (upstream, None))
     variance = tf.reduce_mean(tf.square(centered), axis=1, keepdims=True)
     scale = tf.math.rsqrt(variance + 1e-12)
@@ -1133,18 +1137,18 @@ def layer_norm_and_dropout(
     name: str | None = None,
     dropout_seed: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Applies `layer_norm`, then `dropout`."""
+    """Apply `layer_norm`, then `dropout`."""
     return dropout(layer_norm(input_tensor, name), dropout_prob, dropout_seed)
 
 
 def dropout(
     input_tensor: tf.Tensor, dropout_prob: float, dropout_seed: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Sets elements to zero at random and scales up the others, so that the mean stays.
+    """Set elements to zero at random and scale up the others, so that the mean stays the same.
 
-    With a seed, the mask is a function of the run's seed, the step and the site, which is the
-    current variable scope: a resumed run draws the masks that an uninterrupted run would have
-    drawn. Two calls in one scope share their mask.
+    With a seed, the mask depends only on the run's seed, the step and the current variable scope:
+    a resumed run draws the same masks as one without a break. Two calls in one scope share their
+    mask.
 
     Args:
         input_tensor: float tensor of any shape.
@@ -1165,9 +1169,10 @@ def dropout(
 def dropout_mask(
     shape: Shape | tf.Tensor, dropout_prob: float, dropout_seed: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Draws which elements `dropout` keeps: 0 for a dropped one, else 1.
+    """Draw which elements `dropout` keeps: 0 for a dropped one, else 1.
 
-    A number drawn is four draws of 16 bits, so the probability is rounded to one of 1/65536.
+    One random number gives 16 bits to each of four elements, so the probability is rounded to a
+    multiple of 1/65536.
 
     Args:
         shape: Sizes of the mask.
@@ -1190,7 +1195,7 @@ def dropout_mask(
 
 
 def create_initializer(initializer_range: float = 0.02) -> Callable[..., tf.Tensor]:
-    """Returns an initializer: normal, `initializer_range` wide, cut at two standard deviations."""
+    """Return an initializer: normal with this standard deviation, cut off at two of them."""
     return tf.truncated_normal_initializer(stddev=initializer_range)
 
 
@@ -1199,7 +1204,7 @@ def get_shape_list(
     expected_rank: int | Sequence[int] | None = None,
     name: str | None = None,
 ) -> Shape:
-    """Returns the sizes of a tensor: ints where the graph knows them, else scalar tensors.
+    """Return the sizes of a tensor: ints where the graph knows them, else scalar tensors.
 
     Raises:
         ValueError: The rank is not `expected_rank`, or not one of them.
@@ -1216,7 +1221,7 @@ def get_shape_list(
 def assert_rank(
     tensor: tf.Tensor, expected_rank: int | Sequence[int], name: str | None = None
 ) -> None:
-    """Checks the rank of a tensor.
+    """Check the rank of a tensor.
 
     Raises:
         ValueError: The rank is not `expected_rank`, or not one of them.
@@ -1230,7 +1235,7 @@ def assert_rank(
 
 
 def reshape_to_matrix(input_tensor: tf.Tensor) -> tf.Tensor:
-    """Joins all dimensions but the last: `[..., width]` becomes `[rows, width]`.
+    """Join all dimensions but the last: `[..., width]` becomes `[rows, width]`.
 
     Raises:
         ValueError: The rank is below 2.
@@ -1243,14 +1248,14 @@ def reshape_to_matrix(input_tensor: tf.Tensor) -> tf.Tensor:
 
 
 def reshape_from_matrix(output_tensor: tf.Tensor, orig_shape_list: Shape) -> tf.Tensor:
-    """Undoes `reshape_to_matrix`: `[rows, width]` becomes `orig_shape_list[:-1] + [width]`."""
+    """Undo `reshape_to_matrix`: `[rows, width]` becomes `orig_shape_list[:-1] + [width]`."""
     if len(orig_shape_list) == 2:
         return output_tensor
     return tf.reshape(output_tensor, orig_shape_list[:-1] + [_width(output_tensor)])
 
 
 def _reshape_like(input_tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Gives a matrix the dimensions that `reshape_to_matrix` has joined."""
+    """Restore the dimensions that `reshape_to_matrix` has joined: `[..., width of rows]`."""
     if input_tensor.shape.ndims == 2:
         return rows
     if _width(rows) == _width(input_tensor):
@@ -1265,7 +1270,7 @@ def _width(tensor: tf.Tensor) -> int:
 def get_assignment_map_from_checkpoint(
     tvars: Sequence[tf.Variable], init_checkpoint: str
 ) -> tuple[collections.OrderedDict[str, str], dict[str, int]]:
-    """Finds which variables a checkpoint can initialize, by their names.
+    """Find which variables a checkpoint can initialize, by their names.
 
     Args:
         tvars: Variables of the graph.

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the best one kept apart, the newest readable one found."""
+"""The checkpoints of a run: keep the best one, find the newest one that can be read."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _OPTIMIZER_SLOT = re.compile(r"/adam_[mv]$")
 
 
 def best_dir(output_dir: str) -> str:
-    """Gives the folder of the best checkpoint of a run."""
+    """Return the folder of the best checkpoint of a run."""
     return os.path.join(output_dir, "best")
 
 
 def keep_best(checkpoint_path: str, output_dir: str) -> str:
-    """Puts a checkpoint into `best/` in place of the one that is there; returns its new path.
+    """Replace the checkpoint in `best/` by another; return its new path.
 
-    Its files are links where there can be links, else copies. Beside it, from which training could
-    go on, a slim one without the optimizer's moments goes to `best/slim/`: a third of the size, and
-    all that an `--init_checkpoint` needs.
+    Its files are links if the file system has links, else copies. A smaller checkpoint, without the
+    optimizer's moments, goes to `best/slim/`. It has a third of the size, and is enough for an
+    `--init_checkpoint`.
     """
     folder = best_dir(output_dir)
     copy = os.path.join(folder, os.path.basename(checkpoint_path))
@@ -49,9 +49,8 @@ def keep_best(checkpoint_path: str, output_dir: str) -> str:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Gives a file, which nobody writes to any more, a second name; copies it where that fails."""
-    # A killed process of the same number may have left one: to copy there would write to what it
-    # is a name of.
+    """Give a finished file a second name, or copy it where there are no links."""
+    # A killed process with the same id may have left a link: a copy would write to its target.
     if os.path.exists(target):
         os.remove(target)
     try:
@@ -61,10 +60,10 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def _make_current(checkpoint_path: str) -> None:
-    """Makes a complete checkpoint the one of its folder, and removes the one that was.
+    """Make a complete checkpoint the current one of its folder, and remove the one before.
 
-    The folder's `checkpoint` file is switched atomically between the two, so it names a complete
-    checkpoint at any moment. Other files in the folder are the user's.
+    The folder's `checkpoint` file changes atomically from one to the other, so it always names a
+    complete checkpoint. Other files in the folder belong to the user.
     """
     folder, name = os.path.split(os.path.abspath(checkpoint_path))
     tf.train.update_checkpoint_state(folder, name)
@@ -74,14 +73,14 @@ def _make_current(checkpoint_path: str) -> None:
 
 
 def find(output_dir: str, which: str) -> str:
-    """Gives the path of a checkpoint to evaluate, predict with or export.
+    """Return the path of a checkpoint to evaluate, predict with or export.
 
     Args:
         output_dir: folder of the run.
         which: `best` (the latest if none was evaluated yet), `last`, or the path of a checkpoint.
 
     Raises:
-        BadInput: there is none, or it cannot be read.
+        BadInput: there is no such checkpoint, or it cannot be read.
     """
     path: str | None = which
     if which in ("best", "last"):
@@ -99,9 +98,10 @@ def find(output_dir: str, which: str) -> str:
 
 
 def kept_best(output_dir: str) -> str | None:
-    """Gives the path of the checkpoint in `best/`, None if none was ever kept.
+    """Return the path of the checkpoint in `best/`, None if none was kept yet.
 
-    It raises BadInput rather than give another one when it cannot tell which it is.
+    Raises:
+        BadInput: the file that names it is damaged.
     """
     state_file = os.path.join(best_dir(output_dir), "checkpoint")
     if not os.path.exists(state_file):
@@ -116,22 +116,22 @@ def kept_best(output_dir: str) -> str | None:
 
 
 def find_resumable(output_dir: str, keep_checkpoint_max: int = 0) -> str | None:
-    """Finds the newest checkpoint of a run that can be read, and makes it the one to resume from.
+    """Find the newest checkpoint of a run that can be read, and resume from it.
 
-    An Estimator trusts the file `checkpoint`: when that is missing or damaged it silently begins
-    anew, and it never falls back from a damaged checkpoint to the one before. Damaged ones get the
-    ending `.corrupt`. What a killed saver left half-written is removed.
+    An Estimator trusts the file `checkpoint`: if it is missing or damaged, training silently begins
+    anew, and an Estimator never falls back from a damaged checkpoint to the one before. Damaged
+    checkpoints get the ending `.corrupt`. Half-written files of a killed saver are removed.
 
     Args:
         output_dir: folder of the run.
-        keep_checkpoint_max: how many recent checkpoints a saver keeps, 0 for all. It removes one
-            for each that it saves, so what a killed one had still to remove would stay for ever.
+        keep_checkpoint_max: how many recent checkpoints a saver keeps, 0 for all. A saver removes
+            one for each that it saves; surplus ones of a killed saver would never be removed.
 
     Returns:
         The path of the checkpoint; None if the run has none.
 
     Raises:
-        BadInput: there are checkpoints, but none of them can be read.
+        BadInput: there are checkpoints, but none can be read.
     """
     folder = os.path.abspath(output_dir)
     if not os.path.isdir(folder):
@@ -164,9 +164,9 @@ def find_resumable(output_dir: str, keep_checkpoint_max: int = 0) -> str | None:
 
 
 def _remove_half_written(folder: str) -> None:
-    """Removes what a saver was writing when it was killed."""
+    """Remove the unfinished files of a saver that was killed."""
     for name in os.listdir(folder):
-        # A saver removes this folder last: the checkpoint beside it may be complete or not.
+        # A saver removes this folder last: its checkpoint may be complete or not.
         saving = re.match(r"(model\.ckpt-\d+)_temp_", name)
         if saving:
             prefix = os.path.join(folder, saving.group(1))
@@ -176,13 +176,13 @@ def _remove_half_written(folder: str) -> None:
 
 
 def _remove(checkpoint_path: str) -> None:
-    """Removes a checkpoint, the index first."""
+    """Remove a checkpoint, the index first."""
     for path in reversed(weights.files_of(checkpoint_path)):
         os.remove(path)
 
 
 def _prefixes(folder: str) -> list[str]:
-    """Lists the checkpoints of a folder, oldest first, damaged ones included."""
+    """List the checkpoints of a folder, oldest first, including damaged ones."""
     if not os.path.isdir(folder):
         return []
     matches = [
@@ -193,7 +193,7 @@ def _prefixes(folder: str) -> list[str]:
 
 
 def step_of(checkpoint_path: str | None) -> int:
-    """Gives the global step of a checkpoint, 0 for none."""
+    """Return the global step of a checkpoint, 0 for none."""
     if checkpoint_path is None:
         return 0
     with weights.open_checkpoint(checkpoint_path) as reader:
@@ -201,10 +201,10 @@ def step_of(checkpoint_path: str | None) -> int:
 
 
 def validate_init_checkpoint(path: str) -> None:
-    """Raises BadInput unless `path` is the prefix of a checkpoint that can be read completely."""
+    """Raise BadInput unless `path` is the prefix of a checkpoint that can be read completely."""
     fault = weights.unreadable(path)
     if path.endswith(".index"):
-        # TensorFlow takes it for a checkpoint of its first format, with nothing in it.
+        # TensorFlow reads it as an empty checkpoint of its first format.
         fault = "is a part of one"
     if fault:
         raise BadInput(

@@ -18,7 +18,6 @@ from program import ROOT, assert_equal, end_state
 
 import run_classifier_gpu
 from bert_classifier.errors import BadInput
-from bert_classifier.model import weights
 from bert_classifier.training import checkpoints, runs
 
 STEPS = (20, 40)
@@ -354,48 +353,6 @@ while status != 0:
     print(status)
     moment += 1
 """
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        np.float32([[1.5, -2.5]]),
-        np.float64(0.1),
-        np.float16([3.0]),
-        np.int64(2**40),
-        np.int32([1, -2]),
-        np.uint8([255]),
-        np.array([True, False]),
-        np.zeros([0, 3], np.float32),
-        np.array([b"text", b"\xff"], dtype=object),
-    ],
-    ids=lambda value: "%s%s" % (value.dtype, list(value.shape)),
-)
-def test_arrays_are_written_as_they_are(tmp_path, value):
-    prefix = str(tmp_path / "model.ckpt")
-    weights.write_checkpoint({"a/b": value, "other": np.float32(1)}, prefix)
-    reader = tf.train.load_checkpoint(prefix)
-    written = reader.get_tensor("a/b")
-    assert sorted(reader.get_variable_to_shape_map()) == ["a/b", "other"]
-    assert np.shape(written) == value.shape
-    assert reader.get_variable_to_dtype_map()["a/b"] == tf.as_dtype(value.dtype)
-    np.testing.assert_array_equal(written, value)
-
-
-def test_the_index_tells_one_checkpoint_from_another(tmp_path):
-    """It is what a run remembers of its --init_checkpoint."""
-    value = np.zeros([100, 100], np.float32)
-    other = value.copy()
-    other[50, 50] = 1e-30
-    hashes = []
-    for number, array in enumerate((value, value, other)):
-        prefix = str(tmp_path / str(number) / "model.ckpt")
-        weights.write_checkpoint({"weight": array}, prefix)
-        hashes.append(runs.content_hash(weights.index_file(prefix)))
-    assert hashes[0] == hashes[1] != hashes[2]
-    first_format = tmp_path / "model.ckpt"
-    first_format.touch()
-    assert weights.index_file(str(first_format)) == str(first_format)
 
 
 @pytest.mark.parametrize("damage", [remove, empty, fill_with_garbage])
