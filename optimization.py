@@ -335,11 +335,12 @@ def linear_warmup_and_decay(
 def layerwise_rate_factor(
     layerwise_lr_decay: float, layers_above: Callable[[str], int]
 ) -> Callable[[str], float]:
-    """Return the factor of each learning rate: the further from the output, the smaller.
+    """Return a function from a variable to the factor of its learning rate.
 
-    The factor of a variable is `layerwise_lr_decay ** layers_above(name)`. For a BERT of 12 layers
-    and a decay of 0.8 the factors are 0.8^14 = 0.044 for the embeddings, 0.8^13 = 0.055 to 0.8^2 =
-    0.64 for the layers, 0.8 for the pooler and 1 for the classifier.
+    The further a variable is from the output, the slower it learns: its factor is
+    `layerwise_lr_decay ** layers_above(name)`. For a BERT of 12 layers and a decay of 0.8 the
+    factors are 0.8^14 = 0.044 for the embeddings, 0.8^13 = 0.055 to 0.8^2 = 0.64 for the layers,
+    0.8 for the pooler and 1 for the classifier.
 
     Args:
         layerwise_lr_decay: Factor from one layer to the layer below, above 0 and at most 1.

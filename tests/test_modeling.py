@@ -253,7 +253,7 @@ def test_googles_own_tests_pass_with_our_model(monkeypatch):
 
 
 def classify(bert, changes, absent=(), known_sizes=True, is_training=False, **arguments):
-    """Runs a classifier on the BertModel of module `bert`; returns outputs and gradients."""
+    """Run a classifier on the BertModel of module `bert`; return outputs and gradients."""
     inputs = {name: value for name, value in INPUTS.items() if name not in absent}
     with tf.Graph().as_default():
         placeholders = {

@@ -273,7 +273,7 @@ def corrected(weights, gradient, moments, rate, decay, step, has_trust_ratio=Fal
 
 
 def train_in_numpy(optimizer, num_warmup_steps, weight_decay_rate, clip_norm, layerwise_lr_decay):
-    """Returns the weights after a hundred steps and the norms of the gradients."""
+    """Return the weights after a hundred steps and the norms of the gradients."""
     weights = dict(START)
     moments = {name: [0.0, 0.0] for name in START}
     norms = []
@@ -349,7 +349,7 @@ def micro_batch(step, num_parts=1, part=0):
 
 
 def build_bag_of_words(seed=None, **arguments):
-    """Adds a classifier by the mean of word embeddings, and its training step, to the graph."""
+    """Add a classifier by the mean of word embeddings, and its training step, to the graph."""
     initializer = tf.random_normal_initializer(seed=1)
     words = tf.placeholder(tf.int32, [None, TOKENS], "words")
     labels = tf.placeholder(tf.int32, [None], "labels")
@@ -375,7 +375,7 @@ def begin(session):
 
 
 def train_bag_of_words(num_steps, num_parts, **arguments):
-    """Returns the variables after some steps of 32 examples, and the norms of the gradients."""
+    """Return the variables after some steps of 32 examples, and the norms of the gradients."""
     with tf.Graph().as_default(), tf.Session() as session:
         train_op = build_bag_of_words(num_accumulation_steps=num_parts, **arguments)
         begin(session)
@@ -449,7 +449,7 @@ def test_gradients_are_averaged_once_per_step_and_before_clipping(num_parts):
 
 
 def train_with_masks(seed, num_runs):
-    """Returns the variables, and where dropout left something in each run of the operation."""
+    """Return the variables, and where dropout kept something in each run of the operation."""
     with tf.Graph().as_default(), tf.Session() as session:
         train_op = build_bag_of_words(seed, num_accumulation_steps=3)
         begin(session)
@@ -527,7 +527,7 @@ def test_scaling_the_loss_does_not_change_what_is_learned(num_parts):
 
 
 def build_through_float16(factor, **arguments):
-    """Adds a training step in which each weight has the gradient `factor`, sent as a float16."""
+    """Add a training step in which each weight has the gradient `factor`, sent as a float16."""
     weights = tf.get_variable("weights", [2], initializer=tf.ones_initializer())
     loss = factor * tf.cast(tf.reduce_sum(tf.cast(weights, tf.float16)), tf.float32)
     return optimization.create_optimizer(loss, 0.1, 10, 0, **arguments)
@@ -625,7 +625,7 @@ def batch(step):
 
 
 def build_training(bert, optimizer, dropout_prob=0.0, schedule=(10**9, 0), **arguments):
-    """Adds a classifier on BERT and its training step to the graph."""
+    """Add a classifier on BERT and its training step to the graph."""
     config = bert.BertConfig(
         vocab_size=WORDS,
         hidden_size=32,
@@ -648,7 +648,7 @@ def build_training(bert, optimizer, dropout_prob=0.0, schedule=(10**9, 0), **arg
 
 
 def start(session):
-    """Gives every matrix numbers that depend on its place in the list of variables alone."""
+    """Give every matrix numbers that depend only on its place in the list of variables."""
     session.run(tf.global_variables_initializer())
     random = np.random.RandomState(1)
     matrices = [variable for variable in tf.trainable_variables() if variable.shape.ndims == 2]

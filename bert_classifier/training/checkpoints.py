@@ -116,7 +116,7 @@ def kept_best(output_dir: str) -> str | None:
 
 
 def find_resumable(output_dir: str, keep_checkpoint_max: int = 0) -> str | None:
-    """Find the newest checkpoint of a run that can be read, and resume from it.
+    """Find the newest readable checkpoint of a run, and make it the one to resume from.
 
     An Estimator trusts the file `checkpoint`: if it is missing or damaged, training silently begins
     anew, and an Estimator never falls back from a damaged checkpoint to the one before. Damaged

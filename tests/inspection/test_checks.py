@@ -87,7 +87,7 @@ class Run:
         }
 
     def inspect(self, train, dev, test=None, content=b"a\nb\n", header=1, **options):
-        """Inspects rows of one or two texts and a label, and the bytes of each of the files."""
+        """Inspect rows of one or two texts and a label, and the bytes of each of the files."""
         rows = {"train": train, "dev": dev, **({"test": test} if test else {})}
         paths = {name: name + ".tsv" for name in rows}
         for path in paths.values():
@@ -99,7 +99,7 @@ class Run:
 
 
 def inspect(examples, paths, labels, **options):
-    """Groups the arguments of a call."""
+    """Group the arguments and call `checks.inspect`."""
 
     def pick(*names):
         return {name: options.pop(name) for name in names if name in options}
@@ -116,7 +116,7 @@ def inspect(examples, paths, labels, **options):
 
 
 def as_examples(split, rows, header=1):
-    """Makes examples as a processor does of a file with so many lines above its first row."""
+    """Make examples like those of a file with `header` lines above its first row."""
     return [
         InputExample("%s-%d" % (split, number), row[0], row[1] if len(row) == 3 else None, row[-1])
         for number, row in enumerate(rows, start=header)
@@ -124,7 +124,7 @@ def as_examples(split, rows, header=1):
 
 
 def row_of(report, name):
-    """Gives the text of a row, its lines joined."""
+    """Return the text of a row, its lines joined."""
     joined = re.sub(r"\n {18}(?=\S)", " ", "\n".join(report.lines))
     return re.search(r"(?m)^  %s +(.*)" % re.escape(name), joined).group(1)
 
@@ -626,7 +626,7 @@ def test_lengths(run):
 
 
 class Rows:
-    """Examples that are made when they are iterated, and by nobody held."""
+    """Examples that are made when they are iterated, and then released."""
 
     def __init__(self, number, words):
         self._number, self._words = number, words
@@ -701,7 +701,7 @@ def test_early_stopping_as_the_hook_decides(run, tmp_path, last, every, patience
 
 
 def training_graph(config, batch_size, seq_length):
-    """Builds the encoder and its gradients; gives the graph, its forward and its other ops."""
+    """Build the encoder and its gradients; return the graph, its forward and its other ops."""
     with tf.Graph().as_default() as graph:
         ids = tf.zeros([batch_size, seq_length], tf.int32)
         model = modeling.BertModel(config, True, ids, tf.ones_like(ids), tf.zeros_like(ids))

@@ -30,7 +30,7 @@ def values_of(step):
 
 
 def save_run(folder, steps=STEPS):
-    """Saves as an Estimator does: `model.ckpt-<step>` and the file `checkpoint`."""
+    """Save as an Estimator does: `model.ckpt-<step>` and the file `checkpoint`."""
     with tf.Graph().as_default(), tf.Session() as session:
         variables = {n: tf.get_variable(n, initializer=v) for n, v in values_of(0).items()}
         global_step = tf.train.get_or_create_global_step()
