@@ -1,8 +1,8 @@
 """The BERT encoder: token ids in, a vector for each token and one for the whole text out.
 
 The variables have the names, shapes and order of google's BERT, so its checkpoints fit.
-Read from the top: the activations, the configuration, the model, its two stages (embeddings and
-transformer), the blocks these are made of, and last how a checkpoint finds its variables.
+In this order: the activations, the configuration, the model, its two stages (embeddings and
+transformer), their building blocks, and last the variables that a checkpoint can initialize.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ import functools
 import json
 import math
 import numbers
+import re
 import threading
 import zlib
-from typing import Any, Callable, Iterator, List, Sequence, Union
+from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Union
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier.errors import BadInput
-
 Activation = Callable[[tf.Tensor], tf.Tensor]
-# Takes the gradient of a result, returns that of each argument; None where nothing is to go.
+# Takes the gradient of a result, returns that of each argument, None for one without a gradient.
 Gradient = Callable[..., Any]
 # The sizes of a tensor: an int where the graph knows the size, a scalar tensor where it does not.
 Shape = List[Union[int, tf.Tensor]]
@@ -37,15 +36,15 @@ def _gradient_of_its_own(operation: tf.Operation, *upstream: tf.Tensor) -> Any:
     return operation.gradient_of_its_own(*upstream)
 
 
-with contextlib.suppress(KeyError):  # It is there already when this module is imported again.
+with contextlib.suppress(KeyError):  # It exists already when this module is imported again.
     tf.RegisterGradient("OfItsOwn")(_gradient_of_its_own)
 
 
 class _Building(threading.local):
-    """What this thread is building.
+    """What kind of graph this thread is building.
 
     Attributes:
-        for_training: whether gradients are exchanged; see `_with_gradient`.
+        for_training: Whether gradients are replaced; see `_with_gradient`.
     """
 
     for_training = False
@@ -64,15 +63,15 @@ def _building(for_training: bool) -> Iterator[None]:
 
 
 def _with_gradient(op_type: str, compute: Callable[[], tf.Tensor], gradient: Gradient) -> tf.Tensor:
-    """Computes a tensor, and exchanges the gradient of the operation that it comes from.
+    """Compute a tensor, and replace the gradient of the operation that makes it.
 
-    Other than `tf.custom_gradient`, it adds nothing to the graph, which it does not keep alive. A
-    graph that was saved and loaded has lost these gradients, so only one for training gets them.
+    Unlike `tf.custom_gradient` it adds nothing to the graph, and does not keep the graph alive. A
+    graph that is saved loses these gradients, so only graphs for training have them.
 
     Args:
-        op_type: Type of that operation, the only one of this type that is computed.
+        op_type: Type of that operation. `compute` must make no other operation of this type.
         compute: Computes the tensor.
-        gradient: Gives the gradient of each input of the operation.
+        gradient: Returns the gradient of each input of the operation.
     """
     if not _BUILDING.for_training:
         return compute()
@@ -84,11 +83,11 @@ def _with_gradient(op_type: str, compute: Callable[[], tf.Tensor], gradient: Gra
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
-    """Computes the Gaussian error linear unit by its tanh approximation, as google's BERT does.
+    """Compute the Gaussian error linear unit by its tanh approximation, as google's BERT does.
 
-    The formula is in section 2 of https://arxiv.org/abs/1606.08415. It is written here with
-    (1 + tanh(u)) / 2 = sigmoid(2u), and with its gradient in closed form, because tensors of this
-    size cost by the number of times they are read.
+    The formula is in section 2 of https://arxiv.org/abs/1606.08415. It is written with
+    (1 + tanh(u)) / 2 = sigmoid(2u), and its gradient is in closed form: both read these large
+    tensors fewer times.
     """
     scale = 2.0 * math.sqrt(2.0 / math.pi)
     score = x * (scale + scale * 0.044715 * tf.square(x))
@@ -103,10 +102,10 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
 
 
 def gelu_erf(x: tf.Tensor) -> tf.Tensor:
-    """Computes the exact Gaussian error linear unit, which Hugging Face models call "gelu".
+    """Compute the exact Gaussian error linear unit, which Hugging Face models call "gelu".
 
-    It is x * Phi(x), Phi being the distribution function of the normal distribution. Its gradient,
-    Phi(x) + x * Phi'(x), is in closed form for the reason given in `gelu`.
+    It is x * Phi(x), where Phi is the distribution function of the normal distribution. Its
+    gradient, Phi(x) + x * Phi'(x), is in closed form for the reason given in `gelu`.
     """
     distribution = 0.5 + 0.5 * tf.math.erf(x * math.sqrt(0.5))
 
@@ -127,18 +126,18 @@ ACTIVATIONS = {
 
 
 def get_activation(activation_string: str | Activation | None) -> Activation | None:
-    """Returns the activation function of a name, None for the identity.
+    """Return the activation function of a name, None for the identity.
 
-    Upper and lower case are alike, no name is the identity, and a function is returned as it is.
+    Case does not matter. No name means the identity. A function is returned as it is.
 
     Raises:
-        BadInput: There is no such activation.
+        ValueError: There is no such activation.
     """
     if activation_string is None or callable(activation_string):
         return activation_string
     name = str(activation_string).lower() or "linear"
     if name not in ACTIVATIONS:
-        raise BadInput(
+        raise ValueError(
             '"hidden_act" is %s; write one of %s'
             % (_as_json(activation_string), ", ".join(map(_as_json, ACTIVATIONS)))
         )
@@ -149,11 +148,15 @@ def get_activation(activation_string: str | Activation | None) -> Activation | N
 class BertConfig:
     """The sizes of a BERT model, as in the `bert_config.json` that comes with each checkpoint.
 
+    It is also the only place that knows the names of the encoder's variables without a graph. A
+    configuration of another kind of encoder overrides `scope`, `layers_above` and
+    `variable_shapes`.
+
     Attributes:
         vocab_size: Number of entries in the vocabulary.
         hidden_size: Width of the embeddings, of every layer and of the pooled output.
         num_hidden_layers: Number of transformer layers.
-        num_attention_heads: Number of attention heads per layer; it divides `hidden_size`.
+        num_attention_heads: Number of attention heads per layer; a divisor of `hidden_size`.
         intermediate_size: Width of the feed-forward part of a layer.
         hidden_act: Activation of the feed-forward part, see `get_activation`.
         hidden_dropout_prob: Probability of dropping a unit, below 1.
@@ -177,21 +180,22 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, json_object: dict[str, Any]) -> BertConfig:
-        """Makes a configuration that a model can be built from.
+        """Make a valid configuration from a dictionary.
 
-        Missing keys take their defaults. Unknown keys (real files have `directionality` and
-        `pooler_*`) become attributes that nobody reads.
+        Missing keys take their defaults. Unknown keys (published files have `directionality` and
+        `pooler_*`) become attributes that nothing reads.
 
         Raises:
-            BadInput: It is no dictionary, `vocab_size` is missing, or a value is impossible.
+            ValueError: The object is not a dictionary, `vocab_size` is missing, or a value is
+                impossible.
         """
         if not isinstance(json_object, dict):
-            raise BadInput(
+            raise ValueError(
                 'the content is of type %s; write an object, {"vocab_size": ...} with all its keys'
                 % type(json_object).__name__
             )
         if "vocab_size" not in json_object:
-            raise BadInput('"vocab_size" is missing; add it: the number of lines in vocab.txt')
+            raise ValueError('"vocab_size" is missing; add it: the number of lines in vocab.txt')
         config = cls(vocab_size=json_object["vocab_size"])
         vars(config).update(json_object)
         config.validate()
@@ -199,40 +203,41 @@ class BertConfig:
 
     @classmethod
     def from_json_file(cls, json_file: str) -> BertConfig:
-        """Reads a configuration from a JSON file.
+        """Read a configuration from a JSON file.
 
         Raises:
-            BadInput: The file cannot be read, is not JSON, or `from_dict` refuses its content.
+            ValueError: The file cannot be read, is not JSON, or has a value that is impossible.
         """
         source = "give the bert_config.json that came with the pre-trained model"
         try:
             with tf.gfile.GFile(json_file, "rb") as reader:
                 return cls.from_dict(json.loads(reader.read().decode("utf-8-sig")))
         except tf.errors.NotFoundError:
-            raise BadInput("%s: no such file; %s" % (json_file, source)) from None
+            raise ValueError("%s: no such file; %s" % (json_file, source)) from None
         except (tf.errors.OpError, UnicodeDecodeError) as error:
-            raise BadInput("%s: cannot be read (%s); %s" % (json_file, error, source)) from None
+            raise ValueError("%s: cannot be read (%s); %s" % (json_file, error, source)) from None
         except json.JSONDecodeError as error:
-            raise BadInput(
+            raise ValueError(
                 "%s:%d: not JSON at column %d (%s); correct the line or %s"
                 % (json_file, error.lineno, error.colno, error.msg, source)
             ) from None
-        except BadInput as error:
-            raise BadInput("%s: %s" % (json_file, error)) from None
+        except ValueError as error:
+            raise ValueError("%s: %s" % (json_file, error)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all values by name, those of unknown keys included."""
+        """Return all values by name, including those of unknown keys."""
         return dict(vars(self))
 
     def to_json_string(self) -> str:
-        """Returns all values as JSON text, sorted by name."""
+        """Return all values as JSON text, sorted by name."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def validate(self) -> None:
-        """Checks that a model can be built from these values.
+        """Check that a model can be built from these values.
 
         Raises:
-            BadInput: A value has the wrong type or range, or the heads do not fit the hidden size.
+            ValueError: A value has the wrong type, is out of its range, or `hidden_size` is not a
+                multiple of `num_attention_heads`.
         """
         for name in (
             "vocab_size",
@@ -250,12 +255,70 @@ class BertConfig:
         get_activation(self.hidden_act)
         attention_head_size(self.hidden_size, self.num_attention_heads)
 
+    @property
+    def scope(self) -> str:
+        """The variable scope of the encoder, as in published checkpoints."""
+        return "bert"
+
+    def owns(self, variable_name: str) -> bool:
+        """Tell whether a variable belongs to the encoder."""
+        return variable_name.startswith(self.scope + "/")
+
+    def is_pooler(self, variable_name: str) -> bool:
+        """Tell whether a variable belongs to the pooler, which masked language models lack."""
+        return variable_name.startswith(self.scope + "/pooler/")
+
+    def layers_above(self, variable_name: str) -> int:
+        """Count the layers from a variable to the output of the model.
+
+        It is 0 for what is not in the encoder (the classifier), 1 for the pooler, 2 for the last
+        layer and one more for each layer below it, and `num_hidden_layers + 2` for the embeddings.
+        These are the numbers of ELECTRA (`_get_layer_lrs` in model/optimization.py of
+        https://github.com/google-research/electra), which has no pooler and gives 1 to nothing.
+        """
+        if self.is_pooler(variable_name):
+            return 1
+        if variable_name.startswith(self.scope + "/embeddings/"):
+            return self.num_hidden_layers + 2
+        layer = re.match(re.escape(self.scope) + r"/encoder/layer_(\d+)/", variable_name)
+        return self.num_hidden_layers + 1 - int(layer.group(1)) if layer else 0
+
+    def variable_shapes(self) -> dict[str, list[int]]:
+        """Return name and shape of each variable of the encoder, in the order of its graph."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        shapes: dict[str, list[int]] = {}
+
+        def dense(scope: str, num_inputs: int, num_outputs: int) -> None:
+            shapes[scope + "/kernel"] = [num_inputs, num_outputs]
+            shapes[scope + "/bias"] = [num_outputs]
+
+        def layer_norm(scope: str) -> None:
+            shapes[scope + "/beta"] = [hidden]
+            shapes[scope + "/gamma"] = [hidden]
+
+        embeddings = self.scope + "/embeddings/"
+        shapes[embeddings + "word_embeddings"] = [self.vocab_size, hidden]
+        shapes[embeddings + "token_type_embeddings"] = [self.type_vocab_size, hidden]
+        shapes[embeddings + "position_embeddings"] = [self.max_position_embeddings, hidden]
+        layer_norm(embeddings + "LayerNorm")
+        for number in range(self.num_hidden_layers):
+            layer = "%s/encoder/layer_%d/" % (self.scope, number)
+            for part in ("query", "key", "value"):
+                dense(layer + "attention/self/" + part, hidden, hidden)
+            dense(layer + "attention/output/dense", hidden, hidden)
+            layer_norm(layer + "attention/output/LayerNorm")
+            dense(layer + "intermediate/dense", hidden, inner)
+            dense(layer + "output/dense", inner, hidden)
+            layer_norm(layer + "output/LayerNorm")
+        dense(self.scope + "/pooler/dense", hidden, hidden)
+        return shapes
+
     def _check(self, name: str, kind: type, low: float, below: float, cure: str) -> None:
         value = getattr(self, name)
-        # To Python True is the number 1; in a configuration it is a mistake.
+        # In Python True is the number 1; in a configuration it is a mistake.
         is_number = isinstance(value, kind) and not isinstance(value, bool)
         if not (is_number and low <= value < below):
-            raise BadInput('"%s" is %s; write %s' % (name, _as_json(value), cure))
+            raise ValueError('"%s" is %s; write %s' % (name, _as_json(value), cure))
 
 
 def _as_json(value: Any) -> str:
@@ -282,35 +345,34 @@ class BertModel:
         dropout_seed: tf.Tensor | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        """Adds the encoder to the graph.
+        """Add the encoder to the graph.
 
         Args:
-            config: The sizes of the model; it is left as it is.
-            is_training: Whether to apply dropout, and to compute gradients in ways that are
-                faster, but cannot be saved with the graph.
+            config: The sizes of the model; it is not changed.
+            is_training: Whether to apply dropout, and to use gradients that are faster but cannot
+                be saved with the graph.
             input_ids: int32 `[batch_size, seq_length]`, ids in the vocabulary.
             input_mask: int32 `[batch_size, seq_length]`, 1 for a token and 0 for padding; if not
                 given, there is no padding.
             token_type_ids: int32 `[batch_size, seq_length]`, 0 for the first text and 1 for the
                 second; if not given, all 0.
             use_one_hot_embeddings: See `embedding_lookup`.
-            scope: Variable scope of the model; if not given, "bert".
+            scope: Variable scope of the model; if not given, `config.scope`.
             dropout_seed: int32 `[2]`, see `dropout`.
-            gradient_checkpointing: See `transformer_model`.
+            gradient_checkpointing: See `transformer_model`; for training only.
 
         Raises:
-            BadInput: The configuration is impossible or the sequence is too long for it.
-            ValueError: `input_ids` or `input_mask` is not a matrix, or see `transformer_model`.
+            ValueError: The configuration is impossible, the sequence is longer than its
+                `max_position_embeddings`, `input_ids` or `input_mask` is not a matrix, or see
+                `transformer_model`.
         """
         config.validate()
         assert_rank(input_ids, 2)
-        hidden_dropout_prob = config.hidden_dropout_prob if is_training else 0.0
-        attention_dropout_prob = config.attention_probs_dropout_prob if is_training else 0.0
         if token_type_ids is None:
             token_type_ids = tf.zeros_like(input_ids)
-
         self._is_training = is_training
-        with _building(is_training), tf.variable_scope(scope, default_name="bert"):
+        layer = _Layer.of(config, is_training, dropout_seed, gradient_checkpointing)
+        with _building(is_training), tf.variable_scope(scope, default_name=config.scope):
             with tf.variable_scope("embeddings"):
                 word_embeddings, self.embedding_table = embedding_lookup(
                     input_ids,
@@ -326,45 +388,14 @@ class BertModel:
                     token_type_vocab_size=config.type_vocab_size,
                     initializer_range=config.initializer_range,
                     max_position_embeddings=config.max_position_embeddings,
-                    dropout_prob=hidden_dropout_prob,
+                    dropout_prob=layer.hidden_dropout_prob,
                     dropout_seed=dropout_seed,
                 )
-
             with tf.variable_scope("encoder"):
                 attention_mask = None
                 if input_mask is not None:
                     attention_mask = create_attention_mask_from_input_mask(input_ids, input_mask)
-                layer_options: dict[str, Any] = {
-                    "hidden_size": config.hidden_size,
-                    "num_attention_heads": config.num_attention_heads,
-                    "intermediate_size": config.intermediate_size,
-                    "intermediate_act_fn": get_activation(config.hidden_act),
-                    "hidden_dropout_prob": hidden_dropout_prob,
-                    "attention_probs_dropout_prob": attention_dropout_prob,
-                    "initializer_range": config.initializer_range,
-                    "dropout_seed": dropout_seed,
-                }
-                self._layers_but_last = transformer_model(
-                    self.embedding_output,
-                    attention_mask,
-                    num_hidden_layers=config.num_hidden_layers - 1,
-                    do_return_all_layers=True,
-                    gradient_checkpointing=gradient_checkpointing,
-                    **layer_options,
-                )
-                self._last_layer = functools.partial(
-                    _layer_function(gradient_checkpointing),
-                    [self.embedding_output, *self._layers_but_last][-1],
-                    attention_mask=attention_mask,
-                    **layer_options,
-                )
-                # The pooler reads one position of the last layer, and a classifier the pooler: the
-                # other positions are not in the graph until they are asked for.
-                self._sequence_output: tf.Tensor | None = None
-                with tf.variable_scope("layer_%d" % (config.num_hidden_layers - 1)) as scope:
-                    self._last_scope = scope
-                    first_position = self._last_layer(num_positions=1)
-
+                first_position = self._encode(attention_mask, config.num_hidden_layers, layer)
             with tf.variable_scope("pooler"):
                 # The first token, [CLS], was pre-trained to stand for the whole text.
                 self.pooled_output = dense(
@@ -374,16 +405,37 @@ class BertModel:
                     initializer_range=config.initializer_range,
                 )
 
-    def get_pooled_output(self) -> tf.Tensor:
-        """Returns what a classifier reads: float32 `[batch_size, hidden_size]`.
+    def _encode(
+        self, attention_mask: tf.Tensor | None, num_hidden_layers: int, layer: _Layer
+    ) -> tf.Tensor:
+        """Add the layers; return the first position of the last: `[batch_size, 1, hidden_size]`.
 
-        It comes from a last layer of its own, with the same weights, for the first position only:
-        in training, the dropout there is another than in `get_sequence_output`.
+        A classifier reads only the pooler, and the pooler only this position. The others are added
+        to the graph by `get_sequence_output`.
+        """
+        self._layers_but_last = _layers(
+            self.embedding_output, attention_mask, num_hidden_layers - 1, layer
+        )
+        self._last_layer = functools.partial(
+            _compute_layer,
+            [self.embedding_output, *self._layers_but_last][-1],
+            attention_mask=attention_mask,
+            layer=layer,
+        )
+        self._sequence_output: tf.Tensor | None = None
+        with tf.variable_scope("layer_%d" % (num_hidden_layers - 1)) as self._last_scope:
+            return self._last_layer(num_positions=1)
+
+    def get_pooled_output(self) -> tf.Tensor:
+        """Return what a classifier reads: float32 `[batch_size, hidden_size]`.
+
+        It comes from a separate last layer with the same weights, for the first position only. In
+        training its dropout masks differ from those of `get_sequence_output`.
         """
         return self.pooled_output
 
     def get_sequence_output(self) -> tf.Tensor:
-        """Returns the last layer: float32 `[batch_size, seq_length, hidden_size]`."""
+        """Return the last layer: float32 `[batch_size, seq_length, hidden_size]`."""
         if self._sequence_output is None:
             with _building(self._is_training), tf.variable_scope(self._last_scope, reuse=True):
                 self._sequence_output = self._last_layer()
@@ -400,15 +452,15 @@ class BertModel:
         return self.get_all_encoder_layers()
 
     def get_all_encoder_layers(self) -> list[tf.Tensor]:
-        """Returns the layers in order: float32 `[batch_size, seq_length, hidden_size]` each."""
+        """Return the layers in order: float32 `[batch_size, seq_length, hidden_size]` each."""
         return [*self._layers_but_last, self.get_sequence_output()]
 
     def get_embedding_output(self) -> tf.Tensor:
-        """Returns what the first layer reads: float32 `[batch_size, seq_length, hidden_size]`."""
+        """Return what the first layer reads: float32 `[batch_size, seq_length, hidden_size]`."""
         return self.embedding_output
 
     def get_embedding_table(self) -> tf.Variable:
-        """Returns the word embeddings: float32 `[vocab_size, hidden_size]`."""
+        """Return the word embeddings: float32 `[vocab_size, hidden_size]`."""
         return self.embedding_table
 
 
@@ -420,7 +472,7 @@ def embedding_lookup(
     word_embedding_name: str = "word_embeddings",
     use_one_hot_embeddings: bool = False,
 ) -> tuple[tf.Tensor, tf.Variable]:
-    """Replaces each id by its row in a table.
+    """Look up the row of each id in a table.
 
     Args:
         input_ids: int32 `[batch_size, seq_length]`.
@@ -428,8 +480,8 @@ def embedding_lookup(
         embedding_size: Number of columns in the table.
         initializer_range: Standard deviation of a fresh table.
         word_embedding_name: Name of the variable that is the table.
-        use_one_hot_embeddings: Multiply one-hot rows by the table instead of looking rows up. The
-            result is the same; its gradient is dense, and the product of a large table is slow.
+        use_one_hot_embeddings: Whether to multiply one-hot rows by the table instead. The result is
+            the same, but its gradient is dense, and the product is slow for a large table.
 
     Returns:
         The embeddings, float32 `[batch_size, seq_length, embedding_size]`, and the table.
@@ -462,7 +514,7 @@ def embedding_postprocessor(
     dropout_prob: float = 0.1,
     dropout_seed: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Adds the token types and the positions to the words, then normalizes and drops out.
+    """Add token types and positions to the embedded words, then normalize and drop out.
 
     Args:
         input_tensor: float32 `[batch_size, seq_length, hidden_size]`, the embedded words.
@@ -481,14 +533,14 @@ def embedding_postprocessor(
         float32 `[batch_size, seq_length, hidden_size]`.
 
     Raises:
-        BadInput: The sequence is longer than there are positions.
-        ValueError: The token types are to be added, and are not given.
+        ValueError: The sequence is longer than `max_position_embeddings`, or `use_token_type` is
+            true and `token_type_ids` is not given.
     """
     output = input_tensor
     if use_token_type:
         if token_type_ids is None:
             raise ValueError("use_token_type needs token_type_ids")
-        # In a table of a few rows the product is faster than the look-up, above all its gradient.
+        # For a table of few rows the product is faster than the look-up, above all its gradient.
         output += _embed_by_product(
             tf.get_variable(
                 token_type_embedding_name,
@@ -507,10 +559,10 @@ def embedding_postprocessor(
 def _embed_positions(
     input_tensor: tf.Tensor, name: str, initializer_range: float, max_position_embeddings: int
 ) -> tf.Tensor:
-    """Gives the rows of the positions, float32 `[seq_length, hidden_size]`."""
+    """Return the rows of the positions, float32 `[seq_length, hidden_size]`."""
     _, seq_length, width = get_shape_list(input_tensor, expected_rank=3)
     if isinstance(seq_length, int) and seq_length > max_position_embeddings:
-        raise BadInput(
+        raise ValueError(
             "the sequence length %d is above %d, the max_position_embeddings of this model; "
             "choose a smaller max_seq_length" % (seq_length, max_position_embeddings)
         )
@@ -525,10 +577,10 @@ def _embed_positions(
 
 
 def create_attention_mask_from_input_mask(from_tensor: tf.Tensor, to_mask: tf.Tensor) -> tf.Tensor:
-    """Makes the mask that hides padding from every position.
+    """Make the mask that hides padding from every position.
 
-    It has one row for all positions that attend, to be broadcast: padding may attend like any
-    token, because what it finds is never read.
+    One row serves all positions that attend: padding may attend too, because its result is never
+    read.
 
     Args:
         from_tensor: `[batch_size, from_seq_length, ...]`, what attends.
@@ -557,17 +609,17 @@ def transformer_model(
     dropout_seed: tf.Tensor | None = None,
     gradient_checkpointing: bool = False,
 ) -> tf.Tensor | list[tf.Tensor]:
-    """Passes a sequence through the layers of a transformer encoder.
+    """Pass a sequence through the layers of a transformer encoder.
 
-    A layer attends, then transforms each position by itself in a feed-forward part; what either
-    finds is added to its input and normalized. From https://arxiv.org/abs/1706.03762, section 3.1.
+    A layer is self-attention, then a feed-forward part for each position. The result of each is
+    added to its input and normalized. From https://arxiv.org/abs/1706.03762, section 3.1.
 
     Args:
         input_tensor: float32 `[batch_size, seq_length, hidden_size]`.
         attention_mask: See `attention_layer`.
         hidden_size: Width of every layer.
         num_hidden_layers: Number of layers.
-        num_attention_heads: Number of attention heads per layer; it divides `hidden_size`.
+        num_attention_heads: Number of attention heads per layer; a divisor of `hidden_size`.
         intermediate_size: Width of the feed-forward part.
         intermediate_act_fn: Activation of the feed-forward part.
         hidden_dropout_prob: Probability of dropping a unit.
@@ -575,59 +627,109 @@ def transformer_model(
         initializer_range: Standard deviation of fresh weights.
         do_return_all_layers: Whether to return the list of all layers instead of the last one.
         dropout_seed: int32 `[2]`, see `dropout`.
-        gradient_checkpointing: Keep of each layer only what it reads, and compute the layer again
-            for its gradient: less memory, a forward pass more, the same numbers.
+        gradient_checkpointing: Whether to keep only the input of each layer and to compute the
+            layer again for its gradient: less memory, one more forward pass, the same numbers.
 
     Returns:
         float32 `[batch_size, seq_length, hidden_size]`, or a list of these.
 
     Raises:
-        BadInput: `num_attention_heads` does not divide `hidden_size`.
-        ValueError: Layers that are computed twice have dropout without a seed.
+        ValueError: `hidden_size` is not a multiple of `num_attention_heads`, or there is dropout
+            without a seed in layers that are computed twice.
     """
-    if gradient_checkpointing and dropout_seed is None:
-        if hidden_dropout_prob or attention_probs_dropout_prob:
-            raise ValueError("gradient_checkpointing needs a dropout_seed, to draw masks twice")
-    transformer_layer = _layer_function(gradient_checkpointing)
-    hidden = input_tensor
-    layers = []
-    for index in range(num_hidden_layers):
-        with tf.variable_scope("layer_%d" % index):
-            hidden = transformer_layer(
-                hidden,
-                attention_mask=attention_mask,
-                hidden_size=hidden_size,
-                num_attention_heads=num_attention_heads,
-                intermediate_size=intermediate_size,
-                intermediate_act_fn=intermediate_act_fn,
-                hidden_dropout_prob=hidden_dropout_prob,
-                attention_probs_dropout_prob=attention_probs_dropout_prob,
-                initializer_range=initializer_range,
-                dropout_seed=dropout_seed,
-            )
-        layers.append(hidden)
+    layer = _Layer(
+        hidden_size=hidden_size,
+        num_attention_heads=num_attention_heads,
+        intermediate_size=intermediate_size,
+        intermediate_act_fn=intermediate_act_fn,
+        hidden_dropout_prob=hidden_dropout_prob,
+        attention_probs_dropout_prob=attention_probs_dropout_prob,
+        initializer_range=initializer_range,
+        dropout_seed=dropout_seed,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    layers = _layers(input_tensor, attention_mask, num_hidden_layers, layer)
     return layers if do_return_all_layers else layers[-1]
 
 
-def _layer_function(gradient_checkpointing: bool) -> Callable[..., tf.Tensor]:
-    if not gradient_checkpointing:
-        return _transformer_layer
-    return lambda hidden, **options: recompute_for_gradient(
-        functools.partial(_transformer_layer, **options), hidden
+class _Layer(NamedTuple):
+    """How to compute a layer; its values are arguments of `transformer_model`."""
+
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+    intermediate_act_fn: Activation | None
+    hidden_dropout_prob: float
+    attention_probs_dropout_prob: float
+    initializer_range: float
+    dropout_seed: tf.Tensor | None
+    gradient_checkpointing: bool
+
+    @classmethod
+    def of(
+        cls,
+        config: BertConfig,
+        is_training: bool,
+        dropout_seed: tf.Tensor | None,
+        gradient_checkpointing: bool,
+    ) -> _Layer:
+        """Take the values of a configuration; dropout and checkpointing are for training only."""
+        return cls(
+            hidden_size=config.hidden_size,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            intermediate_act_fn=get_activation(config.hidden_act),
+            hidden_dropout_prob=config.hidden_dropout_prob if is_training else 0.0,
+            attention_probs_dropout_prob=(
+                config.attention_probs_dropout_prob if is_training else 0.0
+            ),
+            initializer_range=config.initializer_range,
+            dropout_seed=dropout_seed,
+            gradient_checkpointing=gradient_checkpointing and is_training,
+        )
+
+
+def _layers(
+    hidden: tf.Tensor, attention_mask: tf.Tensor | None, num_hidden_layers: int, layer: _Layer
+) -> list[tf.Tensor]:
+    """Pass a sequence through layers; return the output of each."""
+    if layer.gradient_checkpointing and layer.dropout_seed is None:
+        if layer.hidden_dropout_prob or layer.attention_probs_dropout_prob:
+            raise ValueError("gradient_checkpointing needs a dropout_seed, to draw masks twice")
+    layers = []
+    for number in range(num_hidden_layers):
+        with tf.variable_scope("layer_%d" % number):
+            hidden = _compute_layer(hidden, attention_mask, layer)
+        layers.append(hidden)
+    return layers
+
+
+def _compute_layer(
+    hidden: tf.Tensor,
+    attention_mask: tf.Tensor | None,
+    layer: _Layer,
+    num_positions: int | None = None,
+) -> tf.Tensor:
+    """Compute a layer, and with gradient checkpointing compute it again for its gradient."""
+    compute = functools.partial(
+        _transformer_layer, attention_mask=attention_mask, layer=layer, num_positions=num_positions
+    )
+    return (
+        recompute_for_gradient(compute, hidden) if layer.gradient_checkpointing else compute(hidden)
     )
 
 
 def recompute_for_gradient(
     function: Callable[[tf.Tensor], tf.Tensor], input_tensor: tf.Tensor
 ) -> tf.Tensor:
-    """Computes a function, keeps nothing but its input, and computes it again for its gradient.
+    """Compute a function, keep only its input, and compute it again for its gradient.
 
     From https://arxiv.org/abs/1604.06174, section 3.2. Its variables are resource variables, as
     `tf.custom_gradient` demands; in a checkpoint they are like any other.
 
     Args:
-        function: It gives the same each time, and gets its variables by `tf.get_variable`.
-        input_tensor: What it is called with.
+        function: Returns the same for the same input, and makes its variables by `tf.get_variable`.
+        input_tensor: The input of the function.
     """
     scope, for_training = tf.get_variable_scope(), _BUILDING.for_training
 
@@ -640,8 +742,8 @@ def recompute_for_gradient(
         def gradient(
             upstream: tf.Tensor, variables: Sequence[tf.Variable]
         ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            # Not before it is needed. It also keeps TensorFlow from finding the same operations
-            # twice and doing them once.
+            # Compute it only when it is needed. Without the dependency TensorFlow would also merge
+            # the operations with the first ones, which are the same.
             with tf.control_dependencies([upstream]):
                 tensor_again = tf.identity(tensor)
                 result_again = call(tensor_again, reuse=True)
@@ -658,19 +760,20 @@ def recompute_for_gradient(
 def _transformer_layer(
     hidden: tf.Tensor,
     attention_mask: tf.Tensor | None,
-    hidden_size: int,
-    num_attention_heads: int,
-    intermediate_size: int,
-    intermediate_act_fn: Activation | None,
-    hidden_dropout_prob: float,
-    attention_probs_dropout_prob: float,
-    initializer_range: float,
-    dropout_seed: tf.Tensor | None,
+    layer: _Layer,
     num_positions: int | None = None,
 ) -> tf.Tensor:
-    """Passes a sequence through a layer; gives the first positions only, if their number is given.
+    """Pass a sequence through a layer.
 
-    What is not asked for is not computed.
+    Args:
+        hidden: float32 `[batch_size, seq_length, hidden_size]`.
+        attention_mask: See `attention_layer`.
+        layer: How to compute it.
+        num_positions: How many of the first positions to return; if not given, all. The others are
+            not computed.
+
+    Returns:
+        float32 `[batch_size, num_positions, hidden_size]`.
     """
     attending = hidden if num_positions is None else hidden[:, :num_positions]
     with tf.variable_scope("attention"):
@@ -679,40 +782,30 @@ def _transformer_layer(
                 attending,
                 hidden,
                 attention_mask,
-                num_attention_heads=num_attention_heads,
-                size_per_head=attention_head_size(hidden_size, num_attention_heads),
-                attention_probs_dropout_prob=attention_probs_dropout_prob,
-                initializer_range=initializer_range,
-                dropout_seed=dropout_seed,
+                num_attention_heads=layer.num_attention_heads,
+                size_per_head=attention_head_size(layer.hidden_size, layer.num_attention_heads),
+                attention_probs_dropout_prob=layer.attention_probs_dropout_prob,
+                initializer_range=layer.initializer_range,
+                dropout_seed=layer.dropout_seed,
             )
-        # From here on positions are alike: as rows of one matrix they need no shapes.
+        # From here on each position is computed by itself: rows of one matrix need no shapes.
         with tf.variable_scope("output"):
             attended = _add_projection(
-                reshape_to_matrix(attending),
-                reshape_to_matrix(context),
-                hidden_dropout_prob,
-                initializer_range,
-                dropout_seed,
+                reshape_to_matrix(attending), reshape_to_matrix(context), layer
             )
     with tf.variable_scope("intermediate"):
-        intermediate = dense(attended, intermediate_size, intermediate_act_fn, initializer_range)
-    with tf.variable_scope("output"):
-        output = _add_projection(
-            attended, intermediate, hidden_dropout_prob, initializer_range, dropout_seed
+        intermediate = dense(
+            attended, layer.intermediate_size, layer.intermediate_act_fn, layer.initializer_range
         )
+    with tf.variable_scope("output"):
+        output = _add_projection(attended, intermediate, layer)
     return _reshape_like(attending, output)
 
 
-def _add_projection(
-    hidden: tf.Tensor,
-    update: tf.Tensor,
-    dropout_prob: float,
-    initializer_range: float,
-    dropout_seed: tf.Tensor | None,
-) -> tf.Tensor:
-    """Projects `update` to the width of `hidden`, adds it there and normalizes the sum."""
-    projected = dense(update, _width(hidden), initializer_range=initializer_range)
-    return layer_norm(hidden + dropout(projected, dropout_prob, dropout_seed))
+def _add_projection(hidden: tf.Tensor, update: tf.Tensor, layer: _Layer) -> tf.Tensor:
+    """Project `update` to the width of `hidden`, add it there and normalize the sum."""
+    projected = dense(update, _width(hidden), initializer_range=layer.initializer_range)
+    return layer_norm(hidden + dropout(projected, layer.hidden_dropout_prob, layer.dropout_seed))
 
 
 def attention_layer(
@@ -732,16 +825,16 @@ def attention_layer(
     to_seq_length: int | tf.Tensor | None = None,
     dropout_seed: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Lets each position of one sequence collect what it needs from the positions of another.
+    """Compute multi-head attention from one sequence to another.
 
     Each head computes softmax(query * key / sqrt(size_per_head)) * value, as in section 3.2 of
     https://arxiv.org/abs/1706.03762.
 
     Args:
-        from_tensor: float32 `[batch_size, from_seq_length, from_width]`, what attends; or the same
-            as a matrix, `[batch_size * from_seq_length, from_width]`.
-        to_tensor: float32 `[batch_size, to_seq_length, to_width]`, what is attended to; the same
-            tensor for self-attention. A matrix if the other one is.
+        from_tensor: float32 `[batch_size, from_seq_length, from_width]`, the sequence that attends;
+            or the same as a matrix, `[batch_size * from_seq_length, from_width]`.
+        to_tensor: float32 `[batch_size, to_seq_length, to_width]`, the sequence that is attended
+            to; the same tensor for self-attention. A matrix if the other one is.
         attention_mask: `[batch_size, from_seq_length or 1, to_seq_length]`, 1 for what may be
             attended to, else 0; if not given, all 1.
         num_attention_heads: Number of heads.
@@ -752,7 +845,7 @@ def attention_layer(
         attention_probs_dropout_prob: Probability of dropping an attention probability.
         initializer_range: Standard deviation of fresh weights.
         do_return_2d_tensor: Whether to return a matrix.
-        batch_size: Of matrices, this and the two lengths have to be given.
+        batch_size: Required for matrices, as are the two lengths.
         from_seq_length: See `batch_size`.
         to_seq_length: See `batch_size`.
         dropout_seed: int32 `[2]`, see `dropout`.
@@ -782,7 +875,7 @@ def attention_layer(
         initializer_range=initializer_range,
         name="query",
     )
-    # Scaled instead of the scores because they have more elements.
+    # The query is scaled instead of the scores, which have more elements.
     query *= 1.0 / math.sqrt(size_per_head)
     weigh = functools.partial(
         _weigh,
@@ -815,13 +908,13 @@ def _weigh(
     dropout_prob: float,
     dropout_seed: tf.Tensor | None,
 ) -> tf.Tensor:
-    """Makes probabilities of scores, float32 `[..., to_seq_length]`: softmax, then dropout.
+    """Turn scores into probabilities, float32 `[..., to_seq_length]`: softmax, then dropout.
 
     The other arguments are those of `attention_layer`.
     """
     if attention_mask is not None:
         scores += (1.0 - tf.cast(attention_mask, tf.float32)) * MASKED_SCORE
-    # Dropout here hides whole tokens from a head; so does the paper.
+    # Dropout hides whole tokens from a head here, as in the paper.
     return dropout(tf.nn.softmax(scores), dropout_prob, dropout_seed)
 
 
@@ -835,12 +928,12 @@ def _attend(
     key_act: Activation | None = None,
     value_act: Activation | None = None,
 ) -> tf.Tensor:
-    """Collects the values of all positions, weighed by how well their keys fit the query.
+    """Sum the values of all positions, weighted by how well their keys match the query.
 
     Args:
         query: float32 `[batch_size, from_seq_length, num_heads * size_per_head]`, scaled.
-        from_tensor: As of `attention_layer`.
-        to_tensor: As of `attention_layer`.
+        from_tensor: As in `attention_layer`.
+        to_tensor: As in `attention_layer`.
         num_heads: Number of heads.
         initializer_range: Standard deviation of fresh weights.
         weigh: `_weigh` of this layer.
@@ -868,14 +961,14 @@ def _attend_from_one_position(
     initializer_range: float,
     weigh: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
-    """Does what `_attend` does where `from_seq_length` is 1, with less work.
+    """Compute `_attend` for a `from_seq_length` of 1, with less work.
 
-    query * (kernel * position) is (query * kernel) * position, so a kernel need not meet each
-    position, but one row for each head.
+    query * (kernel * position) is (query * kernel) * position, so a kernel is multiplied by one row
+    for each head instead of by every position.
     """
     width, to_width = _width(query), _width(to_tensor)
     size_per_head = width // num_heads
-    # Which units of a row are a head's own.
+    # 1 where a unit of a row belongs to a head.
     own = np.repeat(np.eye(num_heads, dtype=np.float32), size_per_head, axis=1)
     with tf.variable_scope("key"):
         kernel, bias = _kernel_and_bias(to_width, width, initializer_range)
@@ -888,16 +981,16 @@ def _attend_from_one_position(
         kernel, bias = _kernel_and_bias(to_width, width, initializer_range)
         rows = reshape_to_matrix(tf.matmul(probabilities, to_tensor))  # [batch * heads, to_width]
         context = tf.reshape(tf.matmul(rows, kernel), [-1, num_heads, width])
-        # After dropout their sum is not 1.
+        # After dropout the probabilities do not add up to 1.
         context += tf.reduce_sum(probabilities, axis=-1, keepdims=True) * bias
     return tf.reduce_sum(context * own, axis=1, keepdims=True)
 
 
 def _rows_of_heads(tensor: tf.Tensor, num_heads: int) -> tf.Tensor:
-    """Says where the parts of each head are when all parts of a tensor are rows of one matrix.
+    """Return the row numbers of each head when a tensor is cut into rows of one head each.
 
     Args:
-        tensor: `[batch_size, seq_length, ...]`, a tensor of this batch size and length.
+        tensor: `[batch_size, seq_length, ...]`, any tensor of this batch size and length.
         num_heads: Number of heads.
 
     Returns:
@@ -909,9 +1002,9 @@ def _rows_of_heads(tensor: tf.Tensor, num_heads: int) -> tf.Tensor:
 
 
 def _split_heads(tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Gives each head its part of each position: `[heads, batch_size, seq_length, size]`.
+    """Return the part of each head: float32 `[heads, batch_size, seq_length, size]`.
 
-    It is a transposition. On a CPU, TensorFlow's own moves one number at a time, this one a part.
+    It is a transposition. On a CPU `tf.transpose` moves one number at a time, this one a row.
 
     Args:
         tensor: float32 `[batch_size, seq_length, heads * size]`.
@@ -927,24 +1020,24 @@ def _split_heads(tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
 
 
 def _join_heads(heads: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Undoes `_split_heads`, which is its gradient."""
+    """Undo `_split_heads`, which is its gradient."""
     joined = tf.concat(tf.unstack(heads), axis=-1)
 
     def gradient(upstream: tf.Tensor, _: tf.Tensor) -> tuple[None, tf.Tensor]:
         return None, _split_heads(upstream, rows)
 
-    # Several operations have this gradient together: it goes past them to what they are made of.
+    # The gradient is that of `unstack` and `concat` together: it goes straight to `heads`.
     return _with_gradient("IdentityN", lambda: tf.identity_n([joined, heads])[0], gradient)
 
 
 def attention_head_size(hidden_size: int, num_attention_heads: int) -> int:
-    """Returns the width of one attention head.
+    """Return the width of one attention head.
 
     Raises:
-        BadInput: The heads do not divide the hidden size.
+        ValueError: `hidden_size` is not a multiple of `num_attention_heads`.
     """
     if hidden_size % num_attention_heads:
-        raise BadInput(
+        raise ValueError(
             '"hidden_size" is %d, not a multiple of "num_attention_heads", %d; correct one of them'
             % (hidden_size, num_attention_heads)
         )
@@ -958,7 +1051,7 @@ def dense(
     initializer_range: float = 0.02,
     name: str = "dense",
 ) -> tf.Tensor:
-    """Computes activation(input * kernel + bias) along the last dimension.
+    """Compute activation(input * kernel + bias) along the last dimension.
 
     Args:
         input_tensor: float32 `[..., width]`.
@@ -987,7 +1080,7 @@ def _kernel_and_bias(
 
 
 def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
-    """Normalizes along the last dimension, then scales by `gamma` and shifts by `beta`.
+    """Normalize along the last dimension, then scale by `gamma` and shift by `beta`.
 
     From https://arxiv.org/abs/1607.06450, section 3.
 
@@ -1008,7 +1101,7 @@ def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
 
 
 def _add_bias(rows: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """Adds a bias to each row of a matrix.
+    """Add a bias to each row of a matrix.
 
     The gradient of the bias is the sum of the rows, which is faster as a product.
     """
@@ -1021,13 +1114,14 @@ def _add_bias(rows: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 
 
 def _standardize(x: tf.Tensor) -> tf.Tensor:
-    """Shifts and scales each row of a matrix to a mean of 0 and a variance of 1.
+    """Shift and scale each row of a matrix to a mean of 0 and a variance of 1.
 
-    The gradient of x is that of the result without its components along a row of ones and along
-    the result, since a change of x in these directions changes nothing, over the deviation of x.
+    A change of x along a row of ones, or along the result, does not change the result. So the
+    gradient of x is the gradient of the result without its components in these two directions,
+    divided by the standard deviation of x.
     """
     mean = tf.reduce_mean(x, axis=1, keepdims=True)
-    # All of the gradient of x comes by this way.
+    # The gradient of `centered`, below, is the whole gradient of x: none goes through the mean.
     centered = _with_gradient("Sub", lambda: x - mean, lambda upstream: (upstream, None))
     variance = tf.reduce_mean(tf.square(centered), axis=1, keepdims=True)
     scale = tf.math.rsqrt(variance + 1e-12)
@@ -1047,18 +1141,18 @@ def layer_norm_and_dropout(
     name: str | None = None,
     dropout_seed: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Applies `layer_norm`, then `dropout`."""
+    """Apply `layer_norm`, then `dropout`."""
     return dropout(layer_norm(input_tensor, name), dropout_prob, dropout_seed)
 
 
 def dropout(
     input_tensor: tf.Tensor, dropout_prob: float, dropout_seed: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Sets elements to zero at random and scales up the others, so that the mean stays.
+    """Set elements to zero at random and scale up the others, so that the mean stays the same.
 
-    With a seed, the mask is a function of the run's seed, the step and the site, which is the
-    current variable scope: a resumed run draws the masks that an uninterrupted run would have
-    drawn. Two calls in one scope share their mask.
+    With a seed, the mask depends only on the run's seed, the step and the current variable scope:
+    a resumed run draws the same masks as one without a break. Two calls in one scope share their
+    mask.
 
     Args:
         input_tensor: float tensor of any shape.
@@ -1079,9 +1173,10 @@ def dropout(
 def dropout_mask(
     shape: Shape | tf.Tensor, dropout_prob: float, dropout_seed: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Draws which elements `dropout` keeps: 0 for a dropped one, else 1.
+    """Draw which elements `dropout` keeps: 0 for a dropped one, else 1.
 
-    A number drawn is four draws of 16 bits, so the probability is rounded to one of 1/65536.
+    One random number gives 16 bits to each of four elements, so the probability is rounded to a
+    multiple of 1/65536.
 
     Args:
         shape: Sizes of the mask.
@@ -1104,7 +1199,7 @@ def dropout_mask(
 
 
 def create_initializer(initializer_range: float = 0.02) -> Callable[..., tf.Tensor]:
-    """Returns an initializer: normal, `initializer_range` wide, cut at two standard deviations."""
+    """Return an initializer: normal with this standard deviation, cut off at two of them."""
     return tf.truncated_normal_initializer(stddev=initializer_range)
 
 
@@ -1113,7 +1208,7 @@ def get_shape_list(
     expected_rank: int | Sequence[int] | None = None,
     name: str | None = None,
 ) -> Shape:
-    """Returns the sizes of a tensor: ints where the graph knows them, else scalar tensors.
+    """Return the sizes of a tensor: ints where the graph knows them, else scalar tensors.
 
     Raises:
         ValueError: The rank is not `expected_rank`, or not one of them.
@@ -1130,7 +1225,7 @@ def get_shape_list(
 def assert_rank(
     tensor: tf.Tensor, expected_rank: int | Sequence[int], name: str | None = None
 ) -> None:
-    """Checks the rank of a tensor.
+    """Check the rank of a tensor.
 
     Raises:
         ValueError: The rank is not `expected_rank`, or not one of them.
@@ -1144,7 +1239,7 @@ def assert_rank(
 
 
 def reshape_to_matrix(input_tensor: tf.Tensor) -> tf.Tensor:
-    """Joins all dimensions but the last: `[..., width]` becomes `[rows, width]`.
+    """Join all dimensions but the last: `[..., width]` becomes `[rows, width]`.
 
     Raises:
         ValueError: The rank is below 2.
@@ -1157,14 +1252,14 @@ def reshape_to_matrix(input_tensor: tf.Tensor) -> tf.Tensor:
 
 
 def reshape_from_matrix(output_tensor: tf.Tensor, orig_shape_list: Shape) -> tf.Tensor:
-    """Undoes `reshape_to_matrix`: `[rows, width]` becomes `orig_shape_list[:-1] + [width]`."""
+    """Undo `reshape_to_matrix`: `[rows, width]` becomes `orig_shape_list[:-1] + [width]`."""
     if len(orig_shape_list) == 2:
         return output_tensor
     return tf.reshape(output_tensor, orig_shape_list[:-1] + [_width(output_tensor)])
 
 
 def _reshape_like(input_tensor: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Gives a matrix the dimensions that `reshape_to_matrix` has joined."""
+    """Restore the dimensions that `reshape_to_matrix` has joined: `[..., width of rows]`."""
     if input_tensor.shape.ndims == 2:
         return rows
     if _width(rows) == _width(input_tensor):
@@ -1179,7 +1274,7 @@ def _width(tensor: tf.Tensor) -> int:
 def get_assignment_map_from_checkpoint(
     tvars: Sequence[tf.Variable], init_checkpoint: str
 ) -> tuple[collections.OrderedDict[str, str], dict[str, int]]:
-    """Finds which variables a checkpoint can initialize, by their names.
+    """Find which variables a checkpoint can initialize, by their names.
 
     Args:
         tvars: Variables of the graph.

@@ -1,14 +1,62 @@
-"""How the weights learn: BERT's learning rate, its Adam and LAMB, one training step."""
+"""The training step: BERT's learning rate, its Adam and LAMB, accumulation, loss scaling."""
 
 from __future__ import annotations
 
 import re
-from typing import Callable, Iterable, Sequence, Union
+from typing import Any, Callable, Iterable, NamedTuple, Sequence, Union
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 Gradient = Union[tf.Tensor, tf.IndexedSlices]
+
+
+class StepOptions(NamedTuple):
+    """What `create_optimizer` has beyond google's arguments.
+
+    Attributes:
+        optimizer: A name in `OPTIMIZERS`.
+        weight_decay_rate: Part of a weight that is added to its update. Biases and the weights of
+            layer normalization do not decay.
+        clip_norm: Gradients of a larger norm are scaled down to this one, all by one factor.
+        num_accumulation_steps: Number of micro-batches in a step.
+        layerwise_lr_decay: See `layerwise_rate_factor`; 1 for the same rate in all layers.
+        layers_above: Takes the name of a variable, returns the number of layers from it to the
+            output of the model; `layerwise_lr_decay` needs it.
+        amp: Whether to scale the loss so that its gradients fit float16. A step whose gradients do
+            not fit is left out and not counted. The session's configuration decides what is
+            computed in float16.
+        average_gradients: Takes the gradients of this process and returns, in their order, the
+            means over all processes. It runs once per step.
+    """
+
+    optimizer: str = "adamw"
+    weight_decay_rate: float = 0.01
+    clip_norm: float = 1.0
+    num_accumulation_steps: int = 1
+    layerwise_lr_decay: float = 1.0
+    layers_above: Callable[[str], int] | None = None
+    amp: bool = False
+    average_gradients: Callable[[list[tf.Tensor]], list[tf.Tensor]] | None = None
+
+    def validate(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: A value is out of its range.
+        """
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                "optimizer must be one of %s, not %r" % (sorted(OPTIMIZERS), self.optimizer)
+            )
+        if not 0 < self.clip_norm < float("inf"):
+            raise ValueError("clip_norm must be above 0 and finite, not %r" % self.clip_norm)
+        if self.num_accumulation_steps < 1:
+            raise ValueError(
+                "num_accumulation_steps must be >= 1, not %r" % self.num_accumulation_steps
+            )
+        if self.layerwise_lr_decay != 1 and self.layers_above is None:
+            raise ValueError("layerwise_lr_decay needs layers_above")
 
 
 def create_optimizer(
@@ -17,27 +65,21 @@ def create_optimizer(
     num_train_steps: int,
     num_warmup_steps: int,
     use_tpu: bool = False,
-    optimizer: str = "adamw",
-    weight_decay_rate: float = 0.01,
-    clip_norm: float = 1.0,
-    num_accumulation_steps: int = 1,
-    layerwise_lr_decay: float = 1.0,
-    num_hidden_layers: int | None = None,
-    amp: bool = False,
-    average_gradients: Callable[[list[tf.Tensor]], list[tf.Tensor]] | None = None,
+    **options: Any,
 ) -> tf.Operation:
-    """Adds a training step to the graph: gradients, clipping, update of the weights, count.
+    """Add a training step to the graph: gradients, clipping, update of the weights, step count.
 
     With `num_accumulation_steps` above 1 a step takes that many runs of the training operation,
-    each on another micro-batch, and uses the mean of their gradients: that of one large batch.
+    each on another micro-batch, and uses the mean of their gradients, which is the gradient of one
+    large batch.
 
-    For a logging hook there are the tensors `learning_rate:0` and `gradient_norm:0`, float32
-    scalars: the rate that this step uses and the norm of all gradients before clipping. When
-    gradients are accumulated, the norm is that of the last complete step, 0 before the first, and
-    fetching it runs the training operation. It is not finite for a step that `amp` leaves out.
+    A logging hook can read two tensors, float32 scalars: `learning_rate:0`, the rate of this step,
+    and `gradient_norm:0`, the norm of all gradients before clipping. With accumulation the norm is
+    that of the last complete step, 0 before the first, and to fetch it runs the training operation.
+    It is not finite for a step that `amp` leaves out.
 
-    A checkpoint holds the weights, their moments and the global step. All else is in local
-    variables: a resumed run begins with the first micro-batch of a step, and it may have another
+    A checkpoint holds the weights, their moments and the global step. The rest is in local
+    variables: a resumed run begins with the first micro-batch of a step, and may use another
     `num_accumulation_steps` or `amp` than before.
 
     Args:
@@ -45,84 +87,71 @@ def create_optimizer(
         init_lr: See `linear_warmup_and_decay`.
         num_train_steps: Number of steps in the run.
         num_warmup_steps: Number of steps in which the learning rate rises; 0 for none.
-        use_tpu: Must be false; it is here for those who call google's function.
-        optimizer: A name in `OPTIMIZERS`.
-        weight_decay_rate: Part of a weight that is added to its update. Biases and the weights of
-            layer normalization do not decay.
-        clip_norm: Gradients of a larger norm are scaled down to this one, all by one factor.
-        num_accumulation_steps: Number of micro-batches in a step.
-        layerwise_lr_decay: See `layerwise_rate_factor`; 1 for the same rate in all layers.
-        num_hidden_layers: Number of layers of the encoder; `layerwise_lr_decay` needs it.
-        amp: Whether to scale the loss so that its gradients fit float16, and to leave out, and not
-            count, a step for which they did not. To compute in float16 is for the configuration of
-            the session to say.
-        average_gradients: Takes the gradients of this process and returns, in their order, the
-            means over all processes. It runs once in a step.
+        use_tpu: Must be false; google's function has it.
+        **options: The values of `StepOptions` that are not the defaults.
 
     Returns:
         The training operation. At the end of a step it adds one to the global step.
 
     Raises:
         ValueError: An argument is out of its range.
+        TypeError: There is no such option.
     """
     if use_tpu:
         raise ValueError("use_tpu must be False: this program trains on GPUs and CPUs")
-    if optimizer not in OPTIMIZERS:
-        raise ValueError("optimizer must be one of %s, not %r" % (sorted(OPTIMIZERS), optimizer))
-    if not 0 < clip_norm < float("inf"):
-        raise ValueError("clip_norm must be above 0 and finite, not %r" % clip_norm)
-    if num_accumulation_steps < 1:
-        raise ValueError("num_accumulation_steps must be >= 1, not %r" % num_accumulation_steps)
-    rate_factor = None
-    if layerwise_lr_decay != 1:
-        if num_hidden_layers is None:
-            raise ValueError("layerwise_lr_decay needs num_hidden_layers")
-        rate_factor = layerwise_rate_factor(layerwise_lr_decay, num_hidden_layers)
-
+    step = StepOptions(**options)
+    step.validate()
     global_step = tf.train.get_or_create_global_step()
     learning_rate = linear_warmup_and_decay(init_lr, num_train_steps, num_warmup_steps, global_step)
-    learning_rate = tf.identity(learning_rate, name="learning_rate")
-    algorithm = OPTIMIZERS[optimizer](
+    algorithm = _make_optimizer(tf.identity(learning_rate, name="learning_rate"), step)
+    loss_scale = _LossScale() if step.amp else None
+    gradients, variables = _gradients(loss * loss_scale.value if loss_scale else loss)
+
+    def apply(gradients: list[Gradient]) -> tf.Operation:
+        """Update the weights, then count the step."""
+        applied = algorithm.apply_gradients(zip(gradients, variables))
+        # Google's BERT counts the step while it updates: then chance decides whether the update
+        # has the learning rate of this step or of the next.
+        with tf.control_dependencies([applied]):
+            return tf.group(global_step.assign_add(1), name="train_op")
+
+    def update(gradients: list[Gradient]) -> tuple[tf.Operation, tf.Tensor]:
+        """Add the end of a step, from the gradients of this process to the count."""
+        if step.average_gradients:
+            gradients = step.average_gradients(_dense(gradients))
+        if loss_scale:
+            gradients = [gradient / loss_scale.value for gradient in _dense(gradients)]
+        gradient_norm = tf.identity(tf.global_norm(gradients), name="gradient_norm")
+        clipped, _ = tf.clip_by_global_norm(gradients, step.clip_norm, use_norm=gradient_norm)
+        if loss_scale:
+            return loss_scale.apply_if_finite(gradient_norm, lambda: apply(clipped)), gradient_norm
+        return apply(clipped), gradient_norm
+
+    if step.num_accumulation_steps == 1:
+        train_op, _ = update(gradients)
+        return train_op
+    return _accumulate(_dense(gradients), variables, step.num_accumulation_steps, update)
+
+
+def _make_optimizer(learning_rate: tf.Tensor, step: StepOptions) -> AdamWeightDecayOptimizer:
+    """Make the optimizer with the constants of google's BERT."""
+    rate_factor = None
+    if step.layerwise_lr_decay != 1:
+        assert step.layers_above is not None
+        rate_factor = layerwise_rate_factor(step.layerwise_lr_decay, step.layers_above)
+    return OPTIMIZERS[step.optimizer](
         learning_rate,
-        weight_decay_rate=weight_decay_rate,
+        weight_decay_rate=step.weight_decay_rate,
         beta_1=0.9,
         beta_2=0.999,
         epsilon=1e-6,
         exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
         rate_factor=rate_factor,
     )
-    loss_scale = _LossScale() if amp else None
-    gradients, variables = _gradients(loss * loss_scale.value if loss_scale else loss)
-
-    def update(gradients: list[Gradient]) -> tuple[tf.Operation, tf.Tensor]:
-        """Adds the end of a step, from the gradients of this process to the count."""
-        if average_gradients:
-            gradients = average_gradients(_dense(gradients))
-        if loss_scale:
-            gradients = [gradient / loss_scale.value for gradient in _dense(gradients)]
-        gradient_norm = tf.identity(tf.global_norm(gradients), name="gradient_norm")
-        gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=gradient_norm)
-
-        def apply() -> tf.Operation:
-            applied = algorithm.apply_gradients(zip(gradients, variables))
-            # The step counts when the update is done. Were it counted meanwhile, as in google's
-            # BERT, then chance would decide whether the update sees the learning rate of this step
-            # or of the next.
-            with tf.control_dependencies([applied]):
-                return tf.group(global_step.assign_add(1), name="train_op")
-
-        if loss_scale:
-            return loss_scale.apply_if_finite(gradient_norm, apply), gradient_norm
-        return apply(), gradient_norm
-
-    if num_accumulation_steps == 1:
-        train_op, _ = update(gradients)
-        return train_op
-    return _accumulate(_dense(gradients), variables, num_accumulation_steps, update)
 
 
 def _gradients(loss: tf.Tensor) -> tuple[list[Gradient], list[tf.Variable]]:
-    """Returns the gradients of the loss, and the variables they belong to."""
+    """Return the gradients of the loss, and the variables they belong to."""
     variables = tf.trainable_variables()
     pairs = [
         (_summed(gradient), variable)
@@ -133,14 +162,14 @@ def _gradients(loss: tf.Tensor) -> tuple[list[Gradient], list[tf.Variable]]:
 
 
 def _summed(gradient: Gradient) -> Gradient:
-    """Gives each row of a table one gradient, and leaves what is no table as it is.
+    """Sum the gradients of the same row of a table; return other gradients as they are.
 
-    The gradient of an embedding look-up comes as one row per token of the batch, many rows for a
+    The gradient of an embedding look-up has one row per token of the batch, many rows for a
     frequent token. `tf.global_norm` would count each row by itself, as it does in google's BERT.
-    Summed here, they give the norm of the true gradient, which does not depend on how a batch is
-    divided, and is google's too where words are embedded by a one-hot product.
+    The sums give the norm of the true gradient. It does not depend on how a batch is divided, and
+    google's has it too where words are embedded by a one-hot product.
 
-    Norm and clipping are then for the rows of the batch, not for all of the table.
+    Norm and clipping then take the rows of the batch, not the whole table.
     """
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
@@ -159,13 +188,13 @@ def _accumulate(
     num_accumulation_steps: int,
     update: Callable[[list[Gradient]], tuple[tf.Operation, tf.Tensor]],
 ) -> tf.Operation:
-    """Adds up the gradients of micro-batches and gives their means to `update` with the last one.
+    """Add up the gradients of micro-batches; with the last one call `update` with their means.
 
     Args:
-        gradients: Those of the micro-batch.
-        variables: What they are the gradients of.
+        gradients: The gradients of the micro-batch.
+        variables: The variables they belong to.
         num_accumulation_steps: Number of micro-batches in a step.
-        update: See `create_optimizer`; what it adds to the graph runs at the end of a step only.
+        update: See `create_optimizer`; what it adds to the graph runs only at the end of a step.
 
     Returns:
         The training operation.
@@ -197,13 +226,13 @@ def _accumulate(
 
 
 def micro_step(num_accumulation_steps: int) -> tf.Tensor:
-    """Returns the number of micro-batches of the current step before this one.
+    """Return the number of micro-batches of the current step before this one.
 
-    Together with the global step it numbers the micro-batches of a run, e.g. for dropout masks. It
-    may be called before `create_optimizer`. The training operation advances it at its end.
+    With the global step it numbers the micro-batches of a run, e.g. for dropout masks. It may be
+    called before `create_optimizer`. The training operation advances it at its end.
 
     Args:
-        num_accumulation_steps: As of `create_optimizer`.
+        num_accumulation_steps: See `StepOptions`.
 
     Returns:
         int32 scalar, from 0 to `num_accumulation_steps - 1`.
@@ -214,7 +243,7 @@ def micro_step(num_accumulation_steps: int) -> tf.Tensor:
 
 
 def _micro_step_variable() -> tf.Variable:
-    # The root scope, so that model and optimizer mean the same variable wherever they are built.
+    # In the root scope, so that it is the same variable wherever model and optimizer are built.
     root = tf.VariableScope(reuse=tf.AUTO_REUSE)
     with tf.variable_scope(root, auxiliary_name_scope=False):
         return _local_variable("micro_step", [], dtype=tf.int32)
@@ -223,9 +252,9 @@ def _micro_step_variable() -> tf.Variable:
 def _local_variable(
     name: str, shape: Sequence[int], initial_value: float = 0, dtype: tf.DType = tf.float32
 ) -> tf.Variable:
-    """Returns a variable that is not in checkpoints and begins each run with its initial value.
+    """Return a variable that is not in checkpoints and begins each run with its initial value.
 
-    It is a resource variable: what has been read from it does not change with it.
+    It is a resource variable: a value that was read does not change when it does.
     """
     return tf.get_variable(
         name,
@@ -242,8 +271,8 @@ class _LossScale:
     """The factor of the loss that makes its gradients as large as float16 allows.
 
     Without it small gradients would be 0 (https://arxiv.org/abs/1710.03740, section 3.2). It is
-    halved when a gradient is not finite, and doubled after 2000 steps in a row in which all are.
-    As a power of 2 it does not round the numbers that it scales.
+    halved when a gradient is not finite, and doubled after 2000 steps in a row with finite
+    gradients. It is a power of 2, so scaling does not round.
     """
 
     _INITIAL, _LARGEST = 2.0**15, 2.0**24
@@ -257,7 +286,7 @@ class _LossScale:
     def apply_if_finite(
         self, gradient_norm: tf.Tensor, apply: Callable[[], tf.Operation]
     ) -> tf.Operation:
-        """Does what `apply` adds to the graph, unless a gradient is not finite; adapts the factor.
+        """Run what `apply` adds to the graph if the gradients are finite; adapt the factor.
 
         Gradients that are not finite with a factor of 1 are an error: the run would never end.
         """
@@ -281,17 +310,17 @@ class _LossScale:
 def linear_warmup_and_decay(
     init_lr: float, num_train_steps: int, num_warmup_steps: int, global_step: tf.Tensor
 ) -> tf.Tensor:
-    """Computes the learning rate of a step: a linear rise from 0, then a linear fall to 0.
+    """Compute the learning rate of a step: a linear rise from 0, then a linear fall to 0.
 
     While `step < num_warmup_steps` it is `init_lr * step / num_warmup_steps`, thereafter
-    `init_lr * (1 - step / num_train_steps)`: the decay counts from the first step, not from the end
-    of the warm-up, so the rate drops where the two meet.
+    `init_lr * (1 - step / num_train_steps)`. The decay counts from the first step, not from the end
+    of the warm-up, so the rate jumps down after the last warm-up step.
 
     Args:
         init_lr: The learning rate towards which the warm-up rises.
-        num_train_steps: Step from which on the rate is 0.
+        num_train_steps: The rate is 0 from this step on.
         num_warmup_steps: Number of warm-up steps; 0 for none.
-        global_step: Integer scalar, number of steps done before this one.
+        global_step: Integer scalar, the number of steps before this one.
 
     Returns:
         float32 scalar.
@@ -304,45 +333,30 @@ def linear_warmup_and_decay(
 
 
 def layerwise_rate_factor(
-    layerwise_lr_decay: float, num_hidden_layers: int
+    layerwise_lr_decay: float, layers_above: Callable[[str], int]
 ) -> Callable[[str], float]:
-    """Builds the function that slows variables down the more, the further from the output they are.
+    """Return a function from a variable to the factor of its learning rate.
 
-    The factor is `layerwise_lr_decay ** (num_hidden_layers + 2 - depth)`. The depth is 0 for the
-    embeddings, i + 1 for encoder layer i (counted from 0), and num_hidden_layers + 2 for what is
-    not in BERT, the classifier, whose factor so is 1. These are the numbers of ELECTRA
-    (`_get_layer_lrs` in model/optimization.py of https://github.com/google-research/electra), which
-    has no pooler and gives the depth num_hidden_layers + 1 to nothing. Here the pooler has it.
-
-    With 12 layers and a decay of 0.8 the factors are 0.8^14 = 0.044 for the embeddings, 0.8^13 =
-    0.055 to 0.8^2 = 0.64 for the layers, 0.8 for the pooler.
+    The further a variable is from the output, the slower it learns: its factor is
+    `layerwise_lr_decay ** layers_above(name)`. For a BERT of 12 layers and a decay of 0.8 the
+    factors are 0.8^14 = 0.044 for the embeddings, 0.8^13 = 0.055 to 0.8^2 = 0.64 for the layers,
+    0.8 for the pooler and 1 for the classifier.
 
     Args:
-        layerwise_lr_decay: Factor from one depth to the depth below, above 0 and at most 1.
-        num_hidden_layers: Number of layers of the encoder.
+        layerwise_lr_decay: Factor from one layer to the layer below, above 0 and at most 1.
+        layers_above: Takes the name of a variable, e.g. `bert/encoder/layer_0/output/dense/kernel`,
+            returns the number of layers from it to the output, see
+            `modeling.BertConfig.layers_above`.
 
     Returns:
-        The function: name of a variable, e.g. `bert/encoder/layer_0/output/dense/kernel` -> factor.
+        The function: name of a variable -> factor.
 
     Raises:
         ValueError: The decay is out of its range.
     """
     if not 0 < layerwise_lr_decay <= 1:
         raise ValueError("layerwise_lr_decay must be in (0, 1], not %r" % layerwise_lr_decay)
-    top = num_hidden_layers + 2
-
-    def rate_factor(variable_name: str) -> float:
-        depth = top
-        layer = re.match(r"bert/encoder/layer_(\d+)/", variable_name)
-        if layer:
-            depth = int(layer.group(1)) + 1
-        elif variable_name.startswith("bert/embeddings/"):
-            depth = 0
-        elif variable_name.startswith("bert/pooler/"):
-            depth = top - 1
-        return layerwise_lr_decay ** (top - depth)
-
-    return rate_factor
+    return lambda variable_name: layerwise_lr_decay ** layers_above(variable_name)
 
 
 class AdamWeightDecayOptimizer(tf.train.Optimizer):
@@ -364,7 +378,7 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
         name: str | None = None,
         rate_factor: Callable[[str], float] | None = None,
     ) -> None:
-        """Sets the constants of the update.
+        """Set the constants of the update.
 
         Args:
             learning_rate: Factor of the whole update, decay included.
@@ -392,7 +406,7 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
         global_step: tf.Variable | None = None,
         name: str | None = None,
     ) -> tf.Operation:
-        """Updates the variables that have a gradient.
+        """Update the variables that have a gradient.
 
         Args:
             grads_and_vars: Pairs of gradient and variable.
@@ -408,17 +422,17 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
             for gradient, variable in grads_and_vars
             if gradient is not None
         ]
-        # The weights change in place, so whatever the gradients are computed from must be read. All
-        # are waited for as one: each operation here waiting for each of them would be most of the
-        # graph, and of the time in which it is prepared.
+        # The weights change in place, so all gradients must be computed before. Each update waits
+        # for one group: if each waited for each gradient, the edges for that would be most of the
+        # graph, and of the time to prepare it.
         with tf.control_dependencies([tf.group(*(gradient for gradient, _ in pairs))]):
             updates = [self._update(gradient, variable) for gradient, variable in pairs]
         return tf.group(*updates, name=name)
 
     def _update(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Operation:
         rate = self._rate(variable)
-        # Added to the gradient instead, the decay would be divided by the root of the second
-        # moment, and hardly touch the weights that have large gradients.
+        # If the decay were added to the gradient, it would be divided by the root of the second
+        # moment, and weights with large gradients would hardly decay.
         decayed = []
         if self.weight_decay_rate and not self._is_excluded(variable):
             decayed = [_subtract_part(variable, rate * self.weight_decay_rate)]
@@ -427,7 +441,7 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
                 variable,
                 _moment(variable, "adam_m"),
                 _moment(variable, "adam_v"),
-                # Powers of 0 divide the moments by 1: no bias correction.
+                # With powers of 0 the moments are divided by 1: no bias correction.
                 beta1_power=0.0,
                 beta2_power=0.0,
                 beta1=self.beta_1,
@@ -453,7 +467,7 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
 class CorrectedAdamWeightDecayOptimizer(AdamWeightDecayOptimizer):
     """Adam with bias correction, with weight decay apart from the gradient: the AdamW of its paper.
 
-    The moments are divided by 1 - beta^t, t being the global step plus 1, as in PyTorch and in
+    The moments are divided by 1 - beta^t, where t is the global step plus 1, as in PyTorch and in
     transformers (https://arxiv.org/abs/1711.05101, algorithm 2). With few steps this may train
     better than BERT's Adam, see https://arxiv.org/abs/2006.05987.
 
@@ -461,7 +475,7 @@ class CorrectedAdamWeightDecayOptimizer(AdamWeightDecayOptimizer):
     """
 
     def _prepare(self) -> None:
-        # TensorFlow's Adam has them in single precision, and so makes the moments with these.
+        # TensorFlow's Adam computes the moments with betas in single precision.
         betas = np.float32(self.beta_1), np.float32(self.beta_2)
         self._m_correction, self._v_correction = _bias_corrections(*betas)
 
@@ -477,10 +491,10 @@ class LAMBOptimizer(AdamWeightDecayOptimizer):
     This is algorithm 2 of https://arxiv.org/abs/1904.00962, with the identity for phi. The rate of
     a variable is the learning rate times its trust ratio, ||weights|| / ||change||, where the
     change includes the decay. The ratio is 1 if one of the norms is 0. As in the paper, and unlike
-    BERT's Adam, the moments are divided by 1 - beta^t, t being the global step plus 1.
+    BERT's Adam, the moments are divided by 1 - beta^t, where t is the global step plus 1.
 
     Variables excluded from weight decay have no trust ratio, as in the program of the paper's
-    authors (tensorflow_addons): biases begin with 0 and would be held there.
+    authors (tensorflow_addons): biases begin with 0 and would stay there.
 
     The arguments and the variables of the moments are those of `AdamWeightDecayOptimizer`.
     """
@@ -506,8 +520,8 @@ class LAMBOptimizer(AdamWeightDecayOptimizer):
 
 
 def _bias_corrections(*betas: float) -> list[tf.Tensor]:
-    """Gives 1 - beta^t of each, float32 scalars, t being the global step plus 1."""
-    # In double precision: 1 - 0.999 would have 4 correct digits.
+    """Return 1 - beta^t for each beta, float32 scalars, where t is the global step plus 1."""
+    # In double precision: in single precision 1 - 0.999 has only 4 correct digits.
     step = tf.cast(tf.train.get_or_create_global_step() + 1, tf.float64)
     return [tf.cast(1.0 - float(beta) ** step, tf.float32) for beta in betas]
 
@@ -515,9 +529,9 @@ def _bias_corrections(*betas: float) -> list[tf.Tensor]:
 def _apply_adam(
     variable: tf.Variable, m: tf.Variable, v: tf.Variable, **inputs: float | tf.Tensor
 ) -> tf.Operation:
-    """Adds TensorFlow's own Adam: one operation that reads and writes everything once.
+    """Add TensorFlow's own Adam: one operation that reads and writes everything once.
 
-    The moments are resource variables where the variable is one.
+    The moments are resource variables if the variable is one.
     """
     if hasattr(variable, "handle"):
         return tf.raw_ops.ResourceApplyAdam(var=variable.handle, m=m.handle, v=v.handle, **inputs)
@@ -525,7 +539,7 @@ def _apply_adam(
 
 
 def _subtract_part(variable: tf.Variable, part: float | tf.Tensor) -> tf.Operation:
-    """Adds `variable -= part * variable`, in place and in one pass."""
+    """Add `variable -= part * variable`, in place and in one pass."""
     if hasattr(variable, "handle"):
         return tf.raw_ops.ResourceApplyGradientDescent(
             var=variable.handle, alpha=part, delta=variable

@@ -156,7 +156,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         clip_norm=training.clip_norm,
         num_accumulation_steps=training.num_accumulation_steps,
         layerwise_lr_decay=training.layerwise_lr_decay,
-        num_hidden_layers=inputs.bert_config.num_hidden_layers,
+        layers_above=inputs.bert_config.layers_above,
         amp=amp,
         average_gradients=workers.average_gradients,
     )
@@ -351,7 +351,9 @@ def main(argv: Sequence[str]) -> int:
     """Do what the command line says; return the exit status."""
     del argv
     config = flags.read()
-    return program.run(config, run_trials if config.training.num_trials > 1 else run_classifier)
+    if config.training.num_trials > 1:
+        return program.run(config, run_trials)
+    return program.run(config, run_classifier)
 
 
 def run_trials(config: Config, interruption: Interruption, workers: Workers) -> None:

@@ -1,18 +1,19 @@
-"""Metrics over a stream of batches: of classes, of several labels per example, and of numbers.
+"""Streaming metrics of classes, of several labels per example, and of numbers.
 
 - One class per example: precision, recall, F-beta and Matthews correlation. The API is that of the
-  tf_metrics package. The confusion matrix is added up over the batches, and every metric is a pure
-  function of it (`precision_of`, ...). `pos_indices` is scikit-learn's `labels`; None stands for
-  all `num_classes` classes, also those that never occur.
+  tf_metrics package. The confusion matrix is added up over the batches, and every metric is a
+  function of it (`precision_of`, ...). `pos_indices` is `labels` in scikit-learn; None means all
+  `num_classes` classes, including those that never occur.
 - Any number of labels per example: `multi_label_precision`, ..., from the counts of each label.
 - Numbers: the Pearson and the Spearman correlation.
 
-Every metric variable is a sum over the examples, or, where its static shape is open, the list of
-them: several workers add theirs up, or concatenate them, before the metric is taken. 0 / 0 is 0,
-scikit-learn's `zero_division=0`, also for a correlation with a constant, which scipy calls NaN.
+Every metric variable is a sum over the examples, or, if its static shape is not fully known, a list
+of examples. Several workers add their sums up, or concatenate their lists, before a metric is
+computed. 0 / 0 is 0, like `zero_division=0` in scikit-learn, also for a correlation with a
+constant, which is NaN in scipy.
 
-Counts and arithmetic are float64. A streamed metric is a float32 scalar, as in `tf.metrics`: this
-is what an event file holds, so a metric that is read back equals the one that was returned.
+Counts and arithmetic are float64. A streamed metric is a float32 scalar, as in `tf.metrics`. An
+event file holds float32, so a metric that is read back equals the one that was returned.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ def precision(
     weights: tf.Tensor | None = None,
     average: str = "micro",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Streams the precision: true positives / predicted.
+    """Stream the precision: true positives / predicted.
 
     Args:
         labels: integers in `[0, num_classes)`, any shape, for example `[batch_size]` or
             `[batch_size, seq_length]`.
         predictions: integers like `labels`, with as many elements.
-        num_classes: how many classes there are.
-        pos_indices: the classes that count, all of them by default.
+        num_classes: number of classes.
+        pos_indices: the classes that count, by default all.
         weights: how much each example counts, see `streaming_confusion_matrix`.
-        average: how classes become one number, "micro", "macro" or "weighted": see `precision_of`.
+        average: how to average over classes, "micro", "macro" or "weighted": see `precision_of`.
 
     Returns:
         `(value, update_op)` for `EstimatorSpec.eval_metric_ops`, both float32 `[]`. `update_op`
-        counts a batch and gives the metric after it; `value` changes nothing.
+        counts a batch and returns the metric after it; `value` only returns the metric.
 
     Raises:
         ValueError: `average` is unknown, or `pos_indices` is empty, repeats a class or names one
@@ -63,7 +64,7 @@ def recall(
     weights: tf.Tensor | None = None,
     average: str = "micro",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Streams the recall: true positives / actual.
+    """Stream the recall: true positives / actual.
 
     Arguments, result and errors are those of `precision`.
     """
@@ -81,7 +82,7 @@ def f1(
     weights: tf.Tensor | None = None,
     average: str = "micro",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Streams F1, the harmonic mean of precision and recall: `fbeta` with a beta of 1.
+    """Stream F1, the harmonic mean of precision and recall: `fbeta` with a beta of 1.
 
     Arguments, result and errors are those of `precision`.
     """
@@ -97,7 +98,7 @@ def fbeta(
     average: str = "micro",
     beta: float = 1,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Streams F-beta, in which recall matters `beta` times as much as precision: see `fbeta_of`.
+    """Stream F-beta, in which recall matters `beta` times as much as precision: see `fbeta_of`.
 
     The other arguments, the result and the errors are those of `precision`; a `beta` that is
     negative or not finite is a ValueError too.
@@ -114,7 +115,7 @@ def matthews_correlation(
     num_classes: int,
     weights: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Streams the Matthews correlation coefficient, the metric of CoLA: `matthews_correlation_of`.
+    """Stream the Matthews correlation coefficient, the metric of CoLA: `matthews_correlation_of`.
 
     Arguments and result are those of `precision`.
     """
@@ -130,21 +131,21 @@ def streaming_confusion_matrix(
     num_classes: int,
     weights: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Adds up the confusion matrix over batches: rows are labels, columns are predictions.
+    """Add up the confusion matrix over batches: rows are labels, columns are predictions.
 
     The sum is a local metric variable, which Estimator sets to zero before each evaluation.
 
     Args:
         labels: integers in `[0, num_classes)`, any shape.
         predictions: integers like `labels`, with as many elements.
-        num_classes: how many classes there are.
-        weights: how much each label counts, by default 1; 0 leaves it out. A number or whatever
-            broadcasts to the shape of `labels`; with labels `[batch_size, seq_length]` also one
-            weight per row, `[batch_size]`.
+        num_classes: number of classes.
+        weights: how much each label counts, by default 1; 0 leaves it out. A number or a tensor
+            that broadcasts to the shape of `labels`; with labels `[batch_size, seq_length]` also
+            one weight per row, `[batch_size]`.
 
     Returns:
         `(value, update_op)`, both float64 `[num_classes, num_classes]`; `update_op` is the matrix
-        with this batch in it. Running it raises InvalidArgumentError if a class is out of range.
+        after this batch. It raises InvalidArgumentError if a class is out of range.
     """
     total = _metric_variable([num_classes, num_classes], "confusion_matrix")
     labels = tf.convert_to_tensor(labels)
@@ -163,12 +164,12 @@ def precision_of(
     pos_indices: Sequence[int] | None = None,
     average: str = "micro",
 ) -> tf.Tensor:
-    """Returns the precision, true positives / predicted, float64 `[]`.
+    """Return the precision, true positives / predicted, float64 `[]`.
 
     Args:
         confusion_matrix: float64 `[num_classes, num_classes]`, rows are labels.
-        pos_indices: the classes that count, all of them by default.
-        average: "micro" is the ratio of the sums over the classes: with all of them, the accuracy;
+        pos_indices: the classes that count, by default all.
+        average: "micro" is the ratio of the sums over the classes: with all classes, the accuracy;
             "macro" is the mean of the ratios of the classes;
             "weighted" is their mean weighted by `actual`, how often each class is a label.
 
@@ -183,7 +184,7 @@ def recall_of(
     pos_indices: Sequence[int] | None = None,
     average: str = "micro",
 ) -> tf.Tensor:
-    """Returns the recall, true positives / actual, float64 `[]`.
+    """Return the recall, true positives / actual, float64 `[]`.
 
     Arguments and errors are those of `precision_of`.
     """
@@ -196,9 +197,9 @@ def fbeta_of(
     average: str = "micro",
     beta: float = 1,
 ) -> tf.Tensor:
-    """Returns F-beta, (1 + beta^2) P R / (beta^2 P + R) of precision P and recall R, float64 `[]`.
+    """Return F-beta, (1 + beta^2) P R / (beta^2 P + R) of precision P and recall R, float64 `[]`.
 
-    It is computed as one ratio of counts, so that it averages like the other two:
+    It is one ratio of counts, so that it averages like precision and recall:
 
         (1 + beta^2) true_positives / (beta^2 actual + predicted)
 
@@ -209,15 +210,14 @@ def fbeta_of(
 
 
 def matthews_correlation_of(confusion_matrix: tf.Tensor) -> tf.Tensor:
-    """Returns the Matthews correlation coefficient of all classes, float64 `[]` in [-1, 1].
+    """Return the Matthews correlation coefficient of all classes, float64 `[]` in [-1, 1].
 
     R_K of Gorodkin (2004), "Comparing two K-category assignments by a K-category correlation
-    coefficient". With n examples, of which c are right, and a_k and p_k labels and predictions of
-    class k:
+    coefficient". With n examples, c of them correct, and a_k labels and p_k predictions of class k:
 
         (c n - sum_k a_k p_k) / sqrt((n^2 - sum_k a_k^2) (n^2 - sum_k p_k^2))
 
-    It is 0 where it is undefined: only one class among the labels or among the predictions.
+    It is 0 where it is undefined: if the labels or the predictions have only one class.
     """
     counts = class_counts(confusion_matrix)
     correct, examples = tf.reduce_sum(counts.true_positives), tf.reduce_sum(counts.actual)
@@ -238,7 +238,7 @@ class ClassCounts(NamedTuple):
 def class_counts(
     confusion_matrix: tf.Tensor, pos_indices: Sequence[int] | None = None
 ) -> ClassCounts:
-    """Reads the counts of the classes in `pos_indices`, all by default, off a confusion matrix.
+    """Read the counts of the classes in `pos_indices`, by default all, from a confusion matrix.
 
     Raises:
         ValueError: `pos_indices` is empty, repeats a class or names one that does not exist.
@@ -264,14 +264,14 @@ def multi_label_precision(
     weights: tf.Tensor | None = None,
     average: str = "micro",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Streams the precision of examples that have any number of labels each.
+    """Stream the precision of examples that have any number of labels each.
 
     Args:
         labels: integers `[batch_size, num_classes]`, 1 for the labels of an example and else 0.
         predictions: integers like `labels`.
-        num_classes: how many different labels there are.
+        num_classes: number of different labels.
         weights: how much each example counts, `[batch_size]`, by default 1; 0 leaves it out.
-        average: how classes become one number, as for `precision_of`.
+        average: how to average over labels, see `precision_of`.
 
     Returns:
         `(value, update_op)`, as for `precision`.
@@ -292,7 +292,7 @@ def multi_label_recall(
     weights: tf.Tensor | None = None,
     average: str = "micro",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Streams the recall of examples that have any number of labels each.
+    """Stream the recall of examples that have any number of labels each.
 
     Arguments, result and errors are those of `multi_label_precision`.
     """
@@ -310,7 +310,7 @@ def multi_label_fbeta(
     average: str = "micro",
     beta: float = 1,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Streams F-beta, by default F1, of examples that have any number of labels each.
+    """Stream F-beta, by default F1, of examples that have any number of labels each.
 
     The other arguments, the result and the errors are those of `multi_label_precision`; a `beta`
     that is negative or not finite is a ValueError too.
@@ -327,12 +327,12 @@ def streaming_class_counts(
     num_classes: int,
     weights: tf.Tensor | None = None,
 ) -> tuple[ClassCounts, ClassCounts]:
-    """Adds up how often each label is given, predicted, and both, over batches.
+    """Count over batches how often each label is given, predicted, and both.
 
     Arguments are those of `multi_label_precision`.
 
     Returns:
-        `(value, update_op)`; `update_op` are the counts with this batch in them.
+        `(value, update_op)`; `update_op` has the counts after this batch.
     """
     total = _metric_variable([len(ClassCounts._fields), num_classes], "class_counts")
     actual, predicted = tf.cast(labels, tf.float64), tf.cast(predictions, tf.float64)
@@ -347,14 +347,14 @@ def streaming_class_counts(
 def pearson_correlation(
     labels: tf.Tensor, predictions: tf.Tensor, weights: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Streams the Pearson correlation coefficient of labels x and predictions y.
+    """Stream the Pearson correlation coefficient of labels x and predictions y.
 
     With sums over the examples:
 
         (n sum xy - sum x sum y) / sqrt((n sum x^2 - (sum x)^2) (n sum y^2 - (sum y)^2))
 
     In float64 this is exact to 1e-5 for numbers whose standard deviation is at least 1e-5 of their
-    mean, as it is for scores from 0 to 5. Below 1e-6, a few steps of float32, they count as
+    mean, for example scores from 0 to 5. Below 1e-6, a few steps of float32, they count as
     constant, and the correlation is 0.
 
     Args:
@@ -375,10 +375,10 @@ def pearson_correlation(
 def spearman_correlation(
     labels: tf.Tensor, predictions: tf.Tensor, weights: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Streams the Spearman correlation coefficient: the Pearson correlation of the ranks.
+    """Stream the Spearman correlation coefficient: the Pearson correlation of the ranks.
 
-    Equal numbers share the mean of their ranks. The rank of a number depends on all others, so each
-    pair is kept, in 16 bytes.
+    Equal numbers have the mean of their ranks. A rank depends on all numbers, so every pair is
+    kept, in 16 bytes.
 
     Args:
         labels: numbers `[batch_size]`.
@@ -386,10 +386,10 @@ def spearman_correlation(
         weights: `[batch_size]`; 0 leaves an example out, all others count alike.
 
     Returns:
-        `(value, update_op)`, float32 `[]` and int32 `[]`. `update_op` keeps a batch and gives the
-        number of pairs that are kept: to rank all of them after each batch would be slow.
+        `(value, update_op)`, float32 `[]` and int32 `[]`. `update_op` keeps a batch and returns the
+        number of pairs: to rank all of them after each batch would be slow.
     """
-    # XLA refuses a variable that grows, and a GPU has nothing to gain here.
+    # XLA refuses a variable that grows, and a GPU would not be faster.
     with tf.device("/cpu:0"), tf.xla.experimental.jit_scope(compile_ops=False):
         pairs = tf.stack([tf.cast(labels, tf.float64), tf.cast(predictions, tf.float64)], axis=1)
         if weights is not None:
@@ -402,7 +402,7 @@ def spearman_correlation(
 
 
 def _metric_variable(shape: Sequence[int | None], name: str) -> tf.Variable:
-    """Makes a local variable of zeros; an open dimension begins with a length of 0."""
+    """Make a local variable of zeros; an unknown dimension begins with a length of 0."""
     is_fixed = None not in shape
     return tf.Variable(
         tf.zeros([length or 0 for length in shape], tf.float64),
@@ -410,7 +410,7 @@ def _metric_variable(shape: Sequence[int | None], name: str) -> tf.Variable:
         collections=[tf.GraphKeys.LOCAL_VARIABLES, tf.GraphKeys.METRIC_VARIABLES],
         validate_shape=is_fixed,
         name=name,
-        # Only a resource can have a shape that is partly open.
+        # Only a resource variable can have a shape that is partly unknown.
         use_resource=None if is_fixed else True,
         shape=tf.TensorShape(shape),
     )
@@ -463,14 +463,14 @@ def _average_ratio(
 
 
 def _spread(counts: tf.Tensor) -> tf.Tensor:
-    # n^2 - sum_k counts_k^2 as products that are never negative. n is the sum of these very counts,
-    # so one class gives exactly 0: the sum over the other axis of the matrix may round differently,
-    # and its noise would pass for a correlation, or become NaN under the root.
+    # n^2 - sum_k counts_k^2, as a sum of products that are never negative. n is the sum of these
+    # counts, so one class gives exactly 0. The sum over the other axis of the matrix may round
+    # differently: the difference would look like a correlation, or be negative under the root.
     return tf.reduce_sum(counts * (tf.reduce_sum(counts) - counts))
 
 
 def _moments(x: tf.Tensor, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Sums 1, x, y, x^2, y^2 and xy over the examples, float64 `[6]`."""
+    """Sum 1, x, y, x^2, y^2 and xy over the examples, float64 `[6]`."""
     return tf.reduce_sum(weights * tf.stack([tf.ones_like(x), x, y, x * x, y * y, x * y]), axis=1)
 
 
@@ -482,15 +482,15 @@ def _correlation(moments: tf.Tensor) -> tf.Tensor:
 
 
 def _variation(n: tf.Tensor, total: tf.Tensor, total_of_squares: tf.Tensor) -> tf.Tensor:
-    # n sum x^2 - (sum x)^2. For equal numbers the two round differently, and their difference would
-    # pass for a variation, or become NaN under the root.
+    # n sum x^2 - (sum x)^2. For equal numbers the two terms round differently: the difference would
+    # look like a variation, or be negative under the root.
     variation = n * total_of_squares - total * total
     is_noise = variation <= 1e-12 * n * total_of_squares
     return tf.where(is_noise, tf.zeros_like(variation), variation)
 
 
 def _ranks(numbers: tf.Tensor) -> tf.Tensor:
-    """Ranks numbers from 1; equal ones share the mean of their ranks, and NaN stays NaN."""
+    """Rank numbers from 1; equal numbers have the mean of their ranks, and NaN stays NaN."""
     ascending = tf.sort(numbers)
     num_smaller = tf.searchsorted(ascending, numbers, side="left")
     num_not_larger = tf.searchsorted(ascending, numbers, side="right")

@@ -1,4 +1,4 @@
-"""Text -> word pieces -> ids, token for token as google's BERT does it. Needs no TensorFlow."""
+"""Text -> word pieces -> ids, with the tokens of google's BERT. Needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import string
 import unicodedata
 from collections import Counter, OrderedDict
 from typing import Callable, Iterable, Mapping
-
-from bert_classifier.errors import BadInput
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,26 +40,26 @@ _CHINESE_BLOCKS = (
     (0x2F800, 0x2FA1F),
 )
 
-# Enough for the frequent words of any corpus; the rare ones that come later are split each time.
+# Enough for the frequent words of any corpus; rare words that come later are split each time.
 _MAX_CACHED_WORDS = 100000
-# What is longer is hardly a word that comes again, but a whole text in a script without spaces.
+# A longer part is rarely a word that comes again: it is a text in a script without spaces.
 _MAX_CACHED_LENGTH = 20
 
 
 def validate_case_matches_checkpoint(do_lower_case: bool, init_checkpoint: str | None) -> None:
-    """Checks `do_lower_case` against the folder name of a checkpoint that google published.
+    """Check `do_lower_case` against the folder name of a checkpoint that google published.
 
     Any other checkpoint passes: its name does not tell how it was trained.
 
     Raises:
-        BadInput: the model is a cased one and the text would be lower-cased, or the reverse.
+        ValueError: the model is cased and the text would be lower-cased, or the reverse.
     """
     match = re.search(r"([A-Za-z0-9_-]+)/bert_model\.ckpt", init_checkpoint or "")
     model_name = match.group(1) if match else ""
     wrong_models = _CASED_MODELS if do_lower_case else _LOWER_CASED_MODELS
     if model_name in wrong_models:
         kind = "cased" if do_lower_case else "lower-cased"
-        raise BadInput(
+        raise ValueError(
             f"--do_lower_case={bool(do_lower_case)} does not fit "
             f"--init_checkpoint={init_checkpoint}: {model_name} was trained on {kind} text; "
             f"set --do_lower_case={not do_lower_case}"
@@ -69,7 +67,7 @@ def validate_case_matches_checkpoint(do_lower_case: bool, init_checkpoint: str |
 
 
 def convert_to_unicode(text: str | bytes) -> str:
-    """Returns `text` as `str`; bytes are read as UTF-8 and what is not UTF-8 is left out.
+    """Return `text` as `str`; decode bytes as UTF-8 and leave out what is not UTF-8.
 
     Raises:
         ValueError: `text` is neither `str` nor `bytes`.
@@ -82,23 +80,23 @@ def convert_to_unicode(text: str | bytes) -> str:
 
 
 def printable_text(text: str | bytes) -> str:
-    """Returns `text` in the form that `print` and logging take: in Python 3 that is `str`."""
+    """Return `text` in the form that `print` and logging take: in Python 3 that is `str`."""
     return convert_to_unicode(text)
 
 
 def load_vocab(vocab_file: str) -> dict[str, int]:
-    """Reads a vocabulary, one token per line; the id of a token is the number of its line, from 0.
+    """Read a vocabulary, one token per line; the id of a token is the number of its line, from 0.
 
-    White space is stripped from a token, as google does it. What was nothing else (U+2028 in the
-    Chinese vocabulary) becomes an empty string, which matches no text, and its line still counts.
-    Blank lines at the end are none. Where lines have the same token the last one counts, as
-    google's code has it.
+    White space is stripped from a token, as in google's code. A token of white space only (U+2028
+    in the Chinese vocabulary) becomes an empty string, which matches no text; its line still
+    counts. Blank lines at the end do not count. If several lines have the same token, the last one
+    gives its id, as in google's code.
 
     Returns:
         An `OrderedDict` from token to id.
 
     Raises:
-        BadInput: the file cannot be read, is not UTF-8 or is empty.
+        ValueError: the file cannot be read, is not UTF-8 or is empty.
     """
     vocab: dict[str, int] = OrderedDict()
     for index, line in enumerate(_read_lines(vocab_file)):
@@ -107,9 +105,9 @@ def load_vocab(vocab_file: str) -> dict[str, int]:
 
 
 def log_repeated_tokens(vocab_file: str) -> None:
-    """Warns where lines of a vocabulary have the same token, as some published ones do.
+    """Warn if several lines of a vocabulary have the same token, as in some published ones.
 
-    Lines are compared as they stand: tokens that differ by an exotic space are nothing to tell of.
+    Lines are compared without stripping: tokens that differ only in white space are not reported.
     """
     lines = _read_lines(vocab_file)
     repeated = [line for line, number in Counter(lines).items() if number > 1 and line.strip()]
@@ -131,14 +129,14 @@ def _read_lines(vocab_file: str) -> list[str]:
         with open(vocab_file, "rb") as reader:
             text = reader.read().decode("utf-8-sig")
     except OSError as error:
-        raise BadInput(f"{vocab_file}: {error.strerror}; {_VOCAB_CURE}") from error
+        raise ValueError(f"{vocab_file}: {error.strerror}; {_VOCAB_CURE}") from error
     except UnicodeDecodeError as error:
         line_number = error.object.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{vocab_file}:{line_number}: is not UTF-8; {_VOCAB_CURE}") from error
+        raise ValueError(f"{vocab_file}:{line_number}: is not UTF-8; {_VOCAB_CURE}") from error
     if not text.strip():
-        raise BadInput(f"{vocab_file}: is empty; {_VOCAB_CURE}")
-    # Only "\n" ends a line: `str.splitlines` would also split the token U+2028 and so shift every
-    # id that follows.
+        raise ValueError(f"{vocab_file}: is empty; {_VOCAB_CURE}")
+    # Only "\n" ends a line: `str.splitlines` would also split at the token U+2028 and so shift all
+    # ids after it.
     lines = text.split("\n")
     while not lines[-1].strip(" \t\r"):
         lines.pop()
@@ -146,18 +144,18 @@ def _read_lines(vocab_file: str) -> list[str]:
 
 
 def validate_vocab(vocab: Mapping[str, int], vocab_file: str) -> None:
-    """Checks that `vocab` has the tokens that frame, fill and pad every input of BERT.
+    """Check that `vocab` has the special tokens that the inputs of BERT are made with.
 
     Raises:
-        BadInput: one of `SPECIAL_TOKENS` is missing.
+        ValueError: one of `SPECIAL_TOKENS` is missing.
     """
     missing = [token for token in SPECIAL_TOKENS if token not in vocab]
     if missing:
-        raise BadInput(f"{vocab_file}: has no {', '.join(missing)}; {_VOCAB_CURE}")
+        raise ValueError(f"{vocab_file}: has no {', '.join(missing)}; {_VOCAB_CURE}")
 
 
 def convert_by_vocab(vocab: Mapping, items: Iterable) -> list:
-    """Looks up every item: tokens in a vocabulary or ids in an inverse one.
+    """Look up every item: tokens in a vocabulary, or ids in an inverse vocabulary.
 
     Raises:
         KeyError: an item is not in `vocab`.
@@ -166,22 +164,22 @@ def convert_by_vocab(vocab: Mapping, items: Iterable) -> list:
 
 
 def convert_tokens_to_ids(vocab: Mapping[str, int], tokens: Iterable[str]) -> list[int]:
-    """Returns the id of every token."""
+    """Return the id of every token."""
     return convert_by_vocab(vocab, tokens)
 
 
 def convert_ids_to_tokens(inv_vocab: Mapping[int, str], ids: Iterable[int]) -> list[str]:
-    """Returns the token of every id."""
+    """Return the token of every id."""
     return convert_by_vocab(inv_vocab, ids)
 
 
 def whitespace_tokenize(text: str) -> list[str]:
-    """Splits `text` at runs of white space."""
+    """Split `text` at runs of white space."""
     return text.split()
 
 
 class FullTokenizer:
-    """Text to word pieces: `BasicTokenizer` finds the words, `WordpieceTokenizer` cuts them.
+    """Text to word pieces: `BasicTokenizer` finds the words, `WordpieceTokenizer` splits them.
 
     Attributes:
         vocab: token -> id.
@@ -197,14 +195,14 @@ class FullTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, which is larger than that of tokens where lines have the same token."""
+        """Number of ids: larger than the number of tokens if lines have the same token."""
         return max(self.vocab.values()) + 1
 
     def tokenize(self, text: str | bytes) -> list[str]:
-        """Returns the word pieces of `text`."""
+        """Return the word pieces of `text`."""
         pieces: list[str] = []
-        # A space parts words whatever stands beside it, so what is between two of them can be
-        # split by itself, and remembered.
+        # A space always separates words, so the part between two spaces can be split by itself and
+        # cached.
         for part in convert_to_unicode(text).split(" "):
             known = self._cache.get(part)
             pieces.extend(self._split_and_remember(part) if known is None else known)
@@ -217,16 +215,16 @@ class FullTokenizer:
         return pieces
 
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
-        """Returns the id of every token."""
+        """Return the id of every token."""
         return convert_tokens_to_ids(self.vocab, tokens)
 
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
-        """Returns the token of every id."""
+        """Return the token of every id."""
         return convert_ids_to_tokens(self.inv_vocab, ids)
 
 
 class BasicTokenizer:
-    """Text to words: cleans it and splits at white space, punctuation and Chinese characters.
+    """Text to words: clean it, split it at white space, punctuation and Chinese characters.
 
     Lower-casing also strips accents, as in the pre-training of the uncased models.
     """
@@ -235,7 +233,7 @@ class BasicTokenizer:
         self.do_lower_case = do_lower_case
 
     def tokenize(self, text: str | bytes) -> list[str]:
-        """Returns the words of `text`; a punctuation mark or Chinese character is a word."""
+        """Return the words of `text`; a punctuation mark or Chinese character is a word."""
         text = convert_to_unicode(text).translate(_CLEANED)
         if self.do_lower_case:
             text = unicodedata.normalize("NFD", text.lower()).translate(_WITHOUT_ACCENTS)
@@ -243,7 +241,7 @@ class BasicTokenizer:
 
 
 class WordpieceTokenizer:
-    """Words to word pieces, by taking the longest piece that fits, from left to right."""
+    """Words to word pieces: from left to right, always the longest piece that fits."""
 
     def __init__(
         self,
@@ -257,10 +255,10 @@ class WordpieceTokenizer:
         self._cache: dict[str, list[str]] = {}
 
     def tokenize(self, text: str | bytes) -> list[str]:
-        """Returns the pieces of the words of `text`, which `BasicTokenizer` has prepared.
+        """Return the word pieces of `text`, which `BasicTokenizer` has prepared.
 
-        "unaffable" becomes "un", "##aff", "##able". A word that the vocabulary cannot spell, or
-        that is longer than `max_input_chars_per_word`, becomes one `unk_token`.
+        "unaffable" becomes "un", "##aff", "##able". A word that pieces of the vocabulary cannot
+        make, or that is longer than `max_input_chars_per_word`, becomes one `unk_token`.
         """
         pieces: list[str] = []
         for word in whitespace_tokenize(convert_to_unicode(text)):
@@ -296,8 +294,8 @@ def _is_whitespace(char: str) -> bool:
 
 
 def _is_control(char: str) -> bool:
-    # Tab and line ends are control characters to Unicode and white space to BERT. Unassigned and
-    # private-use characters (Cn, Co) stay, as in google's last version; its 1.0.1 dropped them too.
+    # Tab and line ends are control characters in Unicode, but white space in BERT. Unassigned and
+    # private-use characters (Cn, Co) stay, as in google's last version; its 1.0.1 drops them.
     return char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Cf")
 
 

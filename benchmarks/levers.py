@@ -62,9 +62,9 @@ def join_heads(heads, rows):
     return tf.reshape(tf.transpose(heads, [1, 2, 0, 3]), [batch_size, seq_length, num_heads * size])
 
 
-def transformer_layer(hidden, num_positions=None, layer=modeling._transformer_layer, **options):
+def transformer_layer(hidden, num_positions=None, compute=modeling._transformer_layer, **options):
     """Computes all positions, whatever is asked for."""
-    output = layer(hidden, **options)
+    output = compute(hidden, **options)
     return output if num_positions is None else output[:, :num_positions]
 
 

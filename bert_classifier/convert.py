@@ -1,10 +1,10 @@
-"""Turns a Hugging Face BERT directory into a checkpoint as google publishes them.
+"""Turn a Hugging Face BERT directory into a checkpoint as google publishes them.
 
     python -m bert_classifier.convert HF_DIR OUTPUT_DIR
 
-Reads config.json, vocab.txt and model.safetensors or pytorch_model.bin. Needs no torch and runs no
-code that is in those files. Refuses every model that this project would compute in another way than
-Hugging Face does, because such a model would train all the same, only worse.
+Read config.json, vocab.txt and model.safetensors or pytorch_model.bin. Torch is not needed, and no
+code in those files is run. A model that this project would compute in another way than Hugging Face
+is refused: it would train without an error, only worse.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ import safetensors
 
 from bert_classifier import files
 from bert_classifier.errors import BadInput
-from bert_classifier.training import checkpoints
+from bert_classifier.model import weights
+from modeling import BertConfig
 
 CHECKPOINT_NAME = "bert_model.ckpt"
 CONFIG_NAME = "bert_config.json"
@@ -41,7 +42,7 @@ VOCAB_NAME = "vocab.txt"
 
 
 class Converted(NamedTuple):
-    """What `convert` has made, and what the user should know about it."""
+    """The result of `convert`, and what the user should know about it."""
 
     init_checkpoint: str
     num_variables: int
@@ -50,7 +51,7 @@ class Converted(NamedTuple):
 
 
 def convert(hf_dir: str, output_dir: str) -> Converted:
-    """Converts the Hugging Face BERT in `hf_dir`; `output_dir` appears complete or not at all.
+    """Convert the Hugging Face BERT in `hf_dir`; make `output_dir` completely or not at all.
 
     Args:
         hf_dir: directory with config.json, vocab.txt and model.safetensors or pytorch_model.bin.
@@ -58,7 +59,7 @@ def convert(hf_dir: str, output_dir: str) -> Converted:
 
     Raises:
         BadInput: the model is not a BERT that this project computes exactly, a file is missing or
-            damaged, or `output_dir` has something in it.
+            damaged, or `output_dir` is not empty.
     """
     output_dir = os.path.realpath(output_dir)
     _check_is_free(output_dir)
@@ -74,7 +75,7 @@ def convert(hf_dir: str, output_dir: str) -> Converted:
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=parent) as staging:
         complete = os.path.join(staging, "complete")
         os.mkdir(complete)
-        checkpoints.write_checkpoint(variables, os.path.join(complete, CHECKPOINT_NAME))
+        weights.write_checkpoint(variables, os.path.join(complete, CHECKPOINT_NAME))
         files.write_json(os.path.join(complete, CONFIG_NAME), config)
         shutil.copyfile(vocab_path, os.path.join(complete, VOCAB_NAME))
         os.rename(complete, output_dir)
@@ -112,7 +113,7 @@ _GOOGLE_ACTIVATIONS = {
     "tanh": "tanh",
 }
 
-# Settings that google's BERT does not have, each with the value that it is built with.
+# Settings that google's BERT does not have, each with the value that google's code implies.
 _BUILT_IN = {
     "model_type": "bert",
     "position_embedding_type": "absolute",
@@ -123,10 +124,10 @@ _BUILT_IN = {
 
 
 def read_config(hf_dir: str) -> dict[str, Any]:
-    """Reads config.json and returns the content of google's bert_config.json.
+    """Read config.json and return the content of google's bert_config.json.
 
     Raises:
-        BadInput: the file is missing or damaged, or describes something else than google's BERT.
+        BadInput: the file is missing or damaged, or is not of google's BERT.
     """
     if not os.path.isdir(hf_dir):
         raise BadInput("%s: no such directory; download the model into one first" % hf_dir)
@@ -159,10 +160,10 @@ def read_config(hf_dir: str) -> dict[str, Any]:
 
 
 def read_do_lower_case(hf_dir: str) -> bool | None:
-    """Reads from tokenizer_config.json whether the model is uncased; None if unsaid.
+    """Read from tokenizer_config.json whether the model is uncased, None if it does not say.
 
     Raises:
-        BadInput: the model's tokenizer splits text in another way than google's does.
+        BadInput: the model's tokenizer splits text in another way than google's.
     """
     path = os.path.join(hf_dir, "tokenizer_config.json")
     if not os.path.exists(path):
@@ -181,14 +182,14 @@ def read_do_lower_case(hf_dir: str) -> bool | None:
 
 
 def _check_vocab(hf_dir: str, vocab_size: int) -> str:
-    """Gives the path of a vocab.txt that has no more words than the model has embeddings."""
+    """Return the path of vocab.txt; it must not have more words than the model has embeddings."""
     path = os.path.join(hf_dir, VOCAB_NAME)
     if not os.path.exists(path):
         cure = "BertTokenizer.from_pretrained(...).save_vocabulary(...) writes it"
         raise BadInput("%s: no such file; %s" % (path, cure))
     files.check_rereadable(path)
     with open(path, "rb") as stream:
-        # Blank lines at the end are no words.
+        # Blank lines at the end do not count.
         num_words = stream.read().rstrip().count(b"\n") + 1
     if num_words > vocab_size:
         message = "%s:%d: more words than vocab_size %d; use the vocab.txt of this model"
@@ -215,7 +216,7 @@ def _read_json(path: str) -> dict[str, Any]:
 def split_encoder_and_heads(
     tensors: dict[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Separates BERT from what stands on it, and gives BERT's tensors their current names.
+    """Separate the encoder from the heads on it, and give its tensors their current names.
 
     BertModel saves `encoder...`, a model with a head saves `bert.encoder...`. Before 2019 the two
     tensors of a LayerNorm were called gamma and beta.
@@ -239,10 +240,10 @@ def split_encoder_and_heads(
 def encoder_variables(
     encoder: dict[str, np.ndarray], config: dict[str, Any], source: str
 ) -> dict[str, np.ndarray]:
-    """Renames and transposes the tensors of a Hugging Face encoder to google's variables.
+    """Rename and transpose the tensors of a Hugging Face encoder to google's variables.
 
     Args:
-        encoder: the tensors by current Hugging Face name, any float dtype.
+        encoder: the tensors by current Hugging Face name, of any float dtype.
         config: content of bert_config.json.
         source: the file of the tensors, for messages.
 
@@ -252,14 +253,14 @@ def encoder_variables(
     Raises:
         BadInput: a tensor is missing, left over, of another shape, not float or not finite.
     """
-    shapes = variable_shapes(config)
+    shapes = BertConfig(**config).variable_shapes()
     wanted = [hugging_face_name(name) for name in shapes]
     missing = [name for name in wanted if name not in encoder]
     if missing:
         cure = "is it damaged, or of another model than its config.json?"
         if all(name.startswith("pooler.") for name in missing):
-            # Saved by a masked language model. Fine-tuning may start from a random pooler, but that
-            # is for the user to decide, and Hugging Face's own tool does it.
+            # It was saved by a masked language model. Fine-tuning may start from a random pooler,
+            # but the user should decide that, and Hugging Face's own tool does it.
             cure = "BertModel.from_pretrained(...).save_pretrained(...) adds a new, random pooler"
         message = "%s: lacks %d of the %d tensors of its config.json: %s; %s"
         raise BadInput(message % (source, len(missing), len(wanted), _first_few(missing), cure))
@@ -278,39 +279,9 @@ def encoder_variables(
     return variables
 
 
-def variable_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Gives name and shape of every variable of google's BertModel, in the order of its graph."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def dense(scope: str, num_inputs: int, num_outputs: int) -> None:
-        shapes[scope + "/kernel"] = (num_inputs, num_outputs)
-        shapes[scope + "/bias"] = (num_outputs,)
-
-    def layer_norm(scope: str) -> None:
-        shapes[scope + "/gamma"] = shapes[scope + "/beta"] = (hidden,)
-
-    shapes["bert/embeddings/word_embeddings"] = (config["vocab_size"], hidden)
-    shapes["bert/embeddings/token_type_embeddings"] = (config["type_vocab_size"], hidden)
-    shapes["bert/embeddings/position_embeddings"] = (config["max_position_embeddings"], hidden)
-    layer_norm("bert/embeddings/LayerNorm")
-    for layer in range(config["num_hidden_layers"]):
-        scope = "bert/encoder/layer_%d/" % layer
-        dense(scope + "attention/self/query", hidden, hidden)
-        dense(scope + "attention/self/key", hidden, hidden)
-        dense(scope + "attention/self/value", hidden, hidden)
-        dense(scope + "attention/output/dense", hidden, hidden)
-        layer_norm(scope + "attention/output/LayerNorm")
-        dense(scope + "intermediate/dense", hidden, inner)
-        dense(scope + "output/dense", inner, hidden)
-        layer_norm(scope + "output/LayerNorm")
-    dense("bert/pooler/dense", hidden, hidden)
-    return shapes
-
-
 def hugging_face_name(variable: str) -> str:
-    """Translates a variable's name, `bert/encoder/layer_0/...` to `encoder.layer.0...`."""
-    name = re.sub(r"^bert/", "", variable)
+    """Translate `<scope>/encoder/layer_0/...`, the name of a variable, to `encoder.layer.0...`."""
+    _, name = variable.split("/", 1)
     name = re.sub(r"\blayer_(\d+)/", r"layer/\1/", name)
     name = re.sub(r"/(kernel|gamma)$", "/weight", name)
     name = re.sub(r"/beta$", "/bias", name)
@@ -318,10 +289,10 @@ def hugging_face_name(variable: str) -> str:
     return name.replace("/", ".")
 
 
-def _check_tensor(tensor: np.ndarray, shape: tuple[int, ...], name: str) -> None:
-    if tensor.shape != shape:
+def _check_tensor(tensor: np.ndarray, shape: list[int], name: str) -> None:
+    if list(tensor.shape) != shape:
         message = "%s has shape %s, config.json asks for %s; use the config.json of this model"
-        raise BadInput(message % (name, list(tensor.shape), list(shape)))
+        raise BadInput(message % (name, list(tensor.shape), shape))
     if tensor.dtype.kind != "f":
         message = "%s has dtype %s; quantized models cannot be converted, use the original"
         raise BadInput(message % (name, tensor.dtype))
@@ -334,14 +305,14 @@ def _first_few(names: list[str], count: int = 8) -> str:
     return ", ".join(names[:count]) + (" and %d more" % rest if rest > 0 else "")
 
 
-# Reading weights without running what is in the file
+# Reading weights without running code of the file
 
 
 def find_weights(hf_dir: str) -> str:
-    """Gives the path of the file with the weights, safetensors before pickle.
+    """Return the path of the file with the weights; prefer safetensors to pickle.
 
     Raises:
-        BadInput: there is none, or the model is saved in pieces.
+        BadInput: there is no such file, or the model is saved in pieces.
     """
     for name in ("model.safetensors", "pytorch_model.bin"):
         path = os.path.join(hf_dir, name)
@@ -360,13 +331,13 @@ def find_weights(hf_dir: str) -> str:
 
 
 def read_weights(path: str) -> dict[str, np.ndarray]:
-    """Reads all tensors of a safetensors file or of either file format of `torch.save`.
+    """Read all tensors of a safetensors file or of either file format of `torch.save`.
 
     Returns:
         The tensors by name, in the dtype of the file; bfloat16, which NumPy lacks, as float32.
 
     Raises:
-        BadInput: the file is damaged, or asks to run code.
+        BadInput: the file is damaged, or would run code.
     """
     files.check_rereadable(path)
     with open(path, "rb") as stream:
@@ -399,7 +370,7 @@ _NUMPY_DTYPES = {
 
 
 def _decode(data: bytes, dtype: str) -> np.ndarray:
-    """Gives the numbers in `data` in one dimension; `dtype` as safetensors calls it."""
+    """Return the numbers in `data`, one dimension; `dtype` is a name of safetensors."""
     if dtype not in _NUMPY_DTYPES:
         raise BadInput("has numbers of type %s; quantized models cannot be converted" % dtype)
     numbers = np.frombuffer(data, _NUMPY_DTYPES[dtype])
@@ -416,7 +387,7 @@ def _read_safetensors(stream: BinaryIO) -> dict[str, np.ndarray]:
 
 
 class _Tensor(NamedTuple):
-    """A tensor as a torch file describes it: a view of a storage, counted in elements."""
+    """A tensor in a torch file: a view of a storage; offset and strides count elements."""
 
     storage_key: str
     offset: int
@@ -432,8 +403,8 @@ def _rebuild_parameter(tensor: _Tensor, *_: Any) -> _Tensor:
     return tensor
 
 
-# All that a pickle gets when it asks for a function or a class. For the type of a storage it gets a
-# mere string, in which there is nothing to call or to change.
+# The only functions and classes that a pickle can get. The type of a storage is a plain string:
+# there is nothing in it to call.
 _PICKLE_GLOBALS = {
     "collections.OrderedDict": collections.OrderedDict,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
@@ -453,14 +424,14 @@ _PICKLE_GLOBALS = {
 
 
 class _TorchUnpickler(pickle.Unpickler):
-    """Unpickles torch tensors as `_Tensor`; gives a pickle no other function to call."""
+    """Unpickle torch tensors as `_Tensor`, without any other function or class."""
 
     def __init__(self, stream: BinaryIO):
         super().__init__(stream)
         self.storage_dtypes: dict[str, str] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Gives what the pickle may use under this name."""
+        """Return the function or class of this name if it is allowed."""
         global_name = "%s.%s" % (module, name)
         if global_name not in _PICKLE_GLOBALS:
             cure = "use a file with nothing but the weights, best model.safetensors"
@@ -468,7 +439,7 @@ class _TorchUnpickler(pickle.Unpickler):
         return _PICKLE_GLOBALS[global_name]
 
     def persistent_load(self, pid: Any) -> str:
-        """Notes the dtype of the storage that the pickle refers to and gives the storage's key."""
+        """Note the dtype of the storage that the pickle refers to, and return its key."""
         kind, dtype, key, _, _, *view = pid
         if kind != "storage" or view not in ([], [None]):
             raise ValueError("a reference of an unknown kind")
@@ -477,7 +448,7 @@ class _TorchUnpickler(pickle.Unpickler):
 
 
 def _read_torch_zip(stream: BinaryIO) -> dict[str, np.ndarray]:
-    """Reads `torch.save` since 1.6: a zip archive with data.pkl and one member per storage."""
+    """Read `torch.save` since 1.6: a zip archive with data.pkl and one member per storage."""
     with zipfile.ZipFile(stream) as archive:
         (pickle_name,) = [n for n in archive.namelist() if re.match(r"^[^/]+/data\.pkl$", n)]
         unpickler = _TorchUnpickler(io.BytesIO(archive.read(pickle_name)))
@@ -491,10 +462,10 @@ def _read_torch_zip(stream: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _read_torch_legacy(stream: BinaryIO) -> dict[str, np.ndarray]:
-    """Reads `torch.save` before 1.6.
+    """Read `torch.save` before 1.6.
 
     The file has five pickles: a magic number, the protocol's version, the writing system, the
-    tensors, the keys of their storages. For every key follow the number of elements and these.
+    tensors, the keys of their storages. For every key follow the number of elements, then these.
     """
     if _TorchUnpickler(stream).load() != 0x1950A86A20F9469CFC6C:
         raise ValueError("not written by torch.save")
@@ -514,7 +485,7 @@ def _read_torch_legacy(stream: BinaryIO) -> dict[str, np.ndarray]:
 def _view_tensors(
     tensors: dict[str, _Tensor], storages: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Makes arrays of the described tensors; NumPy refuses one that would leave its storage."""
+    """Make arrays of the tensors; NumPy refuses one that reaches beyond its storage."""
     arrays = {}
     for name, tensor in tensors.items():
         if not isinstance(tensor, _Tensor):
@@ -528,7 +499,7 @@ def _view_tensors(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Converts as the command line says; returns the exit status, 2 for bad input."""
+    """Convert as the command line says; return the exit status, 2 for bad input."""
     parser = argparse.ArgumentParser(
         description="Turns a Hugging Face BERT directory into a TensorFlow 1 checkpoint."
     )

@@ -1,9 +1,29 @@
-"""The one error that is the user's to cure: a wrong file, value or flag."""
+"""The error that the user can cure: a wrong file, value or flag."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Iterator
 
 
 class BadInput(ValueError):
-    """Bad input. The message is one line that names file, line, value and cure.
+    """Bad input. The message is one line that names the file, the line, the value and the cure.
 
-    The front door prints it on stderr and exits with status 2, without a traceback. Anything that
-    is a fault of the program itself keeps its own exception and its traceback.
+    The front door prints it on stderr and exits with status 2, without a traceback. A fault of the
+    program itself keeps its own exception and its traceback.
     """
+
+
+@contextlib.contextmanager
+def bad_input() -> Iterator[None]:
+    """Turn a ValueError into `BadInput` with the same message.
+
+    It goes around calls of `modeling` and `tokenization` with what the user gave: these two import
+    nothing of this package.
+    """
+    try:
+        yield
+    except BadInput:
+        raise
+    except ValueError as error:
+        raise BadInput(str(error)) from error

@@ -97,21 +97,16 @@ def inspect(job: Job) -> list[str]:
     config, inputs, schedule = job.config, job.inputs, job.schedule
     if schedule is None:
         return []
-    report = checks.inspect(
+    data = checks.Data(
         inputs.examples,
         {split: examples.path for split, examples in inputs.examples.items()},
         inputs.labels,
         inputs.tokenizer,
-        inputs.bert_config,
-        job.initial_weights.checkpoint,
-        schedule,
         config.data.max_seq_length,
-        config.training.train_batch_size,
         inputs.problem_type,
-        config.training.early_stopping_min_steps,
-        config.training.gradient_checkpointing,
-        job.initial_weights.with_classifier,
     )
+    model = checks.Model(inputs.bert_config, *job.initial_weights)
+    report = checks.inspect(data, model, schedule, config.training)
     if config.actions.dry_run:
         print("\n".join(report.lines), flush=True)
     if report.fatal:

@@ -29,7 +29,7 @@ from report import Turn
 
 from bert_classifier import convert
 from bert_classifier.data import processors
-from bert_classifier.training import checkpoints
+from bert_classifier.model import weights
 
 WORDS = ["".join(letters) for letters in itertools.product("abcdefgh", repeat=5)][:20000]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", ".", "##ing", *WORDS]
@@ -541,7 +541,7 @@ def test_both_programs_do_all_jobs(tmp_path):
     variables = {
         name: chance.normal(0, 0.02, shape).astype(np.float32) for name, shape in shapes.items()
     }
-    checkpoints.write_checkpoint(variables, str(tmp_path / "bert_model.ckpt"))
+    weights.write_checkpoint(variables, str(tmp_path / "bert_model.ckpt"))
     result = subprocess.run(
         [
             sys.executable,

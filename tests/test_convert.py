@@ -38,7 +38,7 @@ FORMS = [
 
 
 def put_weights(hf_dir: pathlib.Path, form: str) -> pathlib.Path:
-    """Makes one of the golden files the weights of `hf_dir`."""
+    """Use one of the golden files as the weights of `hf_dir`."""
     is_safetensors = form.endswith(".safetensors")
     path = hf_dir / ("model.safetensors" if is_safetensors else "pytorch_model.bin")
     shutil.copyfile(str(TINY / form), str(path))
@@ -57,7 +57,7 @@ def read_checkpoint(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def run_encoder(folder: pathlib.Path, inputs) -> tuple[np.ndarray, np.ndarray]:
-    """Gives hidden states `[1 + num_layers, batch, seq, hidden]` and the pooled output."""
+    """Return hidden states `[1 + num_layers, batch, seq, hidden]` and the pooled output."""
     config = modeling.BertConfig.from_json_file(str(folder / "bert_config.json"))
     with tf.Graph().as_default(), tf.Session() as session:
         model = modeling.BertModel(
@@ -384,7 +384,7 @@ def test_changed_byte_in_a_zip_is_refused(hf_dir, output_dir):
 
 
 def torch_file(form: str, data_pickle: bytes, block: bytes = b"") -> bytes:
-    """Writes by hand what torch.save writes: a pickle, and the bytes of the storage "0"."""
+    """Write by hand what torch.save writes: a pickle, and the bytes of the storage "0"."""
     if form == "zip":
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w") as archive:

@@ -19,7 +19,6 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import modeling
-from bert_classifier.errors import BadInput
 
 SETTINGS = {
     "vocab_size": 50,
@@ -222,10 +221,12 @@ def own_gradients(graph):
     return [o for o in graph.get_operations() if "_gradient_op_type" in o.node_def.attr]
 
 
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
 @pytest.mark.parametrize("is_training", [True, False])
-def test_only_a_graph_for_training_has_gradients_of_its_own(is_training):
+def test_only_a_graph_for_training_has_gradients_of_its_own(is_training, gradient_checkpointing):
+    arguments = dict(constants(), gradient_checkpointing=gradient_checkpointing)
     with tf.Graph().as_default() as graph:
-        model = modeling.BertModel(config_of(modeling), is_training, **constants())
+        model = modeling.BertModel(config_of(modeling), is_training, **arguments)
         before = len(own_gradients(graph))
         model.get_sequence_output()
         assert bool(before) == is_training
@@ -254,7 +255,7 @@ def test_googles_own_tests_pass_with_our_model(monkeypatch):
 
 
 def classify(bert, changes, absent=(), known_sizes=True, is_training=False, **arguments):
-    """Runs a classifier on the BertModel of module `bert`; returns outputs and gradients."""
+    """Run a classifier on the BertModel of module `bert`; return outputs and gradients."""
     inputs = {name: value for name, value in INPUTS.items() if name not in absent}
     with tf.Graph().as_default():
         placeholders = {
@@ -315,6 +316,36 @@ def test_variables_equal_googles_in_name_shape_and_order(scope):
             return [(variable.name, variable.shape) for variable in tf.trainable_variables()]
 
     assert variables(modeling) == variables(google)
+
+
+def test_the_configuration_tells_the_variables():
+    config = config_of(modeling, intermediate_size=24, num_hidden_layers=3, type_vocab_size=3)
+    with tf.Graph().as_default():
+        modeling.BertModel(config, False, **constants())
+        made = [(v.op.name, v.shape.as_list()) for v in tf.trainable_variables()]
+    assert list(config.variable_shapes().items()) == made
+    assert all(map(config.owns, config.variable_shapes()))
+    assert not config.owns("output_weights")
+    poolers = [name for name in config.variable_shapes() if config.is_pooler(name)]
+    assert poolers == ["bert/pooler/dense/kernel", "bert/pooler/dense/bias"]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("bert/embeddings/word_embeddings", 14),
+        ("bert/embeddings/LayerNorm/gamma", 14),
+        ("bert/encoder/layer_0/output/dense/kernel", 13),
+        ("bert/encoder/layer_1/attention/self/query/bias", 12),
+        ("bert/encoder/layer_10/output/LayerNorm/beta", 3),
+        ("bert/encoder/layer_11/output/dense/kernel", 2),
+        ("bert/pooler/dense/kernel", 1),
+        ("output_weights", 0),
+        ("output_bias", 0),
+    ],
+)
+def test_layers_above_a_variable(name, number):
+    assert modeling.BertConfig(100, num_hidden_layers=12).layers_above(name) == number
 
 
 def test_the_last_layer_has_its_other_positions_when_they_are_asked_for():
@@ -470,7 +501,9 @@ def test_model_refuses_ids_that_are_no_matrix():
 
 
 def test_a_sequence_longer_than_the_positions_is_refused():
-    with pytest.raises(BadInput, match="sequence length 13 is above 12, .*max_position_embeddings"):
+    with pytest.raises(
+        ValueError, match="sequence length 13 is above 12, .*max_position_embeddings"
+    ):
         modeling.BertModel(config_of(modeling), False, tf.zeros([1, 13], tf.int32))
 
 
@@ -596,7 +629,7 @@ def test_get_activation(name, function):
 
 @pytest.mark.parametrize("name", ["swish", "gelu ", 5, False])
 def test_get_activation_refuses_what_it_does_not_know(name):
-    with pytest.raises(BadInput, match='"hidden_act" is .*; write one of .*"gelu_erf"'):
+    with pytest.raises(ValueError, match='"hidden_act" is .*; write one of .*"gelu_erf"'):
         modeling.get_activation(name)
 
 
@@ -814,7 +847,7 @@ def test_configuration_file_may_begin_with_a_byte_order_mark(tmp_path):
 
 def refusal_of(json_file):
     """The message about a file, without the file's name at its beginning."""
-    with pytest.raises(BadInput) as refusal:
+    with pytest.raises(ValueError) as refusal:
         modeling.BertConfig.from_json_file(json_file)
     message = str(refusal.value)
     assert message.startswith(json_file + ":")
@@ -886,5 +919,5 @@ def test_heads_that_do_not_divide_the_hidden_size_are_refused(tmp_path):
 
 def test_model_refuses_an_impossible_configuration():
     config = modeling.BertConfig(vocab_size=99, hidden_size=37)  # google's test makes this one
-    with pytest.raises(BadInput, match='"hidden_size" is 37'):
+    with pytest.raises(ValueError, match='"hidden_size" is 37'):
         modeling.BertModel(config, False, tf.zeros([1, 4], tf.int32))

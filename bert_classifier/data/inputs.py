@@ -22,7 +22,7 @@ from bert_classifier.data.processors import (
     load_thresholds,
 )
 from bert_classifier.data.trained import Trained
-from bert_classifier.errors import BadInput
+from bert_classifier.errors import BadInput, bad_input
 
 _LOG = logging.getLogger(__name__)
 
@@ -156,7 +156,8 @@ def _load_encoder(
     # They are read again for the run's identity and for each export.
     for path in (model.bert_config_file, model.vocab_file):
         files.check_rereadable(path)
-    bert_config = modeling.BertConfig.from_json_file(model.bert_config_file)
+    with bad_input():
+        bert_config = modeling.BertConfig.from_json_file(model.bert_config_file)
     tokenizer = _load_tokenizer(model, bert_config)
     if max_seq_length > bert_config.max_position_embeddings:
         raise BadInput(
@@ -170,9 +171,10 @@ def _load_tokenizer(
     model: configs.Model, bert_config: modeling.BertConfig
 ) -> tokenization.FullTokenizer:
     """Load the vocabulary and check that it belongs to the model."""
-    tokenization.validate_case_matches_checkpoint(model.do_lower_case, model.init_checkpoint)
-    tokenizer = tokenization.FullTokenizer(model.vocab_file, model.do_lower_case)
-    tokenization.validate_vocab(tokenizer.vocab, model.vocab_file)
+    with bad_input():
+        tokenization.validate_case_matches_checkpoint(model.do_lower_case, model.init_checkpoint)
+        tokenizer = tokenization.FullTokenizer(model.vocab_file, model.do_lower_case)
+        tokenization.validate_vocab(tokenizer.vocab, model.vocab_file)
     tokenization.log_repeated_tokens(model.vocab_file)
     if tokenizer.vocab_size > bert_config.vocab_size:
         raise BadInput(

@@ -26,7 +26,7 @@ import modeling
 from bert_classifier import files, tf_compat, threads
 from bert_classifier.data.features import TRUNCATIONS
 from bert_classifier.data.processors import PROBLEM_TYPES
-from bert_classifier.errors import BadInput
+from bert_classifier.errors import BadInput, bad_input
 
 # Increase it when a program that reads the present format would misread the new one.
 FORMAT = 1
@@ -268,7 +268,8 @@ def _open_frozen_graph(path: str, session_config: tf.ConfigProto | None) -> Bund
 
 
 def _session_config(parts: Mapping[str, bytes]) -> tf.ConfigProto:
-    config = modeling.BertConfig.from_dict(json.loads(parts[CONFIG].decode("utf-8-sig")))
+    with bad_input():
+        config = modeling.BertConfig.from_dict(json.loads(parts[CONFIG].decode("utf-8-sig")))
     return threads.config_for_callers(config.hidden_size)
 
 

@@ -1,4 +1,4 @@
-"""Will this training run be any good? Told on one screen, before it begins."""
+"""Check data, model and plan of a training run before it begins; report on one screen."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ import textwrap
 from typing import Any, Collection, Counter, Iterable, Mapping, NamedTuple, Sequence
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
+from bert_classifier.config import Training
 from bert_classifier.data.processors import InputExample
-from bert_classifier.training import checkpoints
+from bert_classifier.model import weights
 from bert_classifier.training.loop import Schedule
-from modeling import BertConfig, BertModel
+from modeling import BertConfig
 from tokenization import FullTokenizer
 
 # A run of fewer steps often ends before the model has learned anything.
 FEW_STEPS = 300
 
-# From these shares on, a finding is a warning.
+# A larger share of rows, examples or tokens is a warning.
 _MAJORITY, _LEAKED, _CUT, _UNKNOWN = 0.95, 0.01, 0.2, 0.05
 
 _SAMPLE_SIZE = 20000
 _BUCKETS = 8
-_SHOWN = 10  # Of longer lists the rest is a number.
+_SHOWN = 10  # Longer lists end with a number.
 _LONGEST = datetime.timedelta.max.days * 24 * 3600
 
-# Some vocabularies were padded: their model has a few rows more than they have tokens.
+# The model of a padded vocabulary has a few rows more than there are tokens.
 _PADDING_OF_VOCAB = 128
 _HUGGING_FACE_KEYS = {"architectures", "model_type", "transformers_version"}
 
@@ -54,13 +54,13 @@ _SUMMARY = (
 
 
 class Report(NamedTuple):
-    """What an inspection has found.
+    """The result of an inspection.
 
     Attributes:
-        lines: the screen, 110 columns wide; its end are the warnings and the fatal findings.
-        summary: those of its rows that the log of every training run should have.
-        warnings: what makes the result worse, or worth less than it seems; one line each.
-        fatal: why training would be in vain; one line each, with file, line, value and cure.
+        lines: the screen, 110 columns wide; warnings and fatal findings come last.
+        summary: the rows of the screen that every training run logs.
+        warnings: what makes the model worse, or its score misleading; one line each.
+        fatal: why training would be useless; one line each, with file, line, value and cure.
     """
 
     lines: list[str]
@@ -69,83 +69,62 @@ class Report(NamedTuple):
     fatal: list[str]
 
     def add(self, name: str, text: str) -> None:
-        """Adds a row to the screen, of several lines if it is long."""
+        """Add a row to the screen, on several lines if it is long."""
         row, indent = f"  {name:<15} {text}", " " * 18
         self.lines.extend(textwrap.wrap(row, 110, subsequent_indent=indent, break_on_hyphens=False))
         if name in _SUMMARY:
             self.summary.append(row.strip())
 
 
-def inspect(
-    examples: Mapping[str, Collection[InputExample]],
-    paths: Mapping[str, str],
-    labels: Sequence[str],
-    tokenizer: FullTokenizer,
-    bert_config: BertConfig,
-    init_checkpoint: str | None,
-    schedule: Schedule,
-    max_seq_length: int,
-    train_batch_size: int,
-    problem_type: str = "classification",
-    early_stopping_min_steps: int = 0,
-    gradient_checkpointing: bool = False,
-    with_classifier: bool = True,
-) -> Report:
-    """Looks at all that a training run begins with.
+class Data(NamedTuple):
+    """The data of a training run, and how it is read.
 
-    The splits are iterated a few times and never held, only numbers for each row.
+    The splits are iterated a few times. Only numbers for each row are held in memory.
 
-    Args:
+    Attributes:
         examples: split -> examples: of train, dev and, where there is one, test.
         paths: split -> file.
         labels: the classes.
         tokenizer: splits the texts.
-        bert_config: of the encoder.
-        init_checkpoint: prefix of a readable checkpoint; None or empty if there is none.
-        schedule: the plan.
         max_seq_length: tokens per example.
-        train_batch_size: examples in a batch of one worker.
         problem_type: `classification`, where a label is a str; `multi_label`, where it is a tuple
             of str; `regression`, where it is a float.
-        early_stopping_min_steps: before this step the run is never stopped early.
-        gradient_checkpointing: whether layers are computed again for their gradients.
-        with_classifier: whether the classifier too is to begin from the checkpoint.
     """
+
+    examples: Mapping[str, Collection[InputExample]]
+    paths: Mapping[str, str]
+    labels: Sequence[str]
+    tokenizer: FullTokenizer
+    max_seq_length: int
+    problem_type: str = "classification"
+
+
+class Model(NamedTuple):
+    """The encoder, and the weights that training begins with.
+
+    Attributes:
+        bert_config: of the encoder.
+        init_checkpoint: prefix of a readable checkpoint; None or empty if there is none.
+        with_classifier: whether the classifier too begins with values of the checkpoint.
+    """
+
+    bert_config: BertConfig
+    init_checkpoint: str | None
+    with_classifier: bool = True
+
+
+def inspect(data: Data, model: Model, schedule: Schedule, training: Training) -> Report:
+    """Check everything that a training run begins with."""
     report = Report(["Data"], [], [], [])
-    splits = {
-        name: _Split(name, paths[name], of_split, tokenizer, problem_type)
-        for name, of_split in examples.items()
-    }
-    for split in splits.values():
-        _add_split(report, split)
-    train, dev = splits["train"], splits["dev"]
-    if train.num_rows and dev.num_rows:
-        _check_texts(report, train, splits.values())
-        if problem_type == "regression":
-            _check_values(report, train, dev)
-        else:
-            _check_first_row(report, train, dev)
-            _check_classes(report, train, dev, labels)
-        _add_duplicates(report, train)
-        for split in splits.values():
-            if split is not train:
-                _add_leakage(report, split, train)
-        _add_tokens(report, train, tokenizer, max_seq_length)
+    _inspect_data(report, data)
     report.lines.append("Model")
-    shapes = encoder_shapes(bert_config)
-    _check_config(report, bert_config, tokenizer.vocab_size, max_seq_length)
-    of_classifier = classifier_shapes(bert_config, len(labels)) if with_classifier else {}
-    _add_checkpoint(report, {**shapes, **of_classifier}, init_checkpoint)
+    _check_config(report, model.bert_config, data.tokenizer.vocab_size, data.max_seq_length)
+    _add_checkpoint(report, model, len(data.labels))
     report.lines.append("Plan")
-    _add_plan(report, schedule, early_stopping_min_steps)
-    num_weights = sum(int(np.prod(shape)) for shape in shapes.values())
-    num_bytes = memory(
-        bert_config, num_weights, max_seq_length, train_batch_size, gradient_checkpointing
-    )
-    batch = f"batches of {train_batch_size} x {max_seq_length} tokens in float32"
-    report.add("memory", f"about {num_bytes / 1e9:.3g} GB for {num_weights:,} weights, {batch}")
+    _add_plan(report, schedule, training.early_stopping_min_steps)
+    _add_memory(report, model.bert_config, data.max_seq_length, training)
     num_examples = schedule.num_train_steps * schedule.examples_per_step
-    _add_time(report, num_examples * flops_per_example(bert_config, max_seq_length))
+    _add_time(report, num_examples * flops_per_example(model.bert_config, data.max_seq_length))
     for title, findings in (("Warnings", report.warnings), ("Errors", report.fatal)):
         report.lines.extend([title] if findings else [])
         for number, finding in enumerate(findings, start=1):
@@ -156,16 +135,38 @@ def inspect(
 # Data
 
 
+def _inspect_data(report: Report, data: Data) -> None:
+    splits = {
+        name: _Split(name, data.paths[name], examples, data.tokenizer, data.problem_type)
+        for name, examples in data.examples.items()
+    }
+    for split in splits.values():
+        _add_split(report, split)
+    train, dev = splits["train"], splits["dev"]
+    if not train.num_rows or not dev.num_rows:
+        return
+    _check_texts(report, train, splits.values())
+    if data.problem_type == "regression":
+        _check_values(report, train, dev)
+    else:
+        _check_first_row(report, train, dev)
+        _check_classes(report, train, dev, data.labels)
+    _add_duplicates(report, train)
+    for split in splits.values():
+        if split is not train:
+            _add_leakage(report, split, train)
+    _add_tokens(report, train, data.tokenizer, data.max_seq_length)
+
+
 class _Split:
-    """What one pass over the examples of a split tells.
+    """Facts about the examples of a split, from one pass over them.
 
     Attributes:
-        num_empty: rows that have a text without any token.
+        num_empty: number of rows with a text that has no token.
         texts_per_row: 1 or 2, or by mistake both.
-        answers: label -> rows; nothing in a regression.
-        texts: int64 `[num_rows]`, hashes. White space makes no difference to them, nor does case if
-            the tokenizer removes it.
-        labels: `[num_rows]`, int64 hashes; in a regression the labels themselves, float64.
+        answers: label -> number of rows; empty for a regression.
+        texts: int64 `[num_rows]`, hashes, which ignore white space, and case if the tokenizer does.
+        labels: `[num_rows]`, int64 hashes; for a regression the labels themselves, float64.
     """
 
     def __init__(
@@ -199,21 +200,21 @@ class _Split:
         self.texts, self.labels = np.array(texts), np.array(labels)
 
     def class_counts(self) -> Counter[str]:
-        """Counts the rows of each class."""
+        """Count the rows of each class."""
         return collections.Counter(c for a in self.answers.elements() for c in _classes_of(a))
 
     def place(self, index: int) -> str:
-        """Gives `file:line` of an example; its guid ends with the number of lines before it."""
+        """Return `file:line` of an example; its guid ends with the number of lines before it."""
         guid = next(itertools.islice(self.examples, int(index), None)).guid
         lines_before = re.search(r"-(\d+)$", guid)
         return f"{self.path}:{int(lines_before.group(1)) + 1 if lines_before else guid}"
 
     def first(self, is_wanted: Iterable[bool]) -> str:
-        """Gives `file:line` of the first example that is wanted, told for each in turn."""
+        """Return `file:line` of the first example for which `is_wanted` is true."""
         return self.place(next(index for index, wanted in enumerate(is_wanted) if wanted))
 
     def sample(self) -> Iterable[InputExample]:
-        """Gives 20,000 examples, always the same ones, or all if there are not so many."""
+        """Return 20,000 examples, always the same ones, or all if there are fewer."""
         size = min(self.num_rows, _SAMPLE_SIZE)
         chosen = frozenset(random.Random(0).sample(range(self.num_rows), size))
         return (example for n, example in enumerate(self.examples) if n in chosen)
@@ -228,7 +229,7 @@ def _classes_of(answer: Any) -> tuple[str, ...]:
 
 
 def has_tokens(text: str, tokenizer: FullTokenizer) -> bool:
-    """Tells whether a text has any token, mostly without splitting it."""
+    """Tell whether a text has any token; most texts need not be split for that."""
     return any(map(str.isalnum, text)) or bool(tokenizer.tokenize(text))
 
 
@@ -266,7 +267,7 @@ def _check_texts(report: Report, train: _Split, splits: Iterable[_Split]) -> Non
 
 
 def _check_first_row(report: Report, train: _Split, dev: _Split) -> None:
-    """Warns of what looks like a header that was taken for a row."""
+    """Warn of a first row that looks like a header."""
     first = next(iter(train.examples))
     if not first.guid.endswith("-0"):  # not in line 1
         return
@@ -347,11 +348,11 @@ def _add_leakage(report: Report, split: _Split, train: _Split) -> None:
 def count_tokens(
     examples: Iterable[InputExample], tokenizer: FullTokenizer
 ) -> tuple[np.ndarray, int, Counter[str]]:
-    """Counts tokens as `features.convert_example` makes them, before it cuts.
+    """Count the tokens of examples as `features.convert_example` makes them, before truncation.
 
     Returns:
         The lengths, int64 `[num_examples]`, sorted, with [CLS] and [SEP]; the number of tokens
-        without these; the words that became [UNK] -> how often.
+        without these; the words that became [UNK], with their counts.
     """
     wordpiece = tokenizer.wordpiece_tokenizer
     lengths, num_tokens = array.array("q"), 0
@@ -365,7 +366,7 @@ def count_tokens(
                 words = tokenizer.basic_tokenizer.tokenize(text)
                 unknown.update(w for w in words if wordpiece.unk_token in wordpiece.tokenize(w))
         num_tokens += sum(sizes)
-        # [CLS] and [SEP], and another [SEP] behind a second text.
+        # [CLS] and [SEP], and another [SEP] after a second text.
         lengths.append(2 + sizes[0] + sum(size + 1 for size in sizes[1:] if size))
     return np.sort(lengths), num_tokens, unknown
 
@@ -414,7 +415,7 @@ def _add_unknown(
 
 
 def histogram(lengths: np.ndarray, high: int) -> list[str]:
-    """Draws how many lengths are in each of eight ranges, of which the last begins near `high`."""
+    """Draw how many lengths are in each of eight ranges; the last range begins near `high`."""
     width = _multiple_of_8(-(-high // (_BUCKETS - 1)))
     counts = np.bincount(np.minimum((lengths - 1) // width, _BUCKETS - 1), minlength=_BUCKETS)
     lines = []
@@ -426,25 +427,13 @@ def histogram(lengths: np.ndarray, high: int) -> list[str]:
 
 
 def is_cased(vocab: Mapping[str, int]) -> bool:
-    """Tells whether a vocabulary was made of texts with upper-case letters."""
+    """Tell whether a vocabulary was made from texts with upper-case letters."""
     words = [token for token in vocab if not token.startswith(("[", "<"))]
-    # Users put a few words of their own in the places of [unused1], [unused2] and so on.
+    # Users replace [unused1], [unused2] and so on by a few words of their own.
     return sum(word != word.lower() for word in words) > 0.01 * len(words)
 
 
 # Model
-
-
-def encoder_shapes(config: BertConfig) -> dict[str, list[int]]:
-    """Gives the shape of each variable of the encoder, from a graph that is not run."""
-    with tf.Graph().as_default():
-        BertModel(config, is_training=False, input_ids=tf.zeros([1, 1], tf.int32))
-        return {v.op.name: v.shape.as_list() for v in tf.trainable_variables()}
-
-
-def classifier_shapes(config: BertConfig, num_labels: int) -> dict[str, list[int]]:
-    """Return the shape of each variable of the classifier."""
-    return {"output_weights": [num_labels, config.hidden_size], "output_bias": [num_labels]}
 
 
 def _check_config(report: Report, config: BertConfig, vocab_size: int, max_seq_length: int) -> None:
@@ -464,23 +453,26 @@ def _check_config(report: Report, config: BertConfig, vocab_size: int, max_seq_l
         )
 
 
-def _add_checkpoint(
-    report: Report, shapes: Mapping[str, Sequence[int]], init_checkpoint: str | None
-) -> None:
-    if not init_checkpoint:
+def _add_checkpoint(report: Report, model: Model, num_labels: int) -> None:
+    path = model.init_checkpoint
+    if not path:
         report.add("checkpoint", "none")
         report.warnings.append("no --init_checkpoint: the encoder begins with random values")
         return
-    coverage = checkpoints.coverage(init_checkpoint, shapes)
-    report.add("checkpoint", f"{coverage.summary}: {init_checkpoint}")
+    classifier = classifier_shapes(model.bert_config, num_labels) if model.with_classifier else {}
+    coverage = weights.coverage(path, model.bert_config, classifier)
+    report.add("checkpoint", f"{coverage.summary}: {path}")
     report.fatal.extend(coverage.faults)
     report.warnings.extend(coverage.warnings)
-    damaged = (
-        None if coverage.faults else checkpoints.find_not_finite(init_checkpoint, coverage.dtypes)
-    )
+    damaged = None if coverage.faults else weights.find_not_finite(path, coverage.dtypes)
     if damaged:
         cure = "give a checkpoint that was saved before its training failed"
-        report.fatal.append(f"{init_checkpoint}: {damaged} has NaN or infinite values; {cure}")
+        report.fatal.append(f"{path}: {damaged} has NaN or infinite values; {cure}")
+
+
+def classifier_shapes(config: BertConfig, num_labels: int) -> dict[str, list[int]]:
+    """Return the shape of each variable of the classifier."""
+    return {"output_weights": [num_labels, config.hidden_size], "output_bias": [num_labels]}
 
 
 # Plan
@@ -509,6 +501,18 @@ def _add_plan(report: Report, schedule: Schedule, early_stopping_min_steps: int)
         report.add("advice", f"{few}: --num_train_epochs={epochs} makes {FEW_STEPS}")
 
 
+def _add_memory(
+    report: Report, config: BertConfig, max_seq_length: int, training: Training
+) -> None:
+    num_weights = sum(int(np.prod(shape)) for shape in config.variable_shapes().values())
+    batch_size = training.train_batch_size
+    num_bytes = memory(
+        config, num_weights, max_seq_length, batch_size, training.gradient_checkpointing
+    )
+    batch = f"batches of {batch_size} x {max_seq_length} tokens in float32"
+    report.add("memory", f"about {num_bytes / 1e9:.3g} GB for {num_weights:,} weights, {batch}")
+
+
 def memory(
     config: BertConfig,
     num_weights: int,
@@ -516,15 +520,15 @@ def memory(
     batch_size: int,
     gradient_checkpointing: bool = False,
 ) -> int:
-    """Estimates the bytes that training takes, in float32, beside those of the program itself.
+    """Estimate the bytes that training takes in float32, without those of the program itself.
 
-    42 per weight: it, its gradient and its two moments take 16, copies that live while weights are
-    initialized and updated the rest. And what layers keep for the gradients: per token and layer 10
-    vectors of `hidden_size`, the attention probabilities of all heads three times, and 4 vectors of
-    `intermediate_size` for gelu, 3 for gelu_erf, else 1. The last layer keeps as much for the first
-    token only, and 2 vectors of `hidden_size` for the others.
+    42 per weight: 16 for the weight, its gradient and its two moments, the rest for copies while
+    weights are initialized and updated. Layers keep tensors for the gradients: per token and layer
+    10 vectors of `hidden_size`, the attention probabilities of all heads three times, and 4 vectors
+    of `intermediate_size` for gelu, 3 for gelu_erf, else 1. The last layer keeps these only for the
+    first token, and 2 vectors of `hidden_size` for each other token.
 
-    With gradient checkpointing it is as much for one layer at a time, and what each layer reads.
+    With gradient checkpointing these are kept for one layer at a time, and the input of each layer.
     """
     per_token = 10 * config.hidden_size + 3 * config.num_attention_heads * seq_length
     per_token += _KEPT_BY_ACTIVATION.get(str(config.hidden_act), 1) * config.intermediate_size
@@ -537,12 +541,12 @@ def memory(
 
 
 def flops_per_example(config: BertConfig, seq_length: int) -> int:
-    """Counts the operations in the matrix products of layers and pooler for a training example.
+    """Count the operations in the matrix products of layers and pooler for a training example.
 
     A token takes 2 per weight of each layer's kernels, and 4 `hidden_size` per token that it
-    attends to. Only [CLS] passes the pooler, and so the last layer, where each head attends to all
-    of a token and not to its key and value: see `modeling._attend_from_one_position`. The
-    gradients take twice as many again.
+    attends to. The pooler reads only [CLS], so the last layer computes only [CLS], without the keys
+    and values of the other tokens: see `modeling._attend_from_one_position`. The gradients take
+    twice as many operations again.
     """
     square = config.hidden_size**2
     feed_forward = 2 * config.hidden_size * config.intermediate_size
@@ -558,16 +562,16 @@ def _add_time(report: Report, flops: float) -> None:
         datetime.timedelta(seconds=min(math.ceil(flops / speed), _LONGEST))
         for speed in (1e11, 1e13)
     )
-    # No forecast: a matrix product, timed in advance, was 1.5 to 7 times as fast as training.
+    # No forecast: a matrix product that was timed before training was 1.5 to 7 times as fast.
     work = f"{flops / 1e12:,.1f} TFLOP"
     report.add("time", f"{work}: {slow} at 0.1 TFLOP/s (a CPU), {fast} at 10 TFLOP/s (a GPU)")
 
 
-# How things are written
+# Formats
 
 
 def _list(items: Iterable[str], total: int | None = None) -> str:
-    """Joins the first ten items, and tells how many more there are, of `total` if not all came."""
+    """Join the first ten items and the number of the others; `total` counts items not given."""
     items = list(items)
     total = len(items) if total is None else total
     more = [f"and {total - _SHOWN:,} more"] if total > _SHOWN else []

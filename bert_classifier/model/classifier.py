@@ -19,7 +19,7 @@ import tf_metrics
 from bert_classifier import logs
 from bert_classifier.data.processors import PROBLEM_TYPES
 from bert_classifier.errors import BadInput
-from bert_classifier.training import checkpoints
+from bert_classifier.model import weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -467,7 +467,9 @@ def model_fn_builder(
         # Elsewhere the weights come from the run's own checkpoint, and the path of the pretrained
         # one would travel into the exported model.
         begins_from = init_checkpoint if is_training else None
-        getter = _begin_from(begins_from, with_classifier) if begins_from else _seeded_by_name
+        getter = _seeded_by_name
+        if begins_from:
+            getter = _begin_from(begins_from, bert_config, with_classifier)
         with tf.variable_scope(tf.get_variable_scope(), custom_getter=getter):
             total_loss, per_example_loss, probabilities, predictions = create_model_in_parts(
                 bert_config,
@@ -500,7 +502,7 @@ def model_fn_builder(
             )
 
         if is_training:
-            _log_initial_values(init_checkpoint, with_classifier)
+            _log_initial_values(init_checkpoint, bert_config, with_classifier)
             train_op = optimization.create_optimizer(
                 total_loss,
                 learning_rate,
@@ -582,12 +584,14 @@ def _log_features(features: Mapping[str, tf.Tensor]) -> None:
         _LOG.info("  name = %s, shape = %s", name, features[name].shape, extra=logs.FOR_FILE)
 
 
-def _begin_from(init_checkpoint: str, with_classifier: bool) -> Callable[..., tf.Variable]:
+def _begin_from(
+    init_checkpoint: str, bert_config: modeling.BertConfig, with_classifier: bool
+) -> Callable[..., tf.Variable]:
     """Returns a getter of variables that begin with the values of a checkpoint, if it has them.
 
     Unlike `tf.train.init_from_checkpoint` it casts values that are not float32.
     """
-    shapes, dtypes = checkpoints.contents(init_checkpoint)
+    shapes, dtypes = weights.contents(init_checkpoint)
 
     def saved_value(
         name: str, shape: Sequence[int], dtype: tf.DType, partition_info: Any = None
@@ -605,7 +609,7 @@ def _begin_from(init_checkpoint: str, with_classifier: bool) -> Callable[..., tf
     def begin(
         getter: Callable[..., tf.Variable], name: str, *args: Any, **options: Any
     ) -> tf.Variable:
-        is_wanted = with_classifier or name.startswith("bert/")
+        is_wanted = with_classifier or bert_config.owns(name)
         if is_wanted and shapes.get(name) == options["shape"]:
             options["initializer"] = functools.partial(saved_value, name)
         return _seeded_by_name(getter, name, *args, **options)
@@ -613,7 +617,9 @@ def _begin_from(init_checkpoint: str, with_classifier: bool) -> Callable[..., tf
     return begin
 
 
-def _log_initial_values(init_checkpoint: str | None, with_classifier: bool) -> None:
+def _log_initial_values(
+    init_checkpoint: str | None, bert_config: modeling.BertConfig, with_classifier: bool
+) -> None:
     """Logs which variables begin with values of a checkpoint.
 
     Raises:
@@ -622,10 +628,12 @@ def _log_initial_values(init_checkpoint: str | None, with_classifier: bool) -> N
     variables = tf.trainable_variables()
     initialized: Collection[str] = ()
     if init_checkpoint:
-        shapes = {variable.op.name: variable.shape.as_list() for variable in variables}
-        if not with_classifier:
-            shapes = {name: shapes[name] for name in shapes if name.startswith("bert/")}
-        coverage = checkpoints.coverage(init_checkpoint, shapes)
+        classifier = {
+            variable.op.name: variable.shape.as_list()
+            for variable in variables
+            if with_classifier and not bert_config.owns(variable.op.name)
+        }
+        coverage = weights.coverage(init_checkpoint, bert_config, classifier)
         if coverage.faults:
             raise BadInput(coverage.faults[0])
         for warning in coverage.warnings:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bert_classifier.data import features
 from bert_classifier.data.processors import InputExample
-from bert_classifier.errors import BadInput
+from bert_classifier.errors import BadInput, bad_input
 from bert_classifier.export import bundle
 from bert_classifier.serving import answers
 from bert_classifier.serving.answers import Prediction
@@ -129,4 +129,5 @@ def _read_tokenizer(vocab: bytes, do_lower_case: bool) -> FullTokenizer:
         path = os.path.join(folder, bundle.VOCAB)
         with open(path, "wb") as stream:
             stream.write(vocab)
-        return FullTokenizer(path, do_lower_case)
+        with bad_input():
+            return FullTokenizer(path, do_lower_case)

@@ -6,7 +6,8 @@ from typing import Any
 
 from bert_classifier.config import Config
 from bert_classifier.data.inputs import Inputs
-from bert_classifier.training import checkpoints, runs
+from bert_classifier.model import weights
+from bert_classifier.training import runs
 from bert_classifier.training.history import Watched
 from bert_classifier.training.loop import Schedule
 
@@ -51,6 +52,6 @@ def make_identity(
         "dev data": inputs.fingerprints["dev"],
     }
     if init_checkpoint:
-        identity["init_checkpoint"] = runs.content_hash(checkpoints.index_file(init_checkpoint))
+        identity["init_checkpoint"] = runs.content_hash(weights.index_file(init_checkpoint))
     values = config.values()
     return {**identity, **{name: values[name] for name in _FLAGS}}

@@ -7,7 +7,7 @@ from typing import Sequence
 
 from bert_classifier import files
 from bert_classifier.errors import BadInput
-from bert_classifier.training import checkpoints
+from bert_classifier.model import weights
 
 _CURE = "restore it, or give the command of the training again, which writes it anew"
 
@@ -45,7 +45,7 @@ def _is_text(label: str) -> bool:
 
 def check_number(labels: Sequence[str] | None, folder: str, checkpoint_path: str) -> None:
     """Raise BadInput unless there is a label for each output of a checkpoint."""
-    shapes, _ = checkpoints.contents(checkpoint_path)
+    shapes, _ = weights.contents(checkpoint_path)
     if labels is None or "output_bias" not in shapes:
         return
     (num_outputs,) = shapes["output_bias"]

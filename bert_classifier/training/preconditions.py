@@ -8,7 +8,8 @@ import re
 from bert_classifier import files
 from bert_classifier.config import Config
 from bert_classifier.errors import BadInput
-from bert_classifier.training import checkpoints, runs
+from bert_classifier.model import weights
+from bert_classifier.training import runs
 from bert_classifier.training.initial_weights import find_fine_tuned
 from bert_classifier.training.loop import Schedule
 
@@ -43,13 +44,13 @@ def _files_to_read(config: Config) -> dict[str, list[str]]:
             # They are looked for in data_dir first.
             named[name] = [os.path.join(config.data.data_dir or "", values[name]), values[name]]
     if config.model.init_checkpoint:
-        named["init_checkpoint"] = checkpoints.files_of(config.model.init_checkpoint)
+        named["init_checkpoint"] = weights.files_of(config.model.init_checkpoint)
     if config.actions.do_train:
         if config.model.warm_start_from:
             path = find_fine_tuned(config.model.warm_start_from)
-            named["warm_start_from"] = checkpoints.files_of(path)
+            named["warm_start_from"] = weights.files_of(path)
         for path in other_checkpoints(config):
-            named.setdefault("eval_checkpoint", []).extend(checkpoints.files_of(path))
+            named.setdefault("eval_checkpoint", []).extend(weights.files_of(path))
     return named
 
 
@@ -63,7 +64,7 @@ def check_steps(config: Config, schedule: Schedule) -> None:
     """Raise BadInput if a checkpoint is to be evaluated, or exported, that is never saved."""
     for path in (config.evaluation.eval_checkpoint, config.checkpoint_to_export()):
         step = _own_step(config.output.output_dir, path)
-        if step and not schedule.is_due(step) and not checkpoints.files_of(path):
+        if step and not schedule.is_due(step) and not weights.files_of(path):
             raise BadInput(
                 "%s: this training saves no checkpoint of step %d; give best or last as "
                 "--eval_checkpoint or --export_checkpoint" % (path, step)

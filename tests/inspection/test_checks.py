@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gzip
-import json
 import re
 import shutil
 import tracemalloc
@@ -16,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import modeling
+from bert_classifier.config import Training
 from bert_classifier.data import features, processors
 from bert_classifier.data.processors import InputExample
 from bert_classifier.inspection import checks
-from bert_classifier.training import checkpoints, hooks
+from bert_classifier.model import weights
+from bert_classifier.training import hooks
 from bert_classifier.training.history import EvalHistory, Watched
 from bert_classifier.training.loop import Schedule
 from tokenization import FullTokenizer
@@ -68,20 +68,9 @@ def tokenizer(pretrained):
 def run(pretrained, tokenizer, tmp_path, monkeypatch):
     """A run whose files have short names, which do not depend on where the tests run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checks, "encoder_shapes", remembered_shapes)
-    for path in checkpoints.files_of(str(pretrained / CHECKPOINT)):
+    for path in weights.files_of(str(pretrained / CHECKPOINT)):
         shutil.copy(path, ".")
     return Run(tokenizer)
-
-
-@functools.lru_cache(maxsize=None)
-def shapes_of(json_string, encoder_shapes=checks.encoder_shapes):
-    return encoder_shapes(modeling.BertConfig.from_dict(json.loads(json_string)))
-
-
-def remembered_shapes(config):
-    """To build a graph takes longer than all the rest of an checks."""
-    return shapes_of(config.to_json_string())
 
 
 class Run:
@@ -98,7 +87,7 @@ class Run:
         }
 
     def inspect(self, train, dev, test=None, content=b"a\nb\n", header=1, **options):
-        """Inspects rows of one or two texts and a label, and the bytes of each of the files."""
+        """Inspect rows of one or two texts and a label, and the bytes of each of the files."""
         rows = {"train": train, "dev": dev, **({"test": test} if test else {})}
         paths = {name: name + ".tsv" for name in rows}
         for path in paths.values():
@@ -106,11 +95,28 @@ class Run:
                 stream.write(content)
         options.setdefault("labels", sorted({row[-1] for row in [*train, *dev]}, key=str))
         examples = {name: as_examples(name, of_split, header) for name, of_split in rows.items()}
-        return checks.inspect(examples, paths, **{**self.options, **options})
+        return inspect(examples, paths, **{**self.options, **options})
+
+
+def inspect(examples, paths, labels, **options):
+    """Group the arguments and call `checks.inspect`."""
+
+    def pick(*names):
+        return {name: options.pop(name) for name in names if name in options}
+
+    data = pick("tokenizer", "max_seq_length", "problem_type")
+    model = pick("bert_config", "init_checkpoint")
+    schedule = options.pop("schedule")
+    return checks.inspect(
+        checks.Data(examples, paths, labels, **data),
+        checks.Model(**model),
+        schedule,
+        Training(**options),
+    )
 
 
 def as_examples(split, rows, header=1):
-    """Makes examples as a processor does of a file with so many lines above its first row."""
+    """Make examples like those of a file with `header` lines above its first row."""
     return [
         InputExample("%s-%d" % (split, number), row[0], row[1] if len(row) == 3 else None, row[-1])
         for number, row in enumerate(rows, start=header)
@@ -118,7 +124,7 @@ def as_examples(split, rows, header=1):
 
 
 def row_of(report, name):
-    """Gives the text of a row, its lines joined."""
+    """Return the text of a row, its lines joined."""
     joined = re.sub(r"\n {18}(?=\S)", " ", "\n".join(report.lines))
     return re.search(r"(?m)^  %s +(.*)" % re.escape(name), joined).group(1)
 
@@ -459,14 +465,14 @@ def test_checkpoint_without_pooler_or_layer(run):
     reader = tf.train.NewCheckpointReader(CHECKPOINT)
     values = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     encoder = {name: value for name, value in values.items() if "/pooler/" not in name}
-    checkpoints.write_checkpoint(encoder, "mlm.ckpt")
+    weights.write_checkpoint(encoder, "mlm.ckpt")
     report = run.inspect(MANY + FEW, DEV, init_checkpoint="mlm.ckpt")
     assert report.warnings == ["mlm.ckpt has no pooler: it begins with random values"]
     assert report.fatal == []
     # Slots of an optimizer are no variables of an encoder.
     del encoder["bert/encoder/layer_1/output/dense/bias"]
     encoder["bert/encoder/layer_1/output/dense/bias/adam_m"] = np.zeros(16)
-    checkpoints.write_checkpoint(encoder, "damaged.ckpt")
+    weights.write_checkpoint(encoder, "damaged.ckpt")
     report = run.inspect(MANY + FEW, DEV, init_checkpoint="damaged.ckpt")
     assert report.warnings == []
     assert len(report.fatal) == 1
@@ -542,7 +548,7 @@ def test_places_are_lines_of_the_files(run):
         "dev": processor.get_dev_examples("."),
     }
     paths = {name: name + ".tsv" for name in examples}
-    report = checks.inspect(examples, paths, ["0", "1"], **run.options)
+    report = inspect(examples, paths, ["0", "1"], **run.options)
     for row in (row_of(report, "duplicates"), row_of(report, "also in train")):
         places = re.findall(r"(train|dev)\.tsv:(\d+)", row)
         assert len(places) == 2
@@ -620,7 +626,7 @@ def test_lengths(run):
 
 
 class Rows:
-    """Examples that are made when they are iterated, and by nobody held."""
+    """Examples that are made when they are iterated, and then released."""
 
     def __init__(self, number, words):
         self._number, self._words = number, words
@@ -644,16 +650,16 @@ def test_large_data_is_sampled_and_not_held(run, monkeypatch):
     examples = {"train": Rows(1000, 2000), "dev": Rows(1, 1)}
     paths = {name: name + ".tsv" for name in examples}
     arguments = (examples, paths, ["0", "1"])
-    checks.inspect(*arguments, **run.options)
+    inspect(*arguments, **run.options)
     tracemalloc.start()
-    report = checks.inspect(*arguments, **run.options)
+    report = inspect(*arguments, **run.options)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # The texts are 10 MB.
     assert peak < 2e6
     assert "Tokens per example, of a sample of 10 of train, with [CLS] and [SEP]" in report.lines
     assert row_of(report, "cut").startswith("10 (100 %) examples")
-    assert report.lines == checks.inspect(*arguments, **run.options).lines
+    assert report.lines == inspect(*arguments, **run.options).lines
 
 
 @pytest.mark.parametrize("last", [1, 9, 10, 30, 31, 95])
@@ -695,7 +701,7 @@ def test_early_stopping_as_the_hook_decides(run, tmp_path, last, every, patience
 
 
 def training_graph(config, batch_size, seq_length):
-    """Builds the encoder and its gradients; gives the graph, its forward and its other ops."""
+    """Build the encoder and its gradients; return the graph, its forward and its other ops."""
     with tf.Graph().as_default() as graph:
         ids = tf.zeros([batch_size, seq_length], tf.int32)
         model = modeling.BertModel(config, True, ids, tf.ones_like(ids), tf.zeros_like(ids))
@@ -754,9 +760,8 @@ def test_memory_is_about_what_gradients_read(config, seq_length, hidden_act):
 
 
 def test_encoder_shapes(pretrained):
-    shapes = checks.encoder_shapes(CONFIG)
+    shapes = CONFIG.variable_shapes()
     assert shapes == dict(tf.train.list_variables(str(pretrained / CHECKPOINT)))
-    assert tf.get_default_graph().get_operations() == []
 
 
 ANY_TEXT = st.text(max_size=20)

@@ -12,8 +12,7 @@ from conftest import CONFIG
 
 import modeling
 from bert_classifier.errors import BadInput
-from bert_classifier.model import classifier
-from bert_classifier.training import checkpoints
+from bert_classifier.model import classifier, weights
 from bert_classifier.training.hooks import AddUpMetricsHook
 
 TRAIN, EVAL, PREDICT = (
@@ -300,9 +299,9 @@ def test_values_of_another_precision_are_cast(tiny_bert, tmp_path, dtype):
         for variable in tf.trainable_variables("bert"):
             assert variable.dtype.base_dtype == tf.float32
             np.testing.assert_array_equal(session.run(variable), expected[variable.op.name])
-    coverage = checkpoints.coverage(prefix, {name: expected[name].shape for name in names})
+    coverage = weights.coverage(prefix, bert_config(), {})
     assert coverage.summary.endswith("39 variables, %s cast to float32" % dtype.name)
-    assert checkpoints.find_not_finite(prefix, names) is None
+    assert weights.find_not_finite(prefix, names) is None
 
 
 @pytest.mark.parametrize(

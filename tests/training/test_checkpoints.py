@@ -30,7 +30,7 @@ def values_of(step):
 
 
 def save_run(folder, steps=STEPS):
-    """Saves as an Estimator does: `model.ckpt-<step>` and the file `checkpoint`."""
+    """Save as an Estimator does: `model.ckpt-<step>` and the file `checkpoint`."""
     with tf.Graph().as_default(), tf.Session() as session:
         variables = {n: tf.get_variable(n, initializer=v) for n, v in values_of(0).items()}
         global_step = tf.train.get_or_create_global_step()
@@ -353,48 +353,6 @@ while status != 0:
     print(status)
     moment += 1
 """
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        np.float32([[1.5, -2.5]]),
-        np.float64(0.1),
-        np.float16([3.0]),
-        np.int64(2**40),
-        np.int32([1, -2]),
-        np.uint8([255]),
-        np.array([True, False]),
-        np.zeros([0, 3], np.float32),
-        np.array([b"text", b"\xff"], dtype=object),
-    ],
-    ids=lambda value: "%s%s" % (value.dtype, list(value.shape)),
-)
-def test_arrays_are_written_as_they_are(tmp_path, value):
-    prefix = str(tmp_path / "model.ckpt")
-    checkpoints.write_checkpoint({"a/b": value, "other": np.float32(1)}, prefix)
-    reader = tf.train.load_checkpoint(prefix)
-    written = reader.get_tensor("a/b")
-    assert sorted(reader.get_variable_to_shape_map()) == ["a/b", "other"]
-    assert np.shape(written) == value.shape
-    assert reader.get_variable_to_dtype_map()["a/b"] == tf.as_dtype(value.dtype)
-    np.testing.assert_array_equal(written, value)
-
-
-def test_the_index_tells_one_checkpoint_from_another(tmp_path):
-    """It is what a run remembers of its --init_checkpoint."""
-    value = np.zeros([100, 100], np.float32)
-    other = value.copy()
-    other[50, 50] = 1e-30
-    hashes = []
-    for number, array in enumerate((value, value, other)):
-        prefix = str(tmp_path / str(number) / "model.ckpt")
-        checkpoints.write_checkpoint({"weight": array}, prefix)
-        hashes.append(runs.content_hash(checkpoints.index_file(prefix)))
-    assert hashes[0] == hashes[1] != hashes[2]
-    first_format = tmp_path / "model.ckpt"
-    first_format.touch()
-    assert checkpoints.index_file(str(first_format)) == str(first_format)
 
 
 @pytest.mark.parametrize("damage", [remove, empty, fill_with_garbage])

@@ -15,7 +15,8 @@ from program import assert_equal, end_state, parsed, tensors
 
 import run_classifier_gpu
 from bert_classifier.errors import BadInput
-from bert_classifier.training import checkpoints, loop, runs
+from bert_classifier.model import weights
+from bert_classifier.training import loop, runs
 from bert_classifier.training.history import Watched
 from bert_classifier.trials import find_best_trial
 
@@ -219,7 +220,7 @@ def test_F05h_an_input_in_a_folder_with_an_odd_name(small_run, tmp_path, output_
 def changed(tiny_bert, prefix, change):
     reader = tf.train.load_checkpoint(tiny_bert.init_checkpoint)
     variables = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    checkpoints.write_checkpoint(dict(variables, **change(variables)), prefix)
+    weights.write_checkpoint(dict(variables, **change(variables)), prefix)
 
 
 def cast(dtype):
@@ -312,7 +313,7 @@ def test_F13_a_warm_start_too(small_run, output_dir, refused, tmp_path):
         variables = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
         of_model = {n: v.astype(dtype) for n, v in variables.items() if v.dtype == np.float32}
         of_model[KERNEL].flat[0] += damage
-        checkpoints.write_checkpoint(dict(variables, **of_model), prefix)
+        weights.write_checkpoint(dict(variables, **of_model), prefix)
         arguments = ["--init_checkpoint=", "--warm_start_from=%s" % output_dir]
         if np.isnan(damage):
             line = refused(tmp_path / "new", *arguments)

@@ -26,6 +26,7 @@ from program import Launch, assert_equal, end_state, model_flags, parsed, write_
 
 import run_classifier_gpu
 from bert_classifier.export import writer
+from bert_classifier.model import weights
 from bert_classifier.training import checkpoints
 from bert_classifier.training.workers import _HorovodWorkers
 
@@ -590,7 +591,7 @@ class Killed:
             folder: [
                 int(prefix.rpartition("-")[2])
                 for prefix in of_folder
-                if checkpoints.unreadable(prefix) is None
+                if weights.unreadable(prefix) is None
             ]
             for folder, of_folder in prefixes.items()
         }
