@@ -13,6 +13,7 @@ The same command again goes on where it was interrupted. `--help` lists the flag
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from typing import Sequence
@@ -66,15 +67,11 @@ from bert_classifier.training import checkpoints, loop, runs
 from bert_classifier.training.history import EvalHistory, eval_history_path
 from bert_classifier.training.hooks import CompilationHook
 from bert_classifier.training.interruption import Interruption
-from bert_classifier.training.loop import Schedule
 from bert_classifier.training.record import Run, RunRecord
+from bert_classifier.training.schedule import Schedule
 from bert_classifier.training.workers import Workers
 
 _LOG = logging.getLogger("run_classifier_gpu")
-
-# What TensorFlow does on a CPU to a graph before it first runs it, once each. Its default is more,
-# and twice, which takes three seconds for a training graph and makes no step faster.
-_CPU_OPTIMIZERS = ("pruning", "remap", "arithmetic", "dependency")
 
 
 def run_classifier(
@@ -185,20 +182,8 @@ def make_run_config(
 ) -> tf.estimator.RunConfig:
     """Build the RunConfig of the Estimator; all workers but the chief write nothing."""
     workers = workers or Workers()
-    session_config = tf.ConfigProto()
+    session_config = devices.make_session_config(use_xla, amp, num_parts, workers.num_cores())
     workers.configure(session_config)
-    rewrite_options = session_config.graph_options.rewrite_options
-    if not devices.has_gpu():
-        session_config.intra_op_parallelism_threads = threads.count_threads(
-            num_parts, workers.num_cores()
-        )
-        rewrite_options.optimizers.extend(_CPU_OPTIMIZERS)
-        rewrite_options.meta_optimizer_iterations = type(rewrite_options).ONE
-    if use_xla:
-        session_config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
-    if amp:
-        # In all three modes: weights that were trained in mixed precision are evaluated in it too.
-        rewrite_options.auto_mixed_precision = type(rewrite_options).ON
     if not workers.is_chief:
         # A path that cannot be written: only worker 0 writes checkpoints, or begins with one.
         model_dir = os.path.join(os.devnull, "worker_%d" % workers.index)
@@ -235,13 +220,11 @@ def train(
         Run(output_dir, identity, config.values()), schedule, history, progress, start_step, workers
     )
     early_stopping = make_early_stopping_hook(job, schedule, estimator)
-    eval_input_fn = pipeline.input_fn("dev", config.evaluation.eval_batch_size)
     exporters = make_exporters(job, schedule, estimator, history) if workers.is_chief else []
-    eval_spec = loop.make_eval_spec(eval_input_fn, exporters)
-
-    def verdict() -> str | None:
-        return judge(config, job.inputs, schedule, history)
-
+    eval_spec = loop.make_eval_spec(
+        pipeline.input_fn("dev", config.evaluation.eval_batch_size), exporters
+    )
+    verdict = functools.partial(judge, config, job.inputs, schedule, history)
     stop_reason = None
     if resumed_from:
         _LOG.info("Resuming from %s", resumed_from)

@@ -20,7 +20,7 @@ from bert_classifier.training.hooks import (
     stop_if_no_decrease_hook,
     stop_if_no_increase_hook,
 )
-from bert_classifier.training.loop import Schedule
+from bert_classifier.training.schedule import Schedule
 
 
 def make_progress_hook(job: Job, schedule: Schedule) -> ProgressHook:

@@ -32,8 +32,7 @@ from bert_classifier.training.history import Watched
 from bert_classifier.training.identity import make_identity
 from bert_classifier.training.initial_weights import InitialWeights, warm_start
 from bert_classifier.training.interruption import Interruption
-from bert_classifier.training.loop import Schedule
-from bert_classifier.training.schedule import make_schedule
+from bert_classifier.training.schedule import Schedule, make_schedule
 from bert_classifier.training.workers import Workers
 
 _SAMPLE_SIZE = 8

@@ -13,7 +13,7 @@ from bert_classifier.export import bundle
 from bert_classifier.job import Job, count_parts
 from bert_classifier.training import checkpoints, runs
 from bert_classifier.training.history import eval_history_path
-from bert_classifier.training.loop import Schedule
+from bert_classifier.training.schedule import Schedule
 
 _LOG = logging.getLogger(__name__)
 

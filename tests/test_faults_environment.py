@@ -22,8 +22,7 @@ from bert_classifier.errors import BadInput
 from bert_classifier.inspection import checks
 from bert_classifier.job import prepare
 from bert_classifier.training import hooks, interruption, runs
-from bert_classifier.training.loop import Schedule
-from bert_classifier.training.schedule import make_schedule
+from bert_classifier.training.schedule import Schedule, make_schedule
 from bert_classifier.training.workers import Workers, _HorovodWorkers, start
 
 

@@ -6,7 +6,7 @@ from bert_classifier.config import Config
 from bert_classifier.data.inputs import Inputs
 from bert_classifier.inspection import baseline, checks
 from bert_classifier.training.history import EvalHistory
-from bert_classifier.training.loop import Schedule
+from bert_classifier.training.schedule import Schedule
 
 
 def judge(config: Config, inputs: Inputs, schedule: Schedule, history: EvalHistory) -> str | None:

@@ -9,7 +9,7 @@ from bert_classifier.data.inputs import Inputs
 from bert_classifier.model import weights
 from bert_classifier.training import runs
 from bert_classifier.training.history import Watched
-from bert_classifier.training.loop import Schedule
+from bert_classifier.training.schedule import Schedule
 
 _FLAGS = (
     "warm_start_from",

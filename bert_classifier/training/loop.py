@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -31,24 +31,6 @@ from bert_classifier.training.interruption import (
 from bert_classifier.training.workers import Workers
 
 InputFn = Callable[[], tf.data.Dataset]
-
-
-class Schedule(NamedTuple):
-    """The plan of a training run; a step is one update of the weights."""
-
-    examples_per_step: int  # by all workers together
-    learning_rate: float  # the highest, after the warm-up
-    num_train_steps: int
-    num_warmup_steps: int
-    steps_per_epoch: float
-    save_checkpoints_steps: int
-    max_steps_without_improvement: int  # 0: never stop early
-
-    def is_due(self, step: int) -> bool:
-        """Tell whether a run that is not interrupted evaluates the checkpoint of a step."""
-        if step == 0:
-            return False
-        return step % self.save_checkpoints_steps == 0 or step == self.num_train_steps
 
 
 def make_eval_spec(

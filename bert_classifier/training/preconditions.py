@@ -11,7 +11,7 @@ from bert_classifier.errors import BadInput
 from bert_classifier.model import weights
 from bert_classifier.training import runs
 from bert_classifier.training.initial_weights import find_fine_tuned
-from bert_classifier.training.loop import Schedule
+from bert_classifier.training.schedule import Schedule
 
 _READ_AS_THEY_ARE = (
     "data_dir",

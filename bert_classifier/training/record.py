@@ -13,7 +13,7 @@ from bert_classifier.training import memory, runs
 from bert_classifier.training.history import EvalHistory
 from bert_classifier.training.hooks import ProgressHook
 from bert_classifier.training.interruption import Interrupted
-from bert_classifier.training.loop import Schedule
+from bert_classifier.training.schedule import Schedule
 from bert_classifier.training.workers import SharedFailure, Workers
 
 

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import NamedTuple
 
 from bert_classifier.config import Training
 from bert_classifier.errors import BadInput
-from bert_classifier.training.loop import Schedule
 
 _LOG = logging.getLogger(__name__)
 
 # Evaluations without an improvement that end a run, unless a flag says otherwise.
 _PATIENCE = 3
 _MOST_STEPS_BETWEEN_CHECKPOINTS = 1000
+
+
+class Schedule(NamedTuple):
+    """The plan of a training run; a step is one update of the weights."""
+
+    examples_per_step: int  # by all workers together
+    learning_rate: float  # the highest, after the warm-up
+    num_train_steps: int
+    num_warmup_steps: int
+    steps_per_epoch: float
+    save_checkpoints_steps: int
+    max_steps_without_improvement: int  # 0: never stop early
+
+    def is_due(self, step: int) -> bool:
+        """Tell whether a run that is not interrupted evaluates the checkpoint of a step."""
+        if step == 0:
+            return False
+        return step % self.save_checkpoints_steps == 0 or step == self.num_train_steps
 
 
 def make_schedule(training: Training, num_examples: int, num_workers: int) -> Schedule:

@@ -21,7 +21,7 @@ from bert_classifier.inspection import checks
 from bert_classifier.model import weights
 from bert_classifier.training import hooks
 from bert_classifier.training.history import EvalHistory, Watched
-from bert_classifier.training.loop import Schedule
+from bert_classifier.training.schedule import Schedule
 from tokenization import FullTokenizer
 
 WORDS = "good great nice bad poor sad the film phone was is really . ##s".split()
