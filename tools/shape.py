@@ -344,7 +344,8 @@ def main() -> None:
     front_door = next(module for module in all_modules if module.name == FRONT_DOOR)
     with open(front_door.path, encoding="utf-8") as stream:
         print("%s.py: %d lines" % (FRONT_DOOR, len(stream.readlines())))
-    print("Python files at the root:", *(m.name for m in all_modules if "." not in m.name))
+    at_root = [os.path.basename(m.path) for m in all_modules if os.path.dirname(m.path) == ROOT]
+    print("Python files at the root:", ", ".join(at_root))
     print("\nLongest functions, in lines of code:")
     for function in sorted(functions, key=lambda f: -f.code_lines)[:10]:
         print("  %4d %s" % (function.code_lines, function.name))
