@@ -42,14 +42,17 @@ from absl import app
 
 import modeling
 import tokenization
-from bert_classifier import files, flags, logs, threads
+from bert_classifier import files, flags, logs, problem_types, threads
 from bert_classifier.config import Config
-from bert_classifier.data.batches import (
+from bert_classifier.data.batches import (  # noqa: F401
+    Batching,
     evaluation_order,
+    examples_input_fn,
     file_based_input_fn_builder,
-    input_fn_builder,
+    records_input_fn,
     restore_order,
 )
+from bert_classifier.data.examples import Examples, InputExample  # noqa: F401
 from bert_classifier.data.features import (  # noqa: F401
     TRUNCATIONS,
     Converter,
@@ -59,18 +62,10 @@ from bert_classifier.data.features import (  # noqa: F401
     fingerprint,
     write_records_once,
 )
-from bert_classifier.data.processors import (
-    DataProcessor,
-    Examples,
-    InputExample,  # noqa: F401
-    Task,
-    file_task,
-    get_processor,
-    load_class_weights,
-    load_labels,
-    load_thresholds,
-)
+from bert_classifier.data.labels import load_class_weights, load_labels, load_thresholds
+from bert_classifier.data.processors import DataProcessor, get_processor
 from bert_classifier.data.records import RecordFile
+from bert_classifier.data.tasks import Task, file_task
 from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle, calibration
 from bert_classifier.export.writer import (
@@ -82,7 +77,14 @@ from bert_classifier.export.writer import (
 )
 from bert_classifier.failures import bad_input_in, fail, trouble_of_system
 from bert_classifier.inspection import baseline, checks
-from bert_classifier.model.classifier import create_model, metric_fn, metric_names, model_fn_builder  # noqa: F401
+from bert_classifier.model.classifier import (  # noqa: F401
+    Share,
+    create_model,
+    metric_fn,
+    metric_names,
+    model_fn_builder,
+)
+from bert_classifier.problem_types import ClassOptions
 from bert_classifier.serving import answers
 from bert_classifier.training import checkpoints, later_call, loop, memory, runs
 from bert_classifier.training.history import EvalHistory, Watched
@@ -130,7 +132,7 @@ class Inputs(NamedTuple):
 
     @property
     def problem_type(self) -> str:
-        """One of `processors.PROBLEM_TYPES`."""
+        """One of `PROBLEM_TYPES`."""
         return self.processor.task.problem_type
 
 
@@ -451,8 +453,9 @@ def load_inputs(config: Config, trained: Trained, splits: Collection[str]) -> In
         check_texts_per_row(of_split, trained.is_pair)
     labels = processor.get_labels()
     problem_type = processor.task.problem_type
+    problem = problem_types.get(problem_type)
     class_weights = thresholds = None
-    if problem_type == "regression" and (
+    if not problem.has_classes and (
         config.training.class_weights or config.training.label_smoothing
     ):
         raise BadInput(
@@ -460,26 +463,22 @@ def load_inputs(config: Config, trained: Trained, splits: Collection[str]) -> In
             "numbers; leave them out"
         )
     if config.actions.do_train and config.training.class_weights:
-        class_weights = load_class_weights(config.training.class_weights, labels, examples["train"])
-    if problem_type != "classification" and config.export.min_confidence:
+        class_weights = load_class_weights(
+            config.training.class_weights, labels, examples["train"].label_counts
+        )
+    if config.export.min_confidence and not problem.has_confidence:
         raise BadInput(
             "--min_confidence=%s: is for one label of several, not for a %s; leave it out"
             % (config.export.min_confidence, problem_type)
         )
-    if problem_type == "regression" and config.export.calibrate:
+    if config.export.calibrate and not problem.has_classes:
         raise BadInput("--calibrate: a regression has no probabilities; leave it out")
-    if problem_type == "multi_label":
+    if problem.has_thresholds:
         thresholds = trained.thresholds
         if thresholds is None or "thresholds" in config.given:
             thresholds = load_thresholds(config.data.thresholds, labels)
     fingerprints = {
-        split: fingerprint(
-            of_split,
-            labels,
-            config.data.max_seq_length,
-            tokenizer,
-            **conversion_options(config, problem_type, split),
-        )
+        split: fingerprint(of_split, make_converter(config, labels, tokenizer, problem_type, split))
         for split, of_split in examples.items()
     }
     if trained.record and not any(name in config.given for name in later_call.MAY_DIFFER):
@@ -528,14 +527,29 @@ def check_set_aside(
         )
 
 
-def conversion_options(config: Config, problem_type: str, split: str) -> dict[str, Any]:
-    """Gives what `features.Converter` is to do with the labels and the long texts of a split."""
-    return {
-        "problem_type": problem_type,
-        "truncation": config.data.truncation,
-        # One window of a text may have nothing of what the label is about.
-        "window_stride": 0 if split == "train" else config.data.window_stride,
-    }
+def make_converter(
+    config: Config,
+    labels: Sequence[str],
+    tokenizer: tokenization.FullTokenizer,
+    problem_type: str,
+    split: str,
+) -> Converter:
+    """Return what makes features of the examples of a split."""
+    return Converter(
+        labels,
+        config.data.max_seq_length,
+        tokenizer,
+        problem_type,
+        config.data.truncation,
+        # In training, the part of a text that the label is about may not be in a window.
+        window_stride=0 if split == "train" else config.data.window_stride,
+    )
+
+
+def converter_of(job: Job, split: str) -> Converter:
+    """Return what makes features of the examples of a split."""
+    inputs = job.inputs
+    return make_converter(job.config, inputs.labels, inputs.tokenizer, inputs.problem_type, split)
 
 
 def check_same_data(
@@ -648,18 +662,8 @@ def warm_start(source: str, labels: Sequence[str]) -> InitialWeights:
 
 def make_file_task(config: Config) -> Task:
     """Declares the user's own files."""
-    return file_task(
-        config.own_files.text_column,
-        config.own_files.text_b_column,
-        config.own_files.label_column,
-        config.own_files.problem_type,
-        load_labels(config.own_files.labels_file) if config.own_files.labels_file else None,
-        config.own_files.file_format,
-        config.own_files.has_header,
-        config.own_files.label_separator,
-        config.own_files.id_column,
-        config.own_files.separator,
-    )
+    labels_file = config.own_files.labels_file
+    return file_task(config.own_files, load_labels(labels_file) if labels_file else None)
 
 
 def needed_splits(config: Config) -> list[str]:
@@ -919,12 +923,9 @@ def convert(job: Job) -> dict[str, str]:
         records[split] = os.path.join(config.output.output_dir, name)
         write_records_once(
             inputs.examples[split],
-            inputs.labels,
-            config.data.max_seq_length,
-            inputs.tokenizer,
+            converter_of(job, split),
             records[split],
             show_bar=logs.is_terminal(),
-            **conversion_options(config, inputs.problem_type, split),
         )
     return records
 
@@ -936,39 +937,22 @@ def make_input_fn(
 
     All workers that read the split call it.
     """
-    config, inputs, examples = job.config, job.inputs, job.inputs.examples[split]
-    is_training, seq_length = split == "train", config.data.max_seq_length
-    options = conversion_options(config, inputs.problem_type, split)
-    arguments: dict[str, Any] = {
-        "is_training": is_training,
-        "drop_remainder": is_training,
-        "batch_size": batch_size,
-        "seed": config.training.seed,
-        "start_step": start_step,
-        "examples_per_step": job.schedule.examples_per_step if job.schedule else None,
-        "pad_to_multiple_of": pad_to_multiple_of(seq_length, config.devices.use_xla),
-    }
+    config, examples, converter = job.config, job.inputs.examples[split], converter_of(job, split)
+    batching = Batching(
+        batch_size,
+        is_training=split == "train",
+        drop_remainder=split == "train",
+        seed=config.training.seed,
+        start_step=start_step,
+        examples_per_step=job.schedule.examples_per_step if job.schedule else None,
+        pad_to_multiple_of=pad_to_multiple_of(config.data.max_seq_length, config.devices.use_xla),
+        group_by_length=config.data.group_by_length,
+    )
     if split in records:
-        return file_based_input_fn_builder(
-            records[split],
-            seq_length,
-            labelled=examples.is_labelled,
-            problem_type=inputs.problem_type,
-            num_labels=len(inputs.labels),
-            has_windows=options["window_stride"] > 0,
-            group_by_length=config.data.group_by_length,
-            **arguments,
-        )
-    return input_fn_builder(
-        list(examples),
-        inputs.labels,
-        seq_length,
-        inputs.tokenizer,
-        num_shards=job.workers.size,
-        shard_index=job.workers.index,
-        num_tokens=count_tokens(job, split) if config.data.group_by_length else None,
-        **arguments,
-        **options,
+        return records_input_fn(records[split], converter, batching, examples.is_labelled)
+    num_tokens = count_tokens(job, split) if config.data.group_by_length else None
+    return examples_input_fn(
+        list(examples), converter, batching, job.workers.size, job.workers.index, num_tokens
     )
 
 
@@ -989,10 +973,7 @@ def has_gpu() -> bool:
 def count_tokens(job: Job, split: str) -> np.ndarray:
     """Counts the tokens of each example of a split, each worker those of a part: all call it."""
     inputs, workers = job.inputs, job.workers
-    options = conversion_options(job.config, inputs.problem_type, split)
-    converter = Converter(
-        inputs.labels, job.config.data.max_seq_length, inputs.tokenizer, **options
-    )
+    converter = converter_of(job, split)
     mine = itertools.islice(inputs.examples[split], workers.index, None, workers.size)
     num_tokens = np.empty(len(inputs.examples[split]), np.int64)
     for index, part in enumerate(workers.from_all(converter.count_tokens(mine))):
@@ -1017,15 +998,12 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         num_warmup_steps=schedule.num_warmup_steps if schedule else 0,
         extra_metrics=inputs.processor.task.metrics,
         seed=config.training.seed,
-        class_weights=inputs.class_weights,
-        label_smoothing=config.training.label_smoothing,
-        num_shards=workers.size,
-        shard_index=workers.index,
-        add_up=workers.add_up,
         problem_type=inputs.problem_type,
-        thresholds=inputs.thresholds,
+        class_options=ClassOptions(
+            inputs.class_weights, config.training.label_smoothing, inputs.thresholds
+        ),
+        share=Share(workers.size, workers.index, workers.add_up, num_parts),
         gradient_checkpointing=config.training.gradient_checkpointing,
-        num_parts=num_parts,
         with_classifier=job.initial_weights.with_classifier,
         optimizer=config.training.optimizer,
         weight_decay_rate=config.training.weight_decay_rate,
@@ -1362,7 +1340,7 @@ def predict(
         temperature = calibrate(job, estimator, checkpoint_path, records)
         settings = settings._replace(temperature=temperature)
     _LOG.info("***** Predictions of %s *****", checkpoint_path)
-    output = "predictions" if task.problem_type == "regression" else "probabilities"
+    problem = problem_types.get(task.problem_type)
     outputs = predict_in_order(job, estimator, checkpoint_path, records, "test")
     form = answers.Form(settings, examples.id_name or "index", examples.is_labelled)
     ids = examples.ids() if examples.id_name else map(str, itertools.count())
@@ -1374,11 +1352,14 @@ def predict(
             submit("index", "prediction")
         write(*form.header)
         for index, (example, of_model, name) in enumerate(zip(examples, outputs, ids)):
-            (prediction,) = answers.decide(settings, of_model[output][np.newaxis])
+            (prediction,) = answers.decide(settings, of_model[problem.output][np.newaxis])
             texts = [example.text_a, example.text_b or ""]
             write(*form.cells(prediction, texts, name, example.label))
             if submit:
-                submit(str(index), name_prediction(task, labels, of_model["predictions"]))
+                named = problem.name_prediction(
+                    of_model["predictions"], labels, task.label_separator
+                )
+                submit(str(index), named)
     _LOG.info("  %d predictions in %s", len(examples), path)
     if examples.unusable_label:
         _LOG.info("  no metrics: %s", examples.unusable_label)
@@ -1431,15 +1412,6 @@ def write_rows(path: str, until_done: contextlib.ExitStack) -> Callable[..., Non
         stream.write("\t".join(cells) + "\n")
 
     return write
-
-
-def name_prediction(task: Task, labels: Sequence[str], prediction: Any) -> str:
-    """Says a model's prediction in the words of the data files."""
-    if task.problem_type == "regression":
-        return "%.3f" % prediction
-    if task.problem_type == "multi_label":
-        return task.label_separator.join(itertools.compress(labels, prediction))
-    return labels[prediction]
 
 
 def export(job: Job, estimator: tf.estimator.Estimator, records: Mapping[str, str]) -> None:
@@ -1501,9 +1473,7 @@ def calibrate(
 ) -> float:
     """Fits a temperature on the dev set, and logs what it is worth; returns it."""
     inputs = job.inputs
-    converter = Converter(
-        inputs.labels, job.config.data.max_seq_length, inputs.tokenizer, inputs.problem_type
-    )
+    converter = converter_of(job, "dev")
     predictions = predict_in_order(job, estimator, checkpoint_path, records, "dev")
     found = calibration.calibrate(
         np.array([prediction["probabilities"] for prediction in predictions]),

@@ -28,8 +28,8 @@ from tensorflow.python.util import deprecation
 import modeling
 from bert_classifier import files, threads
 from bert_classifier.data.features import TRUNCATIONS
-from bert_classifier.data.processors import PROBLEM_TYPES
 from bert_classifier.errors import BadInput
+from bert_classifier.problem_types import PROBLEM_TYPES
 
 # Raise it when a program that knows the format as it was would misread what is written now.
 FORMAT = 1
@@ -59,7 +59,7 @@ class Settings(NamedTuple):
 
     Attributes:
         labels: in the order of the outputs.
-        problem_type: one of `processors.PROBLEM_TYPES`.
+        problem_type: one of `PROBLEM_TYPES`.
         max_seq_length: tokens that the model reads at once.
         do_lower_case: as of `FullTokenizer`.
         truncation: as of `features.Converter`.

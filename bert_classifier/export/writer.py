@@ -21,7 +21,7 @@ from tensorflow.python.grappler import tf_optimizer
 
 from bert_classifier import files
 from bert_classifier.data import features
-from bert_classifier.data.processors import InputExample
+from bert_classifier.data.examples import InputExample
 from bert_classifier.export import bundle
 from bert_classifier.export.bundle import SERVING_DEFAULT, Settings, list_exports
 from bert_classifier.training.history import EvalHistory
