@@ -64,14 +64,13 @@ TRUNCATIONS = {
 
 
 class InputFeatures(NamedTuple):
-    """One example as numbers: lists of ints of equal length, and the label if it is known.
+    """One example as numbers: three lists of equal length, and the label if it is known.
 
     Attributes:
         input_ids: ids of the tokens, 0 for padding.
         input_mask: 1 for tokens and 0 for padding.
         segment_ids: 0 for the first text and 1 for the second.
-        label_id: index of the label; for regression a float, for several labels at once a list
-            with a 1 for each that the example has and a 0 for each other.
+        label_id: see `ProblemType.label_id`; None if the label is not known.
         num_tokens: of the whole example, before it was cut.
     """
 
@@ -150,7 +149,7 @@ class Converter:
 
     @property
     def has_windows(self) -> bool:
-        """Whether examples are read in windows."""
+        """Return whether examples are read in windows."""
         return self.window_stride > 0
 
     def settings(self) -> Sequence[Any]:

@@ -35,7 +35,7 @@ def get_processor(
 
 
 class DataProcessor:
-    """Reads the examples of a task.
+    """Reader of the examples of a task.
 
     The files are UTF-8. A row that cannot be read is an error, unless the task says that malformed
     rows are left out and counted.

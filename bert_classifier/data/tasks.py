@@ -13,7 +13,7 @@ from bert_classifier.config import OwnFiles
 from bert_classifier.data.labels import CONTROL_CHARACTER
 from bert_classifier.errors import BadInput
 
-# A column has a name where the file has a header, and a number, from 0, where it has none.
+# The name of a column in a file with a header; its number, from 0, in one without.
 Column = Union[str, int]
 
 
@@ -27,12 +27,12 @@ class Split(NamedTuple):
         label: column of the label.
         id: column that names a row; None for the first of `ID_COLUMNS` that a header has, if any.
         optional: which of these fields are None when the file has no such column.
-        label_names: label in the file -> label of the task, where the two differ.
+        label_names: label in the file -> label of the task, if the two differ.
         filter_column: column that chooses the rows to read; None reads all.
-        filter_value: what that column says in those rows.
-        file_format: one of `tables.FORMATS`; None where the file's name tells it.
-        has_header: whether the first row names the columns; None where that is to be seen.
-        separator: of CSV files, one of `tables.SEPARATORS`; None where the content tells it.
+        filter_value: content of that column in these rows.
+        file_format: one of `tables.FORMATS`; None for that of the extension.
+        has_header: whether the first row names the columns; None to find out, see `tables.Table`.
+        separator: of CSV files, one of `tables.SEPARATORS`; None to find out.
         skip_malformed: whether rows with a wrong number of columns or an empty text are left out
             and not an error.
         may_lack_text: whether a text may be empty.
@@ -55,18 +55,17 @@ class Split(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is to be learned.
+    """The labels, files and metrics of a task.
 
     Attributes:
-        labels: in the order of the model's outputs; None where the training file tells them.
-        train: the examples to learn from.
+        labels: in the order of the model's outputs; None for those of the training file.
+        train: the training examples.
         dev: the examples to evaluate.
         test: the examples to predict.
-        metrics: what an evaluation reports beyond the usual, see `classifier.metric_fn`.
-        best_metric: the metric that says which checkpoint is best, unless a flag says otherwise:
-            for a GLUE task the one that GLUE ranks by.
+        metrics: extra metrics of an evaluation, see `classifier.metric_fn`.
+        best_metric: default of `--best_metric`; for a GLUE task the one that GLUE ranks by.
         problem_type: one of `PROBLEM_TYPES`.
-        label_separator: what stands between the labels of a cell that has several.
+        label_separator: separates the labels of a cell that has several.
         is_dev_optional: whether a part of the training examples may take the place of a dev file.
         submission: name of the file in which GLUE wants the predictions of the test set.
         column_flags: field of a split -> flag by which the user names its column.
@@ -95,7 +94,7 @@ def _tsv_task(
     test_file: str = "test.tsv",
     **options: Any,
 ) -> Task:
-    """Declares a task whose files all have a header with the same names; tests need no label."""
+    """Declare a task whose files have headers with the same names; test files need no label."""
     train = Split("train.tsv", text_a, text_b, label, optional=optional)
     dev = train._replace(file_name=dev_file)
     test = train._replace(file_name=test_file, optional=(*optional, "label"))
@@ -103,9 +102,9 @@ def _tsv_task(
 
 
 def _malformed(task: Task) -> Task:
-    """Leaves out the malformed rows of a task's training and dev files, which then are counted.
+    """Return a task that leaves out, and counts, malformed rows of its training and dev files.
 
-    In the test file each row has to have a prediction.
+    In the test file each row must have a prediction.
     """
     return task._replace(
         train=task.train._replace(skip_malformed=True),

@@ -16,8 +16,9 @@ from program import parsed
 import run_classifier_gpu
 import tokenization
 from bert_classifier.config import OwnFiles
+from bert_classifier.data import examples as examples_module
 from bert_classifier.data import labels as labels_files
-from bert_classifier.data import tasks
+from bert_classifier.data import tables, tasks
 from bert_classifier.data.examples import Examples
 from bert_classifier.data.features import Converter
 from bert_classifier.data.processors import get_processor
@@ -124,6 +125,29 @@ def test_examples_are_read_as_often_as_asked_for(tmp_path):
     assert list(examples) == list(examples)
     assert examples.label_counts == {"positive": 18, "negative": 18}
     assert next(iter(examples)) in examples
+
+
+def test_a_small_file_is_read_once_and_a_large_one_is_not_kept(tmp_path, monkeypatch):
+    path = write_csv(tmp_path / "x.csv", ("text", "label"), *zip(TEXTS, SENTIMENTS))
+    read_to_the_end = []
+
+    def counted(table):
+        yield from original(table)
+        read_to_the_end.append(table.path)
+
+    original = tables.Table.__iter__
+    monkeypatch.setattr(tables.Table, "__iter__", counted)
+    contents = []
+    for kept_bytes, num_reads in ((examples_module._KEPT_BYTES, 1), (1000, 7)):
+        monkeypatch.setattr(examples_module, "_KEPT_BYTES", kept_bytes)
+        del read_to_the_end[:]
+        whole = get_processor("file").get_train_examples(None, path)
+        parts = whole.divide(0.25)
+        contents.append([(list(part), part.label_counts) for part in (whole, *parts)])
+        assert [part.set_type for part in parts] == ["train", "dev"]
+        assert len(read_to_the_end) == num_reads
+    assert contents[0] == contents[1]
+    assert {example.guid.split("-")[0] for example in contents[0][2][0]} == {"dev"}
 
 
 CELLS = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=40)
