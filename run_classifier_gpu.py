@@ -32,22 +32,18 @@ os.environ.setdefault(
 import tensorflow.compat.v1 as tf
 from absl import app
 
-from bert_classifier import devices, files, flags, program, threads, trials
+from bert_classifier import devices, files, flags, hook_builders, program, threads, trials
 from bert_classifier.config import Config
 from bert_classifier.data.batches import file_based_input_fn_builder  # noqa: F401
+from bert_classifier.data.examples import InputExample  # noqa: F401
 from bert_classifier.data.features import (  # noqa: F401
     InputFeatures,
     convert_single_example,
     file_based_convert_examples_to_features,
 )
 from bert_classifier.data.pipeline import Pipeline
-from bert_classifier.data.processors import DataProcessor, InputExample  # noqa: F401
+from bert_classifier.data.processors import DataProcessor  # noqa: F401
 from bert_classifier.export import from_run
-from bert_classifier.hook_builders import (
-    make_early_stopping_hook,
-    make_exporters,
-    make_progress_hook,
-)
 from bert_classifier.inspection.verdict import judge
 from bert_classifier.job import (
     Job,
@@ -59,8 +55,14 @@ from bert_classifier.job import (
     prepare,
     with_plain_paths,
 )
-from bert_classifier.model.classifier import create_model, metric_fn, model_fn_builder  # noqa: F401
+from bert_classifier.model.classifier import (  # noqa: F401
+    Share,
+    create_model,
+    metric_fn,
+    model_fn_builder,
+)
 from bert_classifier.predictions import find_temperature, predictions, score_predictions
+from bert_classifier.problem_types import ClassOptions
 from bert_classifier.serving import test_results
 from bert_classifier.summary import log_metrics, log_start, log_summary
 from bert_classifier.training import checkpoints, loop, runs
@@ -138,15 +140,12 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         num_warmup_steps=schedule.num_warmup_steps if schedule else 0,
         extra_metrics=inputs.task.metrics,
         seed=training.seed,
-        class_weights=inputs.class_weights,
-        label_smoothing=training.label_smoothing,
-        num_shards=workers.size,
-        shard_index=workers.index,
-        add_up=workers.add_up,
         problem_type=inputs.problem_type,
-        thresholds=inputs.thresholds,
+        class_options=ClassOptions(
+            inputs.class_weights, training.label_smoothing, inputs.thresholds
+        ),
+        share=Share(workers.size, workers.index, workers.add_up, num_parts),
         gradient_checkpointing=training.gradient_checkpointing,
-        num_parts=num_parts,
         with_classifier=weights.with_classifier,
         optimizer=training.optimizer,
         weight_decay_rate=training.weight_decay_rate,
@@ -215,12 +214,14 @@ def train(
     history = workers.together(lambda: EvalHistory(eval_history_path(output_dir), job.watched))
     if workers.is_chief:
         history.forget_from(start_step + 1)
-    progress = make_progress_hook(job, schedule)
+    progress = hook_builders.make_progress_hook(job, schedule)
     record = RunRecord(
         Run(output_dir, identity, config.values()), schedule, history, progress, start_step, workers
     )
-    early_stopping = make_early_stopping_hook(job, schedule, estimator)
-    exporters = make_exporters(job, schedule, estimator, history) if workers.is_chief else []
+    early_stopping = hook_builders.make_early_stopping_hook(job, schedule, estimator)
+    exporters = []
+    if workers.is_chief:  # The others need not have the files that an export is made of.
+        exporters = hook_builders.make_exporters(job, schedule, estimator, history)
     eval_spec = loop.make_eval_spec(
         pipeline.input_fn("dev", config.evaluation.eval_batch_size), exporters
     )

@@ -95,10 +95,9 @@ def compare(examples, vocab_file):
     """Print the speed of google's converter and of ours."""
 
     def ours(num_processes):
-        def convert(*arguments):
-            features.file_based_convert_examples_to_features(
-                *arguments, num_processes=num_processes
-            )
+        def convert(examples, labels, max_seq_length, tokenizer, path):
+            converter = features.Converter(labels, max_seq_length, tokenizer)
+            features.write_records(examples, converter, path, num_processes)
 
         return convert
 
@@ -151,9 +150,8 @@ def measure_memory(count, vocab_file):
         with open("/proc/self/clear_refs", "w") as stream:
             stream.write("5")
         before = peak_memory()
-        features.file_based_convert_examples_to_features(
-            examples, LABELS, MAX_SEQ_LENGTH, tokenizer, path, num_processes=2
-        )
+        converter = features.Converter(LABELS, MAX_SEQ_LENGTH, tokenizer)
+        features.write_records(examples, converter, path, num_processes=2)
         growth = peak_memory() - before
         size = os.path.getsize(path)
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

@@ -31,6 +31,7 @@ import run_classifier_gpu as program  # noqa: E402
 from bert_classifier.data import features  # noqa: E402
 from bert_classifier.data.processors import InputExample  # noqa: E402
 from bert_classifier.export import bundle  # noqa: E402
+from bert_classifier.problem_types import ClassOptions  # noqa: E402
 from bert_classifier.serving.predictor import Predictor  # noqa: E402
 from tokenization import FullTokenizer  # noqa: E402
 
@@ -60,7 +61,7 @@ class OneText:
                 num_train_steps=0,
                 num_warmup_steps=0,
                 problem_type=self._settings.problem_type,
-                thresholds=self._settings.thresholds,
+                class_options=ClassOptions(thresholds=self._settings.thresholds),
             ),
             config=program.make_run_config(os.path.dirname(checkpoint), None, 1, 0, False),
         )
@@ -72,13 +73,13 @@ class OneText:
     def predict(self, text):
         """Return the probabilities of one text, or the number of a regression."""
         texts = [text] if isinstance(text, str) else text
-        row = features.convert_example(
-            InputExample("", *texts),
+        converter = features.Converter(
             self._settings.labels,
             self._settings.max_seq_length,
             self._tokenizer,
             truncation=self._settings.truncation,
         )
+        row = converter.convert_padded(InputExample("", *texts))
         columns = {name: np.array([getattr(row, name)], np.int32) for name in bundle.INPUTS}
         answers = self._estimator.predict(
             lambda: tf.data.Dataset.from_tensors(columns), checkpoint_path=self._checkpoint

@@ -14,6 +14,7 @@ of one large product alone, over the time of our step.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -68,11 +69,15 @@ def ours(num_parts):
 
     def build(features):
         step = tf.cast(tf.train.get_or_create_global_step(), tf.int32)
-        outputs = classifier.create_model_in_parts(
+        create = functools.partial(
+            classifier.create_model,
             modeling.BertConfig.from_dict(CONFIG),
             True,
-            *features,
-            NUM_LABELS,
+            num_labels=NUM_LABELS,
+        )
+        outputs = classifier.create_model_in_parts(
+            create,
+            dict(zip(("input_ids", "input_mask", "segment_ids", "labels"), features)),
             [tf.stack([1, step * num_parts + part]) for part in range(num_parts)],
         )
         return optimization.create_optimizer(outputs.total_loss, *SCHEDULE)

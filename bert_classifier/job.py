@@ -14,7 +14,7 @@ from bert_classifier import devices, files, logs
 from bert_classifier.config import Config
 from bert_classifier.data.inputs import Inputs, load_inputs, needed_splits
 from bert_classifier.data.pipeline import Pipeline, Shard, convert
-from bert_classifier.data.processors import Task
+from bert_classifier.data.tasks import Task
 from bert_classifier.data.trained import Trained
 from bert_classifier.errors import BadInput
 from bert_classifier.export.from_run import sample_path
@@ -118,7 +118,7 @@ def make_pipeline(job: Job) -> Pipeline:
     config, inputs, workers = job.config, job.inputs, job.workers
     records = {}
     if workers.is_chief:
-        records = convert(inputs, config.data, config.output.output_dir, workers.size)
+        records = convert(inputs, config.output.output_dir, workers.size)
     return Pipeline(
         inputs,
         config.data,

@@ -171,8 +171,9 @@ def test_the_three_signatures_agree_and_none_needs_a_label(trained):
     export_dir = writer.list_exports(trained.path("export", "saved_model"))[-1]
     labels = ["negative", "positive"]
     tokenizer = tokenization.FullTokenizer(os.path.join(export_dir, "assets.extra", "vocab.txt"))
+    converter = features.Converter(labels, 16, tokenizer)
     rows = [
-        features.convert_example(InputExample("", text), labels, 16, tokenizer)
+        converter.convert_padded(InputExample("", text))
         for text in ("the film was good .", "the phone was bad .")
     ]
     columns = {

@@ -1,7 +1,7 @@
 """Records -> batches of examples of similar length, padded to the longest of a batch.
 
-Every order here is a function of the lengths, the seed and a position, and of nothing else: no
-state is kept, so a run goes on exactly where it was interrupted, with any number of workers.
+Every order here is a function of the lengths, the seed and a position. No state is kept: a run
+continues exactly where it was interrupted, with any number of workers.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier.data import features
-from bert_classifier.data.processors import InputExample
+from bert_classifier.data.examples import InputExample
+from bert_classifier.data.features import Converter
 from bert_classifier.data.records import RecordFile
-from tokenization import FullTokenizer
 
-# So many steps, or batches of an evaluation, are sorted together. More would be more alike, and
-# leave less to chance which examples meet in a step.
+# So many steps, or batches of an evaluation, are sorted together. With more of them the lengths in
+# a step would be more alike, and its examples less random.
 _SORTED_TOGETHER = 64
 
-# A batch takes milliseconds, the order of a new epoch of a million examples some tenths of a
-# second: with so many batches ready no step waits for either.
+# A batch takes milliseconds, and the order of a new epoch of a million examples some tenths of a
+# second. With so many batches ready no step waits for either.
 _PARALLEL_BATCHES = 2
 _BATCHES_AHEAD = 8
 
-# What the random numbers are for: epochs and batches of the same number are not to share them.
+# What random numbers are for: an epoch and a batch of the same number must not share them.
 _OF_EPOCH, _OF_BATCH = range(2)
 
 
 def epoch_order(
     num_tokens: np.ndarray, examples_per_step: int, seed: int, epoch: int
 ) -> np.ndarray:
-    """Gives the order in which an epoch goes through the examples.
+    """Return the order of the examples in an epoch.
 
-    Epochs follow one another without a gap, and steps, of `examples_per_step` each, run on over
-    their borders: an epoch begins with what completes the last step of the one before and ends with
-    what begins the first step of the next one. Both are drawn at random. The steps in between are
-    made of examples of similar length: parts of the epoch, drawn at random, are sorted by length
-    and cut into steps, and all steps are shuffled.
+    Each step has `examples_per_step` examples, also where an epoch ends and the next one begins: an
+    epoch begins with the examples that complete the last step of the one before, and ends with
+    those that begin the first step of the next one. Both are drawn at random. The steps in between
+    have examples of similar length: parts of the epoch, drawn at random, are sorted by length and
+    cut into steps, and all steps are shuffled.
 
     Args:
         num_tokens: how long each example is, int `[num_examples]`. If all are equally long, the
@@ -66,7 +66,7 @@ def epoch_order(
 
 
 def _by_length(examples: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
-    # Stable: equally long ones stay as chance, or the file, has put them.
+    # Stable: equally long ones stay in their random order, or in that of the file.
     return examples[np.argsort(num_tokens[examples], kind="stable")]
 
 
@@ -76,7 +76,7 @@ def _random(seed: int, *numbers: int) -> np.random.RandomState:
 
 
 class Plan(NamedTuple):
-    """Which examples make which batch.
+    """The examples of each batch.
 
     Attributes:
         numbers: of the batches, in their order.
@@ -92,10 +92,9 @@ class Plan(NamedTuple):
 def training_plan(
     num_tokens: np.ndarray, batch_size: int, examples_per_step: int, seed: int, first: int = 0
 ) -> Plan:
-    """Plans training without end: the steps of `epoch_order`, each sorted and cut into batches.
+    """Plan training without end: the steps of `epoch_order`, each sorted and cut into batches.
 
-    So the batches of a step are more alike in themselves than the step. Inside a batch the examples
-    are shuffled.
+    So lengths are more alike in a batch than in a step. Inside a batch the examples are shuffled.
 
     Args:
         num_tokens: this and the others as for `epoch_order`.
@@ -121,7 +120,7 @@ def training_plan(
 
 
 def evaluation_plan(num_tokens: np.ndarray, batch_size: int, drop_remainder: bool = False) -> Plan:
-    """Plans one pass in `evaluation_order`."""
+    """Plan one pass in `evaluation_order`."""
     order = evaluation_order(num_tokens, batch_size)
     num_full, num_left = divmod(len(order), batch_size)
     is_last_short = num_left > 0 and not drop_remainder
@@ -133,14 +132,14 @@ def evaluation_plan(num_tokens: np.ndarray, batch_size: int, drop_remainder: boo
 
 
 def evaluation_order(num_tokens: np.ndarray, batch_size: int) -> np.ndarray:
-    """Gives the order of one pass: consecutive blocks of batches, each block longest first.
+    """Return the order of one pass: consecutive blocks of batches, each block longest first.
 
-    What is too long for the memory fails early, and batches that are computed side by side end
-    with short ones, so that no one waits long for the last.
+    A batch that needs too much memory fails early. Of batches that are computed at the same time
+    the last ones are short, so that no thread waits long for another.
 
     Args:
-        num_tokens: how long each example is, int `[num_examples]`. If all are equally long, nothing
-            moves.
+        num_tokens: how long each example is, int `[num_examples]`. If all are equally long, the
+            order is that of the file.
         batch_size: examples per batch.
 
     Returns:
@@ -153,7 +152,7 @@ def evaluation_order(num_tokens: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def restore_order(rows: Iterable[Any], order: Sequence[int]) -> Iterator[Any]:
-    """Gives rows that come in this order in that of their numbers; holds no more than a block."""
+    """Yield rows, which come in this order, by their number; hold no more than a block of them."""
     waiting = {}
     due = 0
     for number, row in zip(order, rows):
@@ -163,135 +162,147 @@ def restore_order(rows: Iterable[Any], order: Sequence[int]) -> Iterator[Any]:
             due += 1
 
 
+class Batching(NamedTuple):
+    """How examples become batches.
+
+    Attributes:
+        batch_size: examples per batch, of one worker.
+        is_training: shuffle and repeat; otherwise one pass.
+        drop_remainder: leave out a last batch that is not full.
+        seed: of the shuffle.
+        start_step: the step at which training starts, in batches of one worker.
+        examples_per_step: as for `epoch_order`; None for those of one batch of each worker.
+        pad_to_multiple_of: as for `features.parse`.
+        group_by_length: make batches of examples of similar length. One pass is then in
+            `evaluation_order`, otherwise in the order of the file.
+    """
+
+    batch_size: int
+    is_training: bool = False
+    drop_remainder: bool = False
+    seed: int = 0
+    start_step: int = 0
+    examples_per_step: int | None = None
+    pad_to_multiple_of: int = 8
+    group_by_length: bool = False
+
+    def plan(self, num_tokens: np.ndarray, num_shards: int = 1) -> Plan:
+        """Return the plan of all batches of all workers.
+
+        Args:
+            num_tokens: how long each example is, int `[num_examples]`.
+            num_shards: number of workers.
+        """
+        if not self.group_by_length:
+            num_tokens = np.zeros_like(num_tokens)
+        if not self.is_training:
+            return evaluation_plan(num_tokens, self.batch_size, self.drop_remainder)
+        step = self.examples_per_step or self.batch_size * num_shards
+        first = self.start_step * num_shards
+        return training_plan(num_tokens, self.batch_size, step, self.seed, first)
+
+
 def file_based_input_fn_builder(
     input_file: str,
     seq_length: int,
     is_training: bool,
     drop_remainder: bool,
-    batch_size: int,
+    batch_size: int = 32,
     labelled: bool = True,
-    seed: int = 0,
-    start_step: int = 0,
-    problem_type: str = "classification",
-    num_labels: int = 0,
-    has_windows: bool = False,
-    group_by_length: bool = False,
-    examples_per_step: int | None = None,
-    pad_to_multiple_of: int = 8,
 ) -> Callable[[], tf.data.Dataset]:
-    """Builds the `input_fn` of an Estimator over a TFRecord file.
+    """Build the `input_fn` of a classification, as google's function of this name.
 
-    In training the records repeat for ever, each epoch in an order of its own: see `epoch_order`. A
-    run that is resumed at `start_step` goes on with the batch that comes next.
+    See `records_input_fn`. Unlike google's, this `input_fn` takes no `params`.
 
     Args:
-        input_file: the TFRecord file.
+        input_file: a TFRecord file, also one that google's script has written.
         seq_length: length of the longest sequences.
         is_training: shuffle and repeat; otherwise one pass.
         drop_remainder: leave out a last batch that is not full.
         batch_size: examples per batch.
         labelled: whether the records have `label_ids`.
-        seed: of the shuffle.
-        start_step: the step at which training starts, in batches.
-        problem_type: as for `features.Converter`.
-        num_labels: number of labels; needed for `multi_label`.
-        has_windows: whether the examples are read in windows.
-        group_by_length: make batches of examples of similar length; one pass is then in
-            `evaluation_order`, otherwise in that of the file.
-        examples_per_step: as for `epoch_order`; by default those of a batch.
-        pad_to_multiple_of: as for `features.parse`.
+    """
+    record_file = RecordFile(input_file)
+    plan = Batching(batch_size, is_training, drop_remainder).plan(record_file.num_tokens)
+    spec = features.feature_spec(labelled)
+    parse = functools.partial(features.parse, spec=spec, max_seq_length=seq_length)
+    return lambda: _dataset(plan, record_file.read, parse)
+
+
+def records_input_fn(
+    path: str, converter: Converter, batching: Batching, labelled: bool = True
+) -> Callable[[], tf.data.Dataset]:
+    """Build the `input_fn` of an Estimator over a TFRecord file.
+
+    In training the records repeat for ever, each epoch in an order of its own: see `epoch_order`. A
+    run that is resumed at `start_step` continues with the next batch.
+
+    Args:
+        path: the TFRecord file.
+        converter: has made the records.
+        batching: how they become batches.
+        labelled: whether the records have `label_ids`.
 
     Returns:
         `input_fn()` -> Dataset of dicts, see `features.parse`.
     """
-    record_file = RecordFile(input_file)
-    num_tokens = record_file.num_tokens
-    if not group_by_length:
-        num_tokens = np.zeros_like(num_tokens)
-    if is_training:
-        step = examples_per_step or batch_size
-        plan = training_plan(num_tokens, batch_size, step, seed, start_step)
-    else:
-        plan = evaluation_plan(num_tokens, batch_size, drop_remainder)
-    parse = functools.partial(
-        features.parse,
-        spec=features.feature_spec(labelled, problem_type, num_labels),
-        max_seq_length=seq_length,
-        has_windows=has_windows,
-        pad_to_multiple_of=pad_to_multiple_of,
-    )
+    record_file = RecordFile(path)
+    plan = batching.plan(record_file.num_tokens)
+    parse = _parser(converter, batching, labelled)
     return lambda: _dataset(plan, record_file.read, parse)
 
 
-def input_fn_builder(
+def examples_input_fn(
     examples: Sequence[InputExample],
-    label_list: Sequence[str],
-    seq_length: int,
-    tokenizer: FullTokenizer,
-    is_training: bool,
-    drop_remainder: bool,
-    batch_size: int,
-    seed: int = 0,
-    start_step: int = 0,
-    num_shards: int = 1,
-    shard_index: int = 0,
-    problem_type: str = "classification",
+    converter: Converter,
+    batching: Batching,
+    num_shards: int,
+    shard_index: int,
     num_tokens: np.ndarray | None = None,
-    examples_per_step: int | None = None,
-    pad_to_multiple_of: int = 8,
-    **options: Any,
 ) -> Callable[[], tf.data.Dataset]:
-    """Builds the `input_fn` of one of several workers, straight from the examples.
+    """Build the `input_fn` of one of several workers, straight from the examples.
 
-    The batches are those of `file_based_input_fn_builder`, dealt out in turn: of each `num_shards`
-    batches this worker has number `shard_index`. Together the workers so do what one would do with
-    batches `num_shards` times as large, no example is lost, and all of them have work of the same
-    length at the same time. An example is converted when its batch comes: a worker converts what it
+    The batches are those of `records_input_fn`, dealt out in turn: of each `num_shards` batches
+    this worker has number `shard_index`. Together the workers do what one would do with batches
+    `num_shards` times as large; no example is lost, and at any time all of them have work of
+    similar length. An example is converted when its batch comes, so a worker converts what it
     reads, waits for no other and writes nothing.
 
     Args:
         examples: all examples of the split.
-        label_list: labels in the order of their indices.
-        seq_length: length of the longest sequences.
-        tokenizer: splits the texts.
-        is_training: shuffle and repeat; otherwise one pass.
-        drop_remainder: leave out a last batch that is not full.
-        batch_size: examples per batch of one worker.
-        seed: of the shuffle.
-        start_step: the step at which training starts, in batches of one worker.
+        converter: converts them.
+        batching: how they become batches.
         num_shards: number of workers.
         shard_index: number of this worker, from 0.
-        problem_type: as for `features.Converter`.
-        num_tokens: of all examples, int `[num_examples]`, see `Converter.count_tokens`; if not
-            None, batches are of examples of similar length.
-        examples_per_step: as for `epoch_order`; by default those of a batch of each worker.
-        pad_to_multiple_of: as for `features.parse`.
-        **options: further arguments of `features.Converter`.
+        num_tokens: of all examples, int `[num_examples]`, see `Converter.count_tokens`; needed to
+            group them by length.
 
     Returns:
-        As that of `file_based_input_fn_builder`.
+        As that of `records_input_fn`.
     """
-    converter = features.Converter(label_list, seq_length, tokenizer, problem_type, **options)
 
     def read(indices: Iterable[int]) -> list[bytes]:
         return [record for record, _ in converter.records(examples[index] for index in indices)]
 
     if num_tokens is None:
         num_tokens = np.zeros(len(examples), np.int64)
-    if is_training:
-        step = examples_per_step or batch_size * num_shards
-        plan = training_plan(num_tokens, batch_size, step, seed, start_step * num_shards)
-    else:
-        plan = evaluation_plan(num_tokens, batch_size, drop_remainder)
+    plan = batching.plan(num_tokens, num_shards)
     plan = plan._replace(numbers=plan.numbers[shard_index::num_shards])
-    parse = functools.partial(
-        features.parse,
-        spec=features.feature_spec(examples[0].label is not None, problem_type, len(label_list)),
-        max_seq_length=seq_length,
-        has_windows=converter.has_windows,
-        pad_to_multiple_of=pad_to_multiple_of,
-    )
+    parse = _parser(converter, batching, labelled=examples[0].label is not None)
     return lambda: _dataset(plan, read, parse)
+
+
+def _parser(
+    converter: Converter, batching: Batching, labelled: bool
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Return what parses a batch of the records of a converter."""
+    return functools.partial(
+        features.parse,
+        spec=converter.feature_spec(labelled),
+        max_seq_length=converter.max_seq_length,
+        has_windows=converter.has_windows,
+        pad_to_multiple_of=batching.pad_to_multiple_of,
+    )
 
 
 def _dataset(
@@ -299,12 +310,12 @@ def _dataset(
     read: Callable[[np.ndarray], list[bytes]],
     parse: Callable[[tf.Tensor], dict[str, tf.Tensor]],
 ) -> tf.data.Dataset:
-    """Reads and parses the batches of a plan, some of them ahead of their use."""
+    """Read and parse the batches of a plan, some of them ahead of their use."""
 
     def read_batch(number: np.ndarray) -> np.ndarray:
         return np.array(read(plan.examples(int(number))), dtype=object)
 
-    # Autograph would read this source anew at each evaluation, and it may have been edited since.
+    # Autograph would read this source file at each evaluation, when it may have been edited.
     @tf.autograph.experimental.do_not_convert
     def batch(number: tf.Tensor) -> dict[str, tf.Tensor]:
         serialized = tf.numpy_function(read_batch, [number], tf.string)

@@ -1,12 +1,13 @@
 """InputExample -> InputFeatures -> TFRecord, and back to tensors.
 
-What a feature is called and how it is stored stands once, in `feature_spec`: the writer, the parser
-and the serving signature all take it from there.
+The writer, the parser and the serving signature take the names of the features from
+`_TOKEN_FEATURES` and `feature_spec`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -19,10 +20,10 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
 
-from bert_classifier import logs
+from bert_classifier import logs, problem_types
 from bert_classifier.data import records
+from bert_classifier.data.examples import InputExample
 from bert_classifier.data.processes import map_in_processes
-from bert_classifier.data.processors import InputExample
 from bert_classifier.errors import BadInput
 from tokenization import FullTokenizer, printable_text
 
@@ -32,9 +33,9 @@ _LOG = logging.getLogger(__name__)
 _RECORD_FORMAT = 2
 _EXAMPLES_LOGGED = 3
 
-# Of one message to or from a process: long enough to make its cost small beside the conversion.
+# Of one message to or from a process, whose cost is then small beside that of the conversion.
 _EXAMPLES_PER_CHUNK = 1000
-# Fewer are converted before several processes would have got going.
+# Fewer are converted in the time that it takes to start processes.
 _EXAMPLES_WORTH_PROCESSES = 4000
 _EXAMPLES_PER_LOG_LINE = 100000
 
@@ -45,8 +46,8 @@ class _Truncation(NamedTuple):
     """What is kept of a text that is too long.
 
     Attributes:
-        from_head: how much of what is kept comes from the beginning, from 0 to 1.
-        done: what was done, as the log says it.
+        from_head: share of the kept tokens that comes from the beginning, from 0 to 1.
+        done: end of a sentence in the log.
     """
 
     from_head: float
@@ -56,22 +57,21 @@ class _Truncation(NamedTuple):
 TRUNCATIONS = {
     "head": _Truncation(1.0, "were cut to their beginning"),
     "tail": _Truncation(0.0, "were cut to their end"),
-    # The best of Sun et al. 2019 (https://arxiv.org/abs/1905.05583): where there is room for 510
-    # tokens, the first 128 and the last 382.
+    # The best of Sun et al. 2019 (https://arxiv.org/abs/1905.05583): of up to 510 tokens, the first
+    # 128 and the last 382.
     "head+tail": _Truncation(0.25, "were cut to their beginning and end"),
 }
 
 
 class InputFeatures(NamedTuple):
-    """One example as numbers: lists of ints of equal length, and the label if it is known.
+    """One example as numbers: three lists of equal length, and the label if it is known.
 
     Attributes:
         input_ids: ids of the tokens, 0 for padding.
         input_mask: 1 for tokens and 0 for padding.
         segment_ids: 0 for the first text and 1 for the second.
-        label_id: index of the label; for regression a float, for several labels at once a list
-            with a 1 for each that the example has and a 0 for each other.
-        num_tokens: of the whole example, however many of them are above.
+        label_id: see `ProblemType.label_id`; None if the label is not known.
+        num_tokens: of the whole example, before it was cut.
     """
 
     input_ids: list[int]
@@ -84,7 +84,7 @@ class InputFeatures(NamedTuple):
 def feature_spec(
     labelled: bool, problem_type: str = "classification", num_labels: int = 0
 ) -> dict[str, Any]:
-    """Declares the features of one record.
+    """Declare the features of one record.
 
     Args:
         labelled: whether there is a label.
@@ -93,21 +93,17 @@ def feature_spec(
 
     Returns:
         name -> what `tf.io.parse_example` takes: `input_ids`, `input_mask`, `segment_ids`, as many
-        int64 as there are tokens, and, when `labelled`, `label_ids`: int64 `[]`, float32 `[]` for
-        `regression`, int64 `[num_labels]` for `multi_label`.
+        int64 as there are tokens, and, when `labelled`, `label_ids` as `ProblemType.label_spec`
+        declares them.
     """
     tokens = tf.FixedLenSequenceFeature([], tf.int64, allow_missing=True)
     spec: dict[str, Any] = {name: tokens for name in _TOKEN_FEATURES}
     if labelled:
-        label_specs = {
-            "classification": tf.FixedLenFeature([], tf.int64),
-            "regression": tf.FixedLenFeature([], tf.float32),
-            "multi_label": tf.FixedLenFeature([num_labels], tf.int64),
-        }
-        spec["label_ids"] = label_specs[problem_type]
+        spec["label_ids"] = problem_types.get(problem_type).label_spec(num_labels)
     return spec
 
 
+@dataclasses.dataclass(frozen=True)
 class Converter:
     """InputExample -> InputFeatures by the convention of BERT, here with a length of 14.
 
@@ -119,82 +115,81 @@ class Converter:
 
     The classifier reads the vector of `[CLS]`, which is trained to stand for the whole sequence.
 
-    Args:
-        label_list: labels in the order of their indices.
+    Attributes:
+        labels: in the order of their indices.
         max_seq_length: number of tokens that the model reads at once.
         tokenizer: splits the texts.
-        problem_type: what a label is: for `classification` one of `label_list`, for `multi_label` a
-            tuple of them, for `regression` a number or the text of one.
-        truncation: what is kept of a text that is too long: `head`, `tail`, or `head+tail`, the
-            first quarter and the last three quarters of what there is room for.
+        problem_type: one of `PROBLEM_TYPES`; it defines what a label is.
+        truncation: which part is kept of a text that is too long: `head`, `tail`, or `head+tail`,
+            whose first quarter is from the beginning and the rest from the end.
         window_stride: if not 0, a longer example is not cut, but read in windows of
             `max_seq_length`, each beginning so many tokens after the one before it. Of a pair the
             longer text slides, and the other one is repeated. It is not for training.
 
-    Attributes:
-        has_windows: whether examples are read in windows.
-
     Raises:
-        BadInput: windows so far apart would leave out tokens.
+        BadInput: windows that are so far apart would leave out tokens.
     """
 
-    def __init__(
-        self,
-        label_list: Sequence[str],
-        max_seq_length: int,
-        tokenizer: FullTokenizer,
-        problem_type: str = "classification",
-        truncation: str = "head",
-        window_stride: int = 0,
-    ):
-        if window_stride > max_seq_length - 2:
+    labels: Sequence[str]
+    max_seq_length: int
+    tokenizer: FullTokenizer
+    problem_type: str = "classification"
+    truncation: str = "head"
+    window_stride: int = 0
+    _ids: Mapping[str, int] = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.window_stride > self.max_seq_length - 2:
             raise BadInput(
                 "--window_stride=%d: leaves out tokens between windows of --max_seq_length=%d; "
-                "give up to %d" % (window_stride, max_seq_length, max_seq_length - 2)
+                "give up to %d" % (self.window_stride, self.max_seq_length, self.max_seq_length - 2)
             )
-        self.has_windows = window_stride > 0
-        self._label_ids = {label: index for index, label in enumerate(label_list)}
-        self._max_seq_length = max_seq_length
-        self._tokenizer = tokenizer
-        self._problem_type = problem_type
-        self._truncation = truncation
-        self._window_stride = window_stride
+        # A frozen dataclass has no other way to set an attribute that follows from others.
+        object.__setattr__(self, "_ids", {label: i for i, label in enumerate(self.labels)})
+
+    @property
+    def has_windows(self) -> bool:
+        """Return whether examples are read in windows."""
+        return self.window_stride > 0
 
     def settings(self) -> Sequence[Any]:
-        """Gives everything but the examples that features depend on."""
+        """Return all that features depend on, but the examples."""
         # An id of a line whose token is in a later line again has none.
-        token_of = {index: token for token, index in self._tokenizer.vocab.items()}
+        token_of = {index: token for token, index in self.tokenizer.vocab.items()}
         return (
-            list(self._label_ids),
-            self._max_seq_length,
-            self._tokenizer.basic_tokenizer.do_lower_case,
-            [token_of.get(index, "") for index in range(self._tokenizer.vocab_size)],
-            self._problem_type,
-            self._truncation,
-            self._window_stride,
+            list(self._ids),
+            self.max_seq_length,
+            self.tokenizer.basic_tokenizer.do_lower_case,
+            [token_of.get(index, "") for index in range(self.tokenizer.vocab_size)],
+            self.problem_type,
+            self.truncation,
+            self.window_stride,
         )
 
-    def convert(self, example: InputExample) -> InputFeatures:
-        """Converts one example, without padding behind it.
+    def feature_spec(self, labelled: bool) -> dict[str, Any]:
+        """Declare the features of the records that are made; see `feature_spec`."""
+        return feature_spec(labelled, self.problem_type, len(self.labels))
 
-        Where there are several windows they follow one another, and all but the last one are padded
-        to `max_seq_length`.
+    def convert(self, example: InputExample) -> InputFeatures:
+        """Convert one example, without padding at its end.
+
+        Several windows follow one another, and all but the last one are padded to `max_seq_length`.
         """
-        tokens_a = self._tokenizer.tokenize(example.text_a)
-        tokens_b = self._tokenizer.tokenize(example.text_b) if example.text_b else []
+        tokens_a = self.tokenizer.tokenize(example.text_a)
+        tokens_b = self.tokenizer.tokenize(example.text_b) if example.text_b else []
         # [CLS], and one [SEP] per text.
         num_special = 3 if tokens_b else 2
         input_ids: list[int] = []
         input_mask: list[int] = []
         segment_ids: list[int] = []
-        for part_a, part_b in self._parts(tokens_a, tokens_b, self._max_seq_length - num_special):
-            padding = [0] * (-len(input_ids) % self._max_seq_length)
+        for part_a, part_b in self._parts(tokens_a, tokens_b, self.max_seq_length - num_special):
+            padding = [0] * (-len(input_ids) % self.max_seq_length)
             tokens = ["[CLS]", *part_a, "[SEP]"]
             segments = [0] * len(tokens)
             if part_b:
                 tokens += [*part_b, "[SEP]"]
                 segments += [1] * (len(part_b) + 1)
-            input_ids += padding + self._tokenizer.convert_tokens_to_ids(tokens)
+            input_ids += padding + self.tokenizer.convert_tokens_to_ids(tokens)
             input_mask += padding + [1] * len(tokens)
             segment_ids += padding + segments
         return InputFeatures(
@@ -205,26 +200,36 @@ class Converter:
             len(tokens_a) + len(tokens_b) + num_special,
         )
 
+    def convert_padded(self, example: InputExample) -> InputFeatures:
+        """Convert one example, padded to `max_seq_length` or, with windows, to a multiple of it."""
+        features = self.convert(example)
+        padding = [0] * (-len(features.input_ids) % self.max_seq_length)
+        return features._replace(
+            input_ids=features.input_ids + padding,
+            input_mask=features.input_mask + padding,
+            segment_ids=features.segment_ids + padding,
+        )
+
     def records(self, examples: Iterable[InputExample]) -> list[tuple[bytes, int]]:
-        """Converts examples to what a TFRecord file holds, each with its number of tokens."""
+        """Return the records of examples, each with the number of tokens of its example."""
         converted = map(self.convert, examples)
         return [(_serialize(features), features.num_tokens) for features in converted]
 
     def count_tokens(self, examples: Iterable[InputExample]) -> np.ndarray:
-        """Counts the tokens of whole examples, as `records` does: int64 `[num_examples]`."""
+        """Count the tokens of whole examples, as `records` does: int64 `[num_examples]`."""
         return np.array([self.convert(example).num_tokens for example in examples], np.int64)
 
     def describe(self, num_tokens: np.ndarray) -> str:
-        """Says what was done to the examples that are too long.
+        """Return a sentence about the examples that are too long.
 
         Args:
             num_tokens: of each example, int `[num_examples]`.
         """
-        num_longer, longest = (num_tokens > self._max_seq_length).sum(), num_tokens.max()
+        num_longer, longest = (num_tokens > self.max_seq_length).sum(), num_tokens.max()
         if not num_longer:
             return "All %d examples fit into %d tokens; the longest has %d" % (
                 len(num_tokens),
-                self._max_seq_length,
+                self.max_seq_length,
                 longest,
             )
         return (
@@ -233,8 +238,8 @@ class Converter:
                 num_longer,
                 len(num_tokens),
                 100.0 * num_longer / len(num_tokens),
-                self._max_seq_length,
-                "are read in windows" if self.has_windows else TRUNCATIONS[self._truncation].done,
+                self.max_seq_length,
+                "are read in windows" if self.has_windows else TRUNCATIONS[self.truncation].done,
                 longest,
             )
         )
@@ -242,7 +247,7 @@ class Converter:
     def _parts(
         self, tokens_a: list[str], tokens_b: list[str], room: int
     ) -> list[tuple[list[str], list[str]]]:
-        """Gives what is read of two texts at once: one part of each, or one for each window."""
+        """Return the parts of two texts that are read together, one pair for each window."""
         share_a, share_b = _shares(len(tokens_a), len(tokens_b), room)
         if self.has_windows and len(tokens_a) + len(tokens_b) > room:
             if len(tokens_a) > len(tokens_b):
@@ -255,34 +260,28 @@ class Converter:
     def _cut(self, tokens: list[str], length: int) -> list[str]:
         if len(tokens) <= length:
             return tokens
-        head = math.ceil(length * TRUNCATIONS[self._truncation].from_head)
+        head = math.ceil(length * TRUNCATIONS[self.truncation].from_head)
         return tokens[:head] + tokens[len(tokens) - (length - head) :]
 
     def _windows(self, tokens: list[str], length: int) -> list[list[str]]:
-        """Gives the windows of a text that is longer than one; only the last one may be shorter."""
-        # Beside another text windows are shorter, and must not be further apart than they are long.
-        stride = max(1, min(self._window_stride, length))
+        """Return the windows of a text that is too long for one; only the last may be shorter."""
+        # Beside another text windows are shorter than usual, and they must leave no gap.
+        stride = max(1, min(self.window_stride, length))
         starts = range(0, len(tokens) - length + stride, stride)
         return [tokens[start : start + length] for start in starts]
 
     def label_id(self, label: Any) -> int | float | list[int] | None:
-        """Gives the number or numbers of a label, see `InputFeatures`."""
+        """Return the number or numbers of a label, see `InputFeatures`."""
         if label is None:
             return None
-        if self._problem_type == "regression":
-            return float(label)
-        if self._problem_type == "multi_label":
-            given = {self._label_ids[name] for name in label}
-            return [int(index in given) for index in range(len(self._label_ids))]
-        return self._label_ids[label]
+        return problem_types.get(self.problem_type).label_id(label, self._ids)
 
 
 def _shares(length_a: int, length_b: int, room: int) -> tuple[int, int]:
-    """Gives how many tokens of two texts are kept when there is room for `room` together.
+    """Return how many tokens of two texts are kept, `room` at most together.
 
     The longer one is shortened first, and both in turn when they are equal, the second one before
-    the first: a token of a short text says more than one of a long text, so equal shares would be
-    unfair.
+    the first. A token of a short text says more than one of a long text.
     """
     share_a = max(room - length_b, (room + 1) // 2)
     share_b = max(room - length_a, room // 2)
@@ -295,40 +294,26 @@ def convert_single_example(
     label_list: Sequence[str],
     max_seq_length: int,
     tokenizer: FullTokenizer,
-    **options: Any,
 ) -> InputFeatures:
-    """Converts example number `ex_index` like `convert_example`; logs it if it is a first one."""
-    features = convert_example(example, label_list, max_seq_length, tokenizer, **options)
-    if ex_index < _EXAMPLES_LOGGED:
-        ids = itertools.compress(features.input_ids, features.input_mask)
-        tokens = tokenizer.convert_ids_to_tokens(ids)
-        log = functools.partial(_LOG.info, extra=logs.FOR_FILE)
-        log("*** Example ***")
-        log("  guid: %s", example.guid)
-        log("  tokens: %s", " ".join(map(printable_text, tokens)))
-        log("  label: %s (id = %s)", example.label, features.label_id)
-    return features
+    """Convert one example of a classification, as google's function of this name.
 
-
-def convert_example(
-    example: InputExample,
-    label_list: Sequence[str],
-    max_seq_length: int,
-    tokenizer: FullTokenizer,
-    **options: Any,
-) -> InputFeatures:
-    """Converts one example, padded to `max_seq_length` or to a multiple if it has several windows.
-
-    The arguments are those of `Converter`.
+    The first few, by `ex_index`, are logged.
     """
-    converter = Converter(label_list, max_seq_length, tokenizer, **options)
-    features = converter.convert(example)
-    padding = [0] * (-len(features.input_ids) % max_seq_length)
-    return features._replace(
-        input_ids=features.input_ids + padding,
-        input_mask=features.input_mask + padding,
-        segment_ids=features.segment_ids + padding,
-    )
+    converter = Converter(label_list, max_seq_length, tokenizer)
+    if ex_index < _EXAMPLES_LOGGED:
+        _log_example(example, converter)
+    return converter.convert_padded(example)
+
+
+def _log_example(example: InputExample, converter: Converter) -> None:
+    features = converter.convert_padded(example)
+    ids = itertools.compress(features.input_ids, features.input_mask)
+    tokens = converter.tokenizer.convert_ids_to_tokens(ids)
+    log = functools.partial(_LOG.info, extra=logs.FOR_FILE)
+    log("*** Example ***")
+    log("  guid: %s", example.guid)
+    log("  tokens: %s", " ".join(map(printable_text, tokens)))
+    log("  label: %s (id = %s)", example.label, features.label_id)
 
 
 def _serialize(features: InputFeatures) -> bytes:
@@ -342,7 +327,7 @@ def _serialize(features: InputFeatures) -> bytes:
     elif label_id is not None:
         label_ids = label_id if isinstance(label_id, list) else [label_id]
         columns["label_ids"].int64_list.value.extend(label_ids)
-    # By default the order of the features is that of a hash table, another in each process.
+    # By default the features have the order of a hash table, which differs between processes.
     return example.SerializeToString(deterministic=True)
 
 
@@ -352,37 +337,44 @@ def file_based_convert_examples_to_features(
     max_seq_length: int,
     tokenizer: FullTokenizer,
     output_file: str,
+) -> None:
+    """Convert examples of a classification to a TFRecord file, as google's function of this name.
+
+    See `write_records`.
+    """
+    write_records(examples, Converter(label_list, max_seq_length, tokenizer), output_file)
+
+
+def write_records(
+    examples: Collection[InputExample],
+    converter: Converter,
+    path: str,
     num_processes: int | None = None,
     show_bar: bool = False,
-    **options: Any,
 ) -> None:
-    """Converts examples to a TFRecord file, which has its name only when it is complete.
+    """Convert examples to a TFRecord file, which has its name only when it is complete.
 
-    Beside it is its index, see `records`. The file is the same, byte for byte, however many
-    processes make it. Only a few examples per process are in memory at any time.
+    Beside it is its index, see `records`. The file is the same, byte for byte, for any number of
+    processes. Only a few examples per process are in memory at any time.
 
     Args:
-        examples: read from the beginning twice; may be any collection that reads as it goes.
-        label_list: labels in the order of their indices.
-        max_seq_length: number of tokens that the model reads at once.
-        tokenizer: splits the texts.
-        output_file: the TFRecord file.
-        num_processes: how many convert; by default one for each core this process may use, and one
-            for all when there are few examples.
-        show_bar: show a progress bar in place of a line in the log now and then.
-        **options: further arguments of `Converter`.
+        examples: iterated twice; may be any collection that reads as it goes.
+        converter: converts them.
+        path: the TFRecord file.
+        num_processes: how many convert; by default one for each core that this process may use, and
+            one for all when there are few examples.
+        show_bar: show a progress bar instead of a line in the log now and then.
 
     Raises:
         RuntimeError: one of the processes was killed.
     """
-    for index, example in enumerate(itertools.islice(examples, _EXAMPLES_LOGGED)):
-        convert_single_example(index, example, label_list, max_seq_length, tokenizer, **options)
+    for example in itertools.islice(examples, _EXAMPLES_LOGGED):
+        _log_example(example, converter)
     if num_processes is None:
         several = len(examples) >= _EXAMPLES_WORTH_PROCESSES
         num_processes = len(os.sched_getaffinity(0)) if several else 1
-    converter = Converter(label_list, max_seq_length, tokenizer, **options)
     with contextlib.ExitStack() as until_done:
-        write = until_done.enter_context(records.writer(output_file))
+        write = until_done.enter_context(records.writer(path))
         chunks = map_in_processes(converter.records, _chunks(examples), num_processes)
         until_done.enter_context(contextlib.closing(chunks))
         converted = itertools.chain.from_iterable(chunks)
@@ -401,18 +393,8 @@ def _chunks(examples: Iterable[InputExample]) -> Iterator[list[InputExample]]:
     return iter(lambda: list(itertools.islice(iterator, _EXAMPLES_PER_CHUNK)), [])
 
 
-def fingerprint(
-    examples: Iterable[InputExample],
-    label_list: Sequence[str],
-    max_seq_length: int,
-    tokenizer: FullTokenizer,
-    **options: Any,
-) -> str:
-    """Gives 12 hex digits that change when anything changes from which the records are made.
-
-    The arguments are those of `Converter`.
-    """
-    converter = Converter(label_list, max_seq_length, tokenizer, **options)
+def fingerprint(examples: Iterable[InputExample], converter: Converter) -> str:
+    """Return 12 hex digits that change with anything that the records depend on."""
     digest = hashlib.sha256(repr((_RECORD_FORMAT, converter.settings())).encode("utf-8"))
     for example in examples:
         digest.update(repr((example.text_a, example.text_b, example.label)).encode("utf-8"))
@@ -420,43 +402,25 @@ def fingerprint(
 
 
 def write_records_once(
-    examples: Collection[InputExample],
-    label_list: Sequence[str],
-    max_seq_length: int,
-    tokenizer: FullTokenizer,
-    output_file: str,
-    show_bar: bool = False,
-    **options: Any,
+    examples: Collection[InputExample], converter: Converter, path: str, show_bar: bool = False
 ) -> None:
-    """Converts examples to a TFRecord file, unless it is there, and logs how long they are.
+    """Convert examples to a TFRecord file, unless it is there, and log how long they are.
 
-    With the `fingerprint` in its name the file of other data, another vocabulary, other labels or
-    another length is another file, so stale records are never read.
+    The `fingerprint` is to be part of its name, so that stale records are never read: other data,
+    another vocabulary, other labels or another length make another file.
 
     Args:
-        examples: this and the others as for `file_based_convert_examples_to_features`.
-        label_list: labels in the order of their indices.
-        max_seq_length: number of tokens that the model reads at once.
-        tokenizer: splits the texts.
-        output_file: the TFRecord file.
+        examples: as for `write_records`.
+        converter: converts them.
+        path: the TFRecord file.
         show_bar: show a progress bar.
-        **options: further arguments of `Converter`.
     """
-    if records.is_complete(output_file):
-        _LOG.info("Using the %d converted examples of %s", len(examples), output_file)
+    if records.is_complete(path):
+        _LOG.info("Using the %d converted examples of %s", len(examples), path)
     else:
-        _LOG.info("Converting %d examples to %s", len(examples), output_file)
-        file_based_convert_examples_to_features(
-            examples,
-            label_list,
-            max_seq_length,
-            tokenizer,
-            output_file,
-            show_bar=show_bar,
-            **options,
-        )
-    converter = Converter(label_list, max_seq_length, tokenizer, **options)
-    _LOG.info("  %s", converter.describe(records.RecordFile(output_file).num_tokens))
+        _LOG.info("Converting %d examples to %s", len(examples), path)
+        write_records(examples, converter, path, show_bar=show_bar)
+    _LOG.info("  %s", converter.describe(records.RecordFile(path).num_tokens))
 
 
 def parse(
@@ -466,7 +430,7 @@ def parse(
     has_windows: bool = False,
     pad_to_multiple_of: int = 8,
 ) -> dict[str, tf.Tensor]:
-    """Parses a batch of records, padded or not, and pads them to the longest one.
+    """Parse a batch of records, padded or not, and pad them to the longest one.
 
     Args:
         serialized: `tf.Example`, string `[batch_size]`.
@@ -480,12 +444,11 @@ def parse(
     Returns:
         `input_ids`, `input_mask`, `segment_ids` int32 `[batch_size, seq_length]`, or, with windows,
         `[batch_size, num_windows, seq_length]`, all 0 where an example has fewer windows than
-        another one of its batch; and, if the spec has them, `label_ids`: int32 `[batch_size]`, for
-        `regression` float32 `[batch_size]`, for `multi_label` int32 `[batch_size, num_labels]`.
+        another one of its batch; and, if the spec has them, `label_ids`, of the shape and dtype of
+        the predictions of the problem type.
     """
     columns = tf.io.parse_example(serialized, spec)
-    # Each is as long as in the longest record; if one of them is in no record at all, it is shorter
-    # than the others, and this fails.
+    # Each is as long as in the longest record. `tf.stack` fails if one of them is in no record.
     tokens = tf.stack([columns[name] for name in _TOKEN_FEATURES])
     longest = tf.shape(tokens)[2]
     if not has_windows:

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Collection, Mapping, NamedTuple
+from typing import Any, Collection, Mapping, NamedTuple, Sequence
 
 import modeling
 import tokenization
 from bert_classifier import config as configs
-from bert_classifier import files
+from bert_classifier import files, problem_types
 from bert_classifier.config import Config
+from bert_classifier.data.examples import Examples
 from bert_classifier.data.features import Converter, fingerprint
-from bert_classifier.data.processors import (
-    DataProcessor,
-    Examples,
-    Task,
-    file_task,
-    get_processor,
-    load_class_weights,
-    load_labels,
-    load_thresholds,
-)
+from bert_classifier.data.labels import load_class_weights, load_labels, load_thresholds
+from bert_classifier.data.processors import DataProcessor, get_processor
+from bert_classifier.data.tasks import Task, file_task
 from bert_classifier.data.trained import Trained
 from bert_classifier.errors import BadInput, bad_input
+from bert_classifier.problem_types import ProblemType
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,6 +32,7 @@ class Inputs(NamedTuple):
     tokenizer: tokenization.FullTokenizer
     processor: DataProcessor
     examples: dict[str, Examples]  # the splits that are needed: train, dev, test
+    converters: dict[str, Converter]  # what makes features of each of them
     fingerprints: dict[str, str]  # of each of them, see `features.fingerprint`
     labels: list[str]
     class_weights: list[float] | None
@@ -49,7 +45,7 @@ class Inputs(NamedTuple):
 
     @property
     def problem_type(self) -> str:
-        """One of `processors.PROBLEM_TYPES`."""
+        """One of `PROBLEM_TYPES`."""
         return self.processor.task.problem_type
 
 
@@ -62,28 +58,28 @@ def load_inputs(config: Config, trained: Trained, splits: Collection[str]) -> In
     bert_config, tokenizer = _load_encoder(config.model, config.data.max_seq_length)
     processor = _make_processor(config, trained)
     task = processor.task
-    _check_options(config, task.problem_type)
+    problem = problem_types.get(task.problem_type)
+    _check_options(config, problem)
     examples = _read_examples(config.data, processor, splits)
     for of_split in examples.values():
         _check_texts_per_row(of_split, trained.is_pair)
     labels = processor.get_labels()
     class_weights = None
     if config.actions.do_train and config.training.class_weights:
-        class_weights = load_class_weights(config.training.class_weights, labels, examples["train"])
+        class_weights = load_class_weights(
+            config.training.class_weights, labels, examples["train"].label_counts
+        )
     thresholds = None
-    if task.problem_type == "multi_label":
+    if problem.has_thresholds:
         thresholds = trained.thresholds
         if thresholds is None or "thresholds" in config.given:
             thresholds = load_thresholds(config.data.thresholds, labels)
+    converters = {
+        split: _make_converter(config.data, labels, tokenizer, task.problem_type, split)
+        for split in examples
+    }
     fingerprints = {
-        split: fingerprint(
-            of_split,
-            labels,
-            config.data.max_seq_length,
-            tokenizer,
-            **conversion_options(config.data, task.problem_type, split),
-        )
-        for split, of_split in examples.items()
+        split: fingerprint(of_split, converters[split]) for split, of_split in examples.items()
     }
     if trained.record and not any(name in config.given for name in MAY_DIFFER):
         _check_set_aside(examples, fingerprints, trained.record["identity"])
@@ -92,6 +88,7 @@ def load_inputs(config: Config, trained: Trained, splits: Collection[str]) -> In
         tokenizer,
         processor,
         examples,
+        converters,
         fingerprints,
         labels,
         class_weights,
@@ -116,37 +113,26 @@ def needed_splits(actions: configs.Actions, calibrates: bool, has_sample: bool) 
 
 def make_task(own_files: configs.OwnFiles) -> Task:
     """Declare the user's own files."""
-    return file_task(
-        own_files.text_column,
-        own_files.text_b_column,
-        own_files.label_column,
-        own_files.problem_type,
-        load_labels(own_files.labels_file) if own_files.labels_file else None,
-        own_files.file_format,
-        own_files.has_header,
-        own_files.label_separator,
-        own_files.id_column,
-        own_files.separator,
-    )
+    labels_file = own_files.labels_file
+    return file_task(own_files, load_labels(labels_file) if labels_file else None)
 
 
-def conversion_options(data: configs.Data, problem_type: str, split: str) -> dict[str, Any]:
-    """Return what `features.Converter` does with the labels and the long texts of a split."""
-    return {
-        "problem_type": problem_type,
-        "truncation": data.truncation,
-        # One window of a text may have nothing of what the label is about.
-        "window_stride": 0 if split == "train" else data.window_stride,
-    }
-
-
-def make_converter(inputs: Inputs, data: configs.Data, split: str) -> Converter:
-    """Return what turns the examples of a split into features."""
+def _make_converter(
+    data: configs.Data,
+    labels: Sequence[str],
+    tokenizer: tokenization.FullTokenizer,
+    problem_type: str,
+    split: str,
+) -> Converter:
+    """Return what makes features of the examples of a split."""
     return Converter(
-        inputs.labels,
+        labels,
         data.max_seq_length,
-        inputs.tokenizer,
-        **conversion_options(data, inputs.problem_type, split),
+        tokenizer,
+        problem_type,
+        data.truncation,
+        # In training, the part of a text that the label is about may not be in a window.
+        window_stride=0 if split == "train" else data.window_stride,
     )
 
 
@@ -200,20 +186,20 @@ def _make_processor(config: Config, trained: Trained) -> DataProcessor:
     return get_processor(config.data.task_name, trained.labels, task)
 
 
-def _check_options(config: Config, problem_type: str) -> None:
+def _check_options(config: Config, problem: ProblemType) -> None:
     """Raise BadInput if an option is for another problem type."""
     training, export = config.training, config.export
-    if problem_type == "regression" and (training.class_weights or training.label_smoothing):
+    if not problem.has_classes and (training.class_weights or training.label_smoothing):
         raise BadInput(
             "--class_weights and --label_smoothing are for classes, and this task's labels are "
             "numbers; leave them out"
         )
-    if problem_type != "classification" and export.min_confidence:
+    if export.min_confidence and not problem.has_confidence:
         raise BadInput(
             "--min_confidence=%s: applies to classification only, and this is %s; leave it out"
-            % (export.min_confidence, problem_type)
+            % (export.min_confidence, problem.name)
         )
-    if problem_type == "regression" and export.calibrate:
+    if export.calibrate and not problem.has_classes:
         raise BadInput("--calibrate: a regression has no probabilities; leave it out")
 
 

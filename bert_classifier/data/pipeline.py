@@ -12,13 +12,14 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import config as configs
 from bert_classifier import logs
 from bert_classifier.data.batches import (
+    Batching,
     evaluation_order,
-    file_based_input_fn_builder,
-    input_fn_builder,
+    examples_input_fn,
+    records_input_fn,
     restore_order,
 )
 from bert_classifier.data.features import write_records_once
-from bert_classifier.data.inputs import Inputs, conversion_options, make_converter
+from bert_classifier.data.inputs import Inputs
 from bert_classifier.data.records import RecordFile
 
 InputFn = Callable[[], tf.data.Dataset]
@@ -70,39 +71,27 @@ class Pipeline(NamedTuple):
             batch_size: of this worker.
             start_step: batches of the training that were read before.
         """
-        inputs, examples = self.inputs, self.inputs.examples[split]
-        is_training, seq_length = split == "train", self.data.max_seq_length
-        options = conversion_options(self.data, inputs.problem_type, split)
-        arguments: dict[str, Any] = {
-            "is_training": is_training,
-            "drop_remainder": is_training,
-            "batch_size": batch_size,
-            "seed": self.seed,
-            "start_step": start_step,
-            "examples_per_step": self.examples_per_step,
-            "pad_to_multiple_of": self.pad_to_multiple_of,
-        }
+        examples, converter = self.inputs.examples[split], self.inputs.converters[split]
+        batching = Batching(
+            batch_size,
+            is_training=split == "train",
+            drop_remainder=split == "train",
+            seed=self.seed,
+            start_step=start_step,
+            examples_per_step=self.examples_per_step,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            group_by_length=self.data.group_by_length,
+        )
         if split in self.records:
-            return file_based_input_fn_builder(
-                self.records[split],
-                seq_length,
-                labelled=examples.is_labelled,
-                problem_type=inputs.problem_type,
-                num_labels=len(inputs.labels),
-                has_windows=options["window_stride"] > 0,
-                group_by_length=self.data.group_by_length,
-                **arguments,
-            )
-        return input_fn_builder(
+            return records_input_fn(self.records[split], converter, batching, examples.is_labelled)
+        num_tokens = self._count_tokens(split) if self.data.group_by_length else None
+        return examples_input_fn(
             list(examples),
-            inputs.labels,
-            seq_length,
-            inputs.tokenizer,
-            num_shards=self.shard.num_shards,
-            shard_index=self.shard.shard_index,
-            num_tokens=self._count_tokens(split) if self.data.group_by_length else None,
-            **arguments,
-            **options,
+            converter,
+            batching,
+            self.shard.num_shards,
+            self.shard.shard_index,
+            num_tokens,
         )
 
     def in_file_order(
@@ -117,7 +106,7 @@ class Pipeline(NamedTuple):
     def _count_tokens(self, split: str) -> np.ndarray:
         """Count the tokens of each example, each worker those of its part: all call it."""
         examples, (index, count, from_all) = self.inputs.examples[split], self.shard
-        converter = make_converter(self.inputs, self.data, split)
+        converter = self.inputs.converters[split]
         mine = itertools.islice(examples, index, None, count)
         num_tokens = np.empty(len(examples), np.int64)
         for number, part in enumerate(from_all(converter.count_tokens(mine))):
@@ -125,9 +114,7 @@ class Pipeline(NamedTuple):
         return num_tokens
 
 
-def convert(
-    inputs: Inputs, data: configs.Data, output_dir: str, num_workers: int
-) -> dict[str, str]:
+def convert(inputs: Inputs, output_dir: str, num_workers: int) -> dict[str, str]:
     """Write the TFRecord files that are not there yet; return split -> path.
 
     They are for a worker that reads a split alone: where there are several, of the test set only.
@@ -139,11 +126,8 @@ def convert(
         records[split] = os.path.join(output_dir, name)
         write_records_once(
             inputs.examples[split],
-            inputs.labels,
-            data.max_seq_length,
-            inputs.tokenizer,
+            inputs.converters[split],
             records[split],
             show_bar=logs.is_terminal(),
-            **conversion_options(data, inputs.problem_type, split),
         )
     return records

@@ -1,4 +1,4 @@
-"""A function, mapped over chunks of work in several processes or threads."""
+"""Map a function over chunks of work, in several processes or threads."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any, Callable, Generator, Iterator
 def map_in_processes(
     function: Callable[[Any], Any], chunks: Iterator[Any], num_processes: int
 ) -> Generator[Any, None, None]:
-    """Gives `function(chunk)` for each chunk, in their order.
+    """Yield `function(chunk)` for each chunk, in their order.
 
-    Chunks are read as they are needed: a process has one, and gets the next when its result is
-    taken. (The pools of the standard library read all of them at once, or wait for ever for a
-    process that was killed.)
+    A process has one chunk, and gets the next when its result is taken. The pools of the standard
+    library are not used: `multiprocessing.Pool` waits for ever for a process that was killed, and
+    the processes of `ProcessPoolExecutor` live on when this one is killed.
     """
     if num_processes == 1:
         yield from map(function, chunks)
@@ -47,7 +47,7 @@ def map_in_processes(
 def map_in_threads(
     function: Callable[[Any], Any], chunks: Iterator[Any], num_threads: int
 ) -> Generator[Any, None, None]:
-    """Gives `function(chunk)` for each chunk, in their order; one chunk waits for a thread."""
+    """Yield `function(chunk)` for each chunk, in their order; read one chunk ahead."""
     with concurrent.futures.ThreadPoolExecutor(num_threads) as threads:
         at_work: collections.deque[concurrent.futures.Future] = collections.deque()
         for chunk in chunks:
@@ -71,12 +71,12 @@ class WorkerProcess:
         end_of_process.close()
 
     def send(self, chunk: Any) -> None:
-        """Sends what the function is applied to. What came before must have been received."""
+        """Send a chunk. The result of the one before must have been received."""
         with self._must_be_alive():
             self._connection.send(chunk)
 
     def receive(self) -> Any:
-        """Waits for the result; raises what the function has raised."""
+        """Wait for the result and return it; raise the error of the function."""
         with self._must_be_alive():
             result, error, stack = self._connection.recv()
         if error:
@@ -84,7 +84,7 @@ class WorkerProcess:
         return result
 
     def kill(self) -> None:
-        """Ends the process at once."""
+        """End the process at once."""
         self._process.kill()
         self._process.join()
         self._connection.close()
@@ -102,11 +102,11 @@ class WorkerProcess:
 
 
 def _work(function: Callable[[Any], Any], connection: Any, end_of_parent: Any) -> None:
-    # A signal that comes to all is the parent's business: it would take the end of a process that
-    # it has not ended itself for a failure.
+    # A terminal sends these signals to all processes. Only the parent acts on them, and then ends
+    # its children: it would take a child that ends by itself for a failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    # While a copy of the parent's end is open, the end of the parent would go unnoticed.
+    # The pipe only breaks at the end of the parent if no copy of the parent's side is open.
     end_of_parent.close()
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -1,8 +1,8 @@
 """TFRecord files that can be read in any order.
 
 Beside a file is its index, `<file>.index`: for each record, little-endian, where it ends in the
-file (int64), how many tokens its example has (int64) and its CRC-32 (uint32); behind them the
-CRC-32 of all that. So training reads what the next batch needs, and holds nothing else in memory.
+file (int64), how many tokens its example has (int64) and its CRC-32 (uint32); at the end the CRC-32
+of all that. So training reads the records of the next batch, and holds no others in memory.
 
 TFRecord's own checksum is CRC-32C, which Python's standard library does not compute.
 """
@@ -22,16 +22,16 @@ from bert_classifier.errors import BadInput
 
 _INDEX = np.dtype([("end", "<i8"), ("num_tokens", "<i8"), ("crc", "<u4")])
 _BYTES_OF_CRC = 4
-# What TFRecord puts around a record: before it its length (8 bytes) and the checksum of that (4),
-# behind it its own checksum.
+# A TFRecord file has before each record its length (8 bytes) and the checksum of the length (4),
+# and behind it the checksum of the record (4).
 _BYTES_BEFORE, _BYTES_BEHIND = 12, 4
 
 
 @contextlib.contextmanager
 def writer(path: str) -> Iterator[Callable[[bytes, int], None]]:
-    """Gives a function that writes a record and its number of tokens.
+    """Return a context whose value is a function that writes a record and its number of tokens.
 
-    The file and its index have their names when the block has succeeded.
+    The file and its index get their names when the block succeeds.
     """
     with contextlib.ExitStack() as until_done:
         temporary = until_done.enter_context(files.atomic(path))
@@ -53,7 +53,7 @@ def writer(path: str) -> Iterator[Callable[[bytes, int], None]]:
 
 
 def is_complete(path: str) -> bool:
-    """Tells whether there is a file, and an undamaged index that fits it."""
+    """Return whether there is a file, and an undamaged index that fits it."""
     index = _read_index(path)
     if index is None or not index.size or not os.path.exists(path):
         return False
@@ -61,9 +61,9 @@ def is_complete(path: str) -> bool:
 
 
 def _read_index(path: str) -> np.ndarray | None:
-    """Gives the entries of an index; None if there is none, or a damaged one.
+    """Return the entries of an index; None if there is none, or a damaged one.
 
-    An earlier version wrote an index without CRC-32s: it counts as damaged, and is made anew.
+    An earlier version wrote indices without CRC-32s; they count as damaged and are made again.
     """
     if not os.path.exists(_index_path(path)):
         return None
@@ -102,10 +102,10 @@ class RecordFile:
         self._ends, self.num_tokens, self._crcs = (index[name] for name in _INDEX.names)
 
     def read(self, indices: Iterable[int]) -> list[bytes]:
-        """Reads the records of these numbers, in this order.
+        """Return the records of these numbers, in this order.
 
         Raises:
-            BadInput: one of them is not what was written.
+            BadInput: one of them has changed since it was written.
         """
         with open(self._path, "rb", buffering=0) as stream:
             return [self._read(stream.fileno(), index) for index in indices]

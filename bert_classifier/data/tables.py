@@ -1,6 +1,6 @@
 """Files -> rows: TSV, CSV and JSON lines, plain or gzipped, read as a stream.
 
-What can be wrong with a file, whatever its columns mean, is found here and told with its line.
+All errors that do not depend on the meaning of the columns are found here; they name the line.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _RAGGED_CURES = {
     "csv": "put a text that contains the separator between quotation marks, or give --separator",
 }
 
-# Several times the longest books. A file that goes beyond is damaged or no table, and to read on
-# would only fill the memory.
+# Several times the length of the longest books. A file with a longer line is damaged or no table,
+# and to read on would only fill the memory.
 _MAX_LINE_BYTES = 1 << 24
 _MAX_RECORD_CHARACTERS = 1 << 24
 
-# By so many rows the separator of a CSV file is found.
+# So many rows are read to find the separator of a CSV file.
 _FIRST_ROWS = 100
 
-# What Excel may write above a CSV file, and understands there.
+# A first line of CSV files that Excel writes and reads.
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?\r?\n?', re.IGNORECASE)
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -67,7 +67,7 @@ class Row(NamedTuple):
 
 
 class ListCell(str):
-    """A JSON list of texts: as a text they have commas between them, `elements` are they whole."""
+    """A JSON list of texts, joined with commas; `elements` has each of them."""
 
     elements: tuple[str, ...] = ()
 
@@ -82,25 +82,25 @@ class Table:
     - `tsv`: a tab between two columns; a quotation mark is part of the text.
     - `csv`: RFC 4180, so a cell in quotation marks may span lines. The separator is the comma or
       the semicolon: the one with which a name in `wanted` is a cell of the first row, or else the
-      first rows have equally many cells, two or more. A first line such as `sep=;` says it too.
-    - `jsonl`: one object per line; blank lines mean nothing. The columns are the keys of the first
+      first rows have equally many cells, two or more. A first line such as `sep=;` defines it too.
+      (Python's `csv` refuses a lone CR in a text, and its errors do not name the opening line.)
+    - `jsonl`: one object per line; blank lines are ignored. The columns are the keys of the first
       object. null, and a key that a later object lacks, is an empty cell; a number stays as it is
       written; a list of strings, such as the labels of a text that has several, is a `ListCell`.
-      What cannot be a cell is an error in columns that are wanted or were asked for by `position`,
-      and an empty cell in others; a key that only later objects have is an error if it is wanted.
+      Another value is an error in columns that are wanted or were asked for by `position`, and an
+      empty cell in others. A key that only later objects have is an error if it is wanted.
 
-    A file that begins as gzip does is unpacked while it is read.
+    A file that begins with the magic number of gzip is unpacked while it is read.
 
     Args:
         path: the file.
-        file_format: one of `FORMATS`; by default the extension, with or without `.gz`, tells it.
+        file_format: one of `FORMATS`; by default that of the extension, with or without `.gz`.
         has_header: whether the first row names the columns. By default it does if one of its cells
-            is a name in `wanted`: a header without any of them would be of no use. Ignored for
-            `jsonl`, which always names them.
-        wanted: the columns that the caller will ask for; those given by number reveal no header.
+            is a name in `wanted`. Ignored for `jsonl`, which always names them.
+        wanted: the columns that the caller will ask for, by name or by number.
         skip_ragged: whether a row with a wrong number of columns is left out and not an error.
-        cure: what the user should do if there is no file to read or nothing in it.
-        separator: of `csv`, one of `SEPARATORS`; by default the content tells it.
+        cure: end of the message if the file is missing or empty: what to do.
+        separator: of `csv`, one of `SEPARATORS`; by default it is found in the content.
 
     Attributes:
         path: the file.
@@ -110,7 +110,7 @@ class Table:
         skipped: number of ragged rows that the latest iteration has left out so far.
 
     Raises:
-        BadInput: nothing can be read up to the first row. Iteration tells what is wrong below it.
+        BadInput: the first row cannot be read. Iteration raises it for the rows below.
     """
 
     def __init__(
@@ -155,12 +155,12 @@ class Table:
         self._asked = self._find_wanted()
 
     def position(self, column: str | int, flag: str | None = None) -> int:
-        """Finds a column in `Row.cells`.
+        """Return the position of a column in `Row.cells`.
 
         Args:
             column: its name or its number. An int counts from 0, as Python does; digits in a str,
                 if no column has this name, count from 1, as `cut -f` does.
-            flag: what the user should give if there is no such column.
+            flag: the flag that names the column, for the message if there is no such column.
 
         Raises:
             BadInput: there is no such column, or there are two of this name.
@@ -170,7 +170,7 @@ class Table:
         return position
 
     def forget(self, column: str | int) -> None:
-        """Lets anything stand in a column, as in those that nobody asks for."""
+        """Allow any value in a column, as in those that are not asked for."""
         self._wanted -= {column}
         self._asked = self._find_wanted()
 
@@ -193,7 +193,7 @@ class Table:
         raise self._error(self._first.line, self._no_such_column(column) + cure)
 
     def __iter__(self) -> Iterator[Row]:
-        """Yields the rows below the header.
+        """Yield the rows below the header.
 
         Raises:
             BadInput: a row cannot be read.
@@ -231,13 +231,13 @@ class Table:
         return f"no column {column!r}{hint} the columns{separated} are {cells}{headless}"
 
     def _declared_separator(self, line: int, text: str) -> str:
-        """Gives what `sep=` in a line above the rows says, and remembers that it is no row."""
+        """Return the separator of a `sep=` line above the rows, and remember that it is no row."""
         match = _SEPARATOR_LINE.fullmatch(text)
         self._separator_line = line if match else 0
         return match.group(1) if match else ""
 
     def _find_separator(self, first_line: str, may_have_header: bool) -> str:
-        """Finds the separator of a CSV file that does not declare it."""
+        """Return the separator of a CSV file that does not declare it."""
         named, even = [], []
         for separator in SEPARATORS.values():
             self._separator = separator
@@ -257,7 +257,7 @@ class Table:
         return even[0] if even else max(SEPARATORS.values(), key=unquoted.count)
 
     def _first_rows(self) -> list[list[str]]:
-        """Reads up to 100 rows of a CSV file, fewer if one of them cannot be read."""
+        """Return up to 100 rows of a CSV file, fewer if one of them cannot be read."""
         rows: list[list[str]] = []
         with contextlib.suppress(BadInput):
             for row in itertools.islice(self._rows(), _FIRST_ROWS):
@@ -266,10 +266,9 @@ class Table:
         return rows
 
     def _rows(self) -> Iterator[Row]:
-        """Yields the rows, the header too, with as many cells as each of them has.
+        """Yield the rows and the header, with as many cells as each of them has.
 
-        From a reader a blank line comes as a row without cells: only now can we see whether another
-        row follows.
+        The readers yield a blank line as a row without cells. It is dropped unless a row follows.
         """
         rows_of = {"tsv": self._tsv_rows, "csv": self._csv_rows, "jsonl": self._json_rows}
         lines = self._lines()
@@ -299,7 +298,7 @@ class Table:
                 yield Row(line, text.split(self._separator) if text else [])
 
     def _quoted_cells(self, line: int, text: str, lines: Iterator[tuple[int, str]]) -> list[str]:
-        """Splits a CSV record, and takes from `lines` those over which its cells go on."""
+        """Split a CSV record, and take its further lines from `lines`."""
         cells = []
         start = 0
         while True:
@@ -326,7 +325,7 @@ class Table:
     def _find_closing_quote(
         self, line: int, text: str, start: int, lines: Iterator[tuple[int, str]]
     ) -> tuple[int, str, int]:
-        """Gives the line in which a cell ends, the text up to there, and the position in it."""
+        """Return the line in which a cell ends, the text up to there, and the position in it."""
         opening_line = line
         closing = _next_quote(text, start)
         while closing < 0:
@@ -365,7 +364,7 @@ class Table:
             yield Row(line, cells)
 
     def _check_keys(self, line: int, record: Mapping[str, Any], keys: Sequence[str]) -> None:
-        """Checks that nothing wanted is under a key that the first object did not have."""
+        """Check that no wanted value is under a key that the first object does not have."""
         lacks_asked = any(keys[at] not in record for at in self._asked)
         for key in record:
             if key not in keys and (lacks_asked or key.strip() in self._wanted):
@@ -376,7 +375,7 @@ class Table:
                 )
 
     def _lines(self) -> Iterator[tuple[int, str]]:
-        """Yields each line with its number, from 1, and with its line end."""
+        """Yield each line with its number, from 1, and with its line end."""
         line = 0
         try:
             with open(self.path, "rb") as file:
@@ -426,11 +425,11 @@ def _format_of(path: str) -> str:
 
 
 def _is_utf16(data: bytes) -> bool:
-    """Whether a file's first line has the mark of UTF-16, or the NUL bytes of its Latin letters."""
+    """Return whether a first line has the byte order mark or the NUL bytes of UTF-16."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return True
     fewer, more = sorted(half.count(b"\0") for half in (data[::2], data[1::2]))
-    # Of what is no text, both halves have them.
+    # In a file that is no text, the bytes of both halves are 0.
     return more * 4 > len(data) and fewer * 10 < more
 
 
@@ -441,7 +440,7 @@ def _without_end(text: str) -> str:
 
 
 def _next_quote(text: str, start: int) -> int:
-    """Finds the first quotation mark that is not doubled; -1 if there is none."""
+    """Return the position of the first quotation mark that is not doubled; -1 for none."""
     position = text.find('"', start)
     while text.startswith('""', position):
         position = text.find('"', position + 2)
@@ -449,7 +448,7 @@ def _next_quote(text: str, start: int) -> int:
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    """Reads a JSON object; a ValueError says why the text is none, and the cure."""
+    """Return a JSON object; raise ValueError, with the cure, if the text is none."""
     try:
         record = _JSON.decode(text)
     except json.JSONDecodeError as error:
@@ -462,7 +461,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _json_cell(key: str, value: Any, is_asked: bool) -> str:
-    """Makes a cell of a value; of what nobody asks for any value may be, and be an empty cell."""
+    """Return a value as a cell; an empty one if it cannot be one and is not asked for."""
     try:
         return _without_half_pairs(_as_cell(key, value))
     except ValueError:

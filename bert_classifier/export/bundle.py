@@ -25,8 +25,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import]
 import modeling
 from bert_classifier import files, tf_compat, threads
 from bert_classifier.data.features import TRUNCATIONS
-from bert_classifier.data.processors import PROBLEM_TYPES
 from bert_classifier.errors import BadInput, bad_input
+from bert_classifier.problem_types import PROBLEM_TYPES
 
 # Increase it when a program that reads the present format would misread the new one.
 FORMAT = 1
@@ -56,7 +56,7 @@ class Settings(NamedTuple):
 
     Attributes:
         labels: in the order of the outputs.
-        problem_type: one of `processors.PROBLEM_TYPES`.
+        problem_type: one of `PROBLEM_TYPES`.
         max_seq_length: tokens that the model reads at once.
         do_lower_case: as of `FullTokenizer`.
         truncation: as of `features.Converter`.

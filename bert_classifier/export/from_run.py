@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier.config import Config
-from bert_classifier.data.inputs import Inputs, make_converter
+from bert_classifier.data.inputs import Inputs
 from bert_classifier.export import calibration
 from bert_classifier.export.bundle import Settings
 from bert_classifier.export.writer import BundleWriter, read_sample
@@ -73,7 +73,7 @@ def find_temperature(
         predictions: what the model says about each example of it, in the order of the file.
     """
     examples = inputs.examples["dev"]
-    converter = make_converter(inputs, config.data, "dev")
+    converter = inputs.converters["dev"]
     found = calibration.calibrate(
         np.array([prediction["probabilities"] for prediction in predictions]),
         np.array([converter.label_id(example.label) for example in examples]),

@@ -18,7 +18,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import files, tf_compat
 from bert_classifier.data import features
-from bert_classifier.data.processors import InputExample
+from bert_classifier.data.examples import InputExample
 from bert_classifier.export import bundle
 from bert_classifier.export.bundle import SERVING_DEFAULT, Settings, list_exports
 from bert_classifier.training.history import EvalHistory

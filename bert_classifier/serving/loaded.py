@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
+from bert_classifier import problem_types
 from bert_classifier.data import features
-from bert_classifier.data.processors import InputExample
+from bert_classifier.data.examples import InputExample
 from bert_classifier.errors import BadInput, bad_input
 from bert_classifier.export import bundle
 from bert_classifier.serving import answers
@@ -96,8 +97,7 @@ class LoadedModel:
         tokens = np.zeros([len(bundle.INPUTS), len(windows), windows[0].shape[1]], np.int32)
         for row, window in enumerate(windows):
             tokens[:, row, : window.shape[1]] = window
-        is_regression = self.settings.problem_type == "regression"
-        output = "predictions" if is_regression else "probabilities"
+        output = problem_types.get(self.settings.problem_type).output
         return self._model.run(dict(zip(bundle.INPUTS, tokens)))[output]
 
 
@@ -108,13 +108,13 @@ def _adjusted(
     if temperature is not None:
         if not 0 < temperature < math.inf:
             raise BadInput("temperature=%s: give a number above 0" % temperature)
-        if settings.problem_type == "regression":
+        if not problem_types.get(settings.problem_type).has_classes:
             raise BadInput("temperature: a regression has no probabilities; leave it out")
         settings = settings._replace(temperature=temperature)
     if min_confidence is not None:
         if not 0 <= min_confidence <= 1:
             raise BadInput("min_confidence=%s: give a number from 0 to 1" % min_confidence)
-        if settings.problem_type != "classification":
+        if not problem_types.get(settings.problem_type).has_confidence:
             raise BadInput(
                 "min_confidence: is for classification, and this is %s; leave it out"
                 % settings.problem_type

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping
 
 import numpy as np
 
-from bert_classifier import files
-from bert_classifier.data.processors import Examples, Task
+from bert_classifier import files, problem_types
+from bert_classifier.data.examples import Examples
+from bert_classifier.data.tasks import Task
 from bert_classifier.export.bundle import Settings
 from bert_classifier.serving import answers
 
@@ -34,7 +35,7 @@ def write(
         outputs: of the model for each example, in the order of the file.
     """
     path = os.path.join(output_dir, "test_results.tsv")
-    output = "predictions" if settings.problem_type == "regression" else "probabilities"
+    problem = problem_types.get(settings.problem_type)
     form = answers.Form(settings, examples.id_name or "index", examples.is_labelled)
     ids = examples.ids() if examples.id_name else map(str, itertools.count())
     with contextlib.ExitStack() as until_done:
@@ -45,11 +46,14 @@ def write(
             submit("index", "prediction")
         write_row(*form.header)
         for index, (example, of_model, name) in enumerate(zip(examples, outputs, ids)):
-            (prediction,) = answers.decide(settings, of_model[output][np.newaxis])
+            (prediction,) = answers.decide(settings, of_model[problem.output][np.newaxis])
             texts = [example.text_a, example.text_b or ""]
             write_row(*form.cells(prediction, texts, name, example.label))
             if submit:
-                submit(str(index), _in_words(task, settings.labels, of_model["predictions"]))
+                named = problem.name_prediction(
+                    of_model["predictions"], settings.labels, task.label_separator
+                )
+                submit(str(index), named)
     return path
 
 
@@ -62,12 +66,3 @@ def _open_rows(path: str, until_done: contextlib.ExitStack) -> Callable[..., Non
         stream.write("\t".join(cells) + "\n")
 
     return write_row
-
-
-def _in_words(task: Task, labels: Sequence[str], prediction: Any) -> str:
-    """Return a model's prediction in the words of the data files."""
-    if task.problem_type == "regression":
-        return "%.3f" % prediction
-    if task.problem_type == "multi_label":
-        return task.label_separator.join(itertools.compress(labels, prediction))
-    return labels[prediction]

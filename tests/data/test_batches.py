@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import tokenization
 from bert_classifier.data import batches, features, records
-from bert_classifier.data.processors import InputExample
+from bert_classifier.data.batches import Batching
+from bert_classifier.data.examples import InputExample
 
 COUNT = 10
 
@@ -186,7 +187,7 @@ def examples():
 @pytest.fixture
 def path(tokenizer, tmp_path, examples):
     path = str(tmp_path / "train.tf_record")
-    features.write_records_once(examples, LABELS, 16, tokenizer, path)
+    features.write_records_once(examples, features.Converter(LABELS, 16, tokenizer), path)
     return path
 
 
@@ -206,18 +207,14 @@ def read_labels(input_fn, num_batches=-1):
             return labels
 
 
+def records_input_fn(path, batching):
+    # To read needs no tokenizer.
+    return batches.records_input_fn(path, features.Converter(LABELS, 16, None), batching)
+
+
 def training_order(path, batch_size, num_batches, seed=1, start_step=0, **options):
-    input_fn = batches.file_based_input_fn_builder(
-        path,
-        16,
-        is_training=True,
-        drop_remainder=True,
-        batch_size=batch_size,
-        seed=seed,
-        start_step=start_step,
-        **options,
-    )
-    return read_labels(input_fn, num_batches)
+    batching = Batching(batch_size, True, True, seed, start_step, **options)
+    return read_labels(records_input_fn(path, batching), num_batches)
 
 
 @pytest.mark.parametrize("group_by_length", [False, True])
@@ -276,16 +273,8 @@ def test_training_reads_no_more_than_it_needs_soon(path, monkeypatch):
 @pytest.mark.parametrize("group_by_length", [False, True])
 @pytest.mark.parametrize("drop_remainder", [False, True])
 def test_an_evaluation_has_every_example_once(path, group_by_length, drop_remainder):
-    of_batches = read_labels(
-        batches.file_based_input_fn_builder(
-            path,
-            16,
-            is_training=False,
-            drop_remainder=drop_remainder,
-            batch_size=4,
-            group_by_length=group_by_length,
-        )
-    )
+    batching = Batching(4, drop_remainder=drop_remainder, group_by_length=group_by_length)
+    of_batches = read_labels(records_input_fn(path, batching))
     expected = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     if group_by_length:
         expected = [[2, 8, 4, 6], [3, 9, 0, 7], [1, 5]]
@@ -295,22 +284,18 @@ def test_an_evaluation_has_every_example_once(path, group_by_length, drop_remain
 # Several workers
 
 
-def dealt_batches(examples, tokenizer, is_training, num_shards, num_batches=-1, **options):
+def dealt_batches(
+    examples, tokenizer, is_training, num_shards, num_batches=-1, num_tokens=None, start_step=0
+):
     """The batches of each of several workers, three examples in each."""
+    converter = features.Converter(LABELS, 16, tokenizer)
+    batching = Batching(
+        3, is_training, is_training, 1, start_step, group_by_length=num_tokens is not None
+    )
     return [
         read_labels(
-            batches.input_fn_builder(
-                examples,
-                LABELS,
-                16,
-                tokenizer,
-                is_training=is_training,
-                drop_remainder=is_training,
-                batch_size=3,
-                seed=1,
-                num_shards=num_shards,
-                shard_index=shard_index,
-                **options,
+            batches.examples_input_fn(
+                examples, converter, batching, num_shards, shard_index, num_tokens
             ),
             num_batches,
         )

@@ -12,7 +12,9 @@ from program import model_flags, parsed
 import run_classifier_gpu
 import tokenization
 from bert_classifier import predict
-from bert_classifier.data import processors
+from bert_classifier.config import OwnFiles
+from bert_classifier.data import labels as labels_files
+from bert_classifier.data import tasks
 from bert_classifier.data.inputs import load_inputs, needed_splits
 from bert_classifier.data.processors import get_processor
 from bert_classifier.data.trained import Trained
@@ -403,7 +405,7 @@ TESTS = {
 @pytest.mark.parametrize("name", TESTS)
 def test_F09_labels_that_are_none(tmp_path, name):
     problem_type, label, reason = TESTS[name]
-    task = processors.file_task(problem_type=problem_type)
+    task = tasks.file_task(OwnFiles(problem_type=problem_type))
     good = "1.5" if problem_type == "regression" else "pos"
     rows = f"{good}\tsun\n" * 24 + f"{label}\tjoy\n"
     (tmp_path / "test.tsv").write_text("label\ttext\n" + rows)
@@ -428,7 +430,7 @@ def test_F09_objects_in_place_of_labels(tmp_path):
 
 
 def test_F09_texts_without_any_of_several_labels(tmp_path):
-    task = processors.file_task(problem_type="multi_label", labels=["a", "b"])
+    task = tasks.file_task(OwnFiles(problem_type="multi_label"), ["a", "b"])
     for text, is_labelled in (
         ("label\ttext\n\tsun\n\train\n", False),
         ("label\ttext\n\tsun\na\tx\n", True),
@@ -471,14 +473,14 @@ def test_F09_what_is_wrong_with_texts_is_still_wrong(tmp_path, text, says):
 def test_F09_the_label_column_alone_shows_a_header(tmp_path):
     """Without its labels a file is read with the columns that it had with them."""
     (tmp_path / "test.tsv").write_text("label\tx\n-1\tsun\n")
-    task = processors.file_task("2", None, "label")
+    task = tasks.file_task(OwnFiles(text_column="2"))
     examples = get_processor("file", ["neg", "pos"], task).get_test_examples(str(tmp_path))
     assert [example.text_a for example in examples] == ["sun"]
 
 
 def test_F09_the_label_column_alone_shows_the_separator(tmp_path):
     (tmp_path / "t.csv").write_text("label,x;y\n-1,sun;joy\n?,rain\n")
-    task = processors.file_task("2", None, "label")
+    task = tasks.file_task(OwnFiles(text_column="2"))
     examples = get_processor("file", ["a", "b"], task).get_test_examples(
         None, str(tmp_path / "t.csv")
     )
@@ -566,17 +568,17 @@ def test_F21_classes_of_dev_that_labels_file_names(load, tmp_path):
 
 def test_F18_labels_of_a_file_are_as_those_of_the_data(tmp_path):
     (tmp_path / "labels.txt").write_text("a\u200cb\nc\n", encoding="utf-8")
-    assert processors.load_labels(str(tmp_path / "labels.txt")) == ["a\u200cb", "c"]
+    assert labels_files.load_labels(str(tmp_path / "labels.txt")) == ["a\u200cb", "c"]
     (tmp_path / "labels.txt").write_text("a\u2028b\nc\n", encoding="utf-8")
     with pytest.raises(BadInput, match=r"labels.txt:1: label 'a\\u2028b' has the character"):
-        processors.load_labels(str(tmp_path / "labels.txt"))
+        labels_files.load_labels(str(tmp_path / "labels.txt"))
 
 
 def test_F22c_a_blank_line_among_weights(tmp_path):
     (tmp_path / "w.txt").write_text("pos\t2\n\nneg\t1\n")
     for load_numbers in (
-        lambda path: processors.load_thresholds(path, ["neg", "pos"]),
-        lambda path: processors.load_class_weights(path, ["neg", "pos"], []),
+        lambda path: labels_files.load_thresholds(path, ["neg", "pos"]),
+        lambda path: labels_files.load_class_weights(path, ["neg", "pos"], {}),
     ):
         with pytest.raises(BadInput, match=f"w.txt:2: {BLANK}"):
             load_numbers(str(tmp_path / "w.txt"))
@@ -588,7 +590,7 @@ def test_F22c_a_blank_line_among_weights(tmp_path):
 def divided(tmp_path, labels, fraction=0.1, problem_type="classification"):
     rows = json_lines(*rows_of(*((f"w{n}", label) for n, label in enumerate(labels))))
     (tmp_path / "x.jsonl").write_text(rows)
-    task = processors.file_task(problem_type=problem_type)
+    task = tasks.file_task(OwnFiles(problem_type=problem_type))
     whole = get_processor("file", None, task).get_train_examples(None, str(tmp_path / "x.jsonl"))
     return whole.divide(fraction)
 

@@ -18,8 +18,14 @@ from program import ROOT
 
 import tokenization
 from bert_classifier.data import features, processes, records
-from bert_classifier.data.batches import file_based_input_fn_builder, input_fn_builder
-from bert_classifier.data.processors import InputExample
+from bert_classifier.data.batches import (
+    Batching,
+    examples_input_fn,
+    file_based_input_fn_builder,
+    records_input_fn,
+)
+from bert_classifier.data.examples import InputExample
+from bert_classifier.data.features import Converter
 from bert_classifier.errors import BadInput
 
 LABELS = ["negative", "positive"]
@@ -64,11 +70,10 @@ class LazyExamples:
             yield InputExample("train-%d" % number, text_a, text_b, LABELS[number % 2])
 
 
-def write_records(folder, split, examples, labels, length, tokenizer, **options):
-    arguments = (examples, labels, length, tokenizer)
-    name = "%s.%s.tf_record" % (split, features.fingerprint(*arguments, **options))
-    path = str(folder / name)
-    features.write_records_once(*arguments, path, **options)
+def write_records(folder, split, examples, *arguments, **options):
+    converter = Converter(*arguments, **options)
+    path = str(folder / ("%s.%s.tf_record" % (split, features.fingerprint(examples, converter))))
+    features.write_records_once(examples, converter, path)
     return path
 
 
@@ -143,9 +148,8 @@ def spell(tokenizer, features, length):
     ],
 )
 def test_what_is_kept_of_a_long_text(alphabet, truncation, text_a, text_b, expected):
-    row = features.convert_example(
-        InputExample("", text_a, text_b), [], 10, alphabet, truncation=truncation
-    )
+    converter = Converter([], 10, alphabet, truncation=truncation)
+    row = converter.convert_padded(InputExample("", text_a, text_b))
     assert spell(alphabet, row, 10) == [expected]
 
 
@@ -153,7 +157,7 @@ def test_head_and_tail_are_those_of_the_paper(alphabet):
     """Sun et al. 2019 (https://arxiv.org/abs/1905.05583) keep the first 128 and the last 382."""
     text = " ".join(["a"] * 128 + ["x"] * 100 + ["b"] * 382)
     example = InputExample("", text)
-    row = features.convert_example(example, [], 512, alphabet, truncation="head+tail")
+    row = Converter([], 512, alphabet, truncation="head+tail").convert_padded(example)
     assert spell(alphabet, row, 512) == [("|" + "a" * 128 + "b" * 382 + "|", "0" * 512)]
 
 
@@ -186,7 +190,7 @@ def test_head_and_tail_are_those_of_the_paper(alphabet):
 )
 def test_windows_over_a_long_text(alphabet, stride, text_a, text_b, expected):
     example = InputExample("", text_a, text_b)
-    row = features.convert_example(example, [], 8, alphabet, window_stride=stride)
+    row = Converter([], 8, alphabet, window_stride=stride).convert_padded(example)
     assert spell(alphabet, row, 8) == expected
     assert row.num_tokens == len((text_a + " " + (text_b or "")).split()) + (3 if text_b else 2)
 
@@ -195,7 +199,7 @@ def test_windows_leave_out_no_token(alphabet):
     for stride, length_a, length_b in itertools.product(range(1, 7), range(1, 12), range(12)):
         texts = " ".join("abcdefghijkl"[:length_a]), " ".join("mnopqrstuvwx"[:length_b])
         example = InputExample("", texts[0], texts[1] or None)
-        row = features.convert_example(example, [], 8, alphabet, window_stride=stride)
+        row = Converter([], 8, alphabet, window_stride=stride).convert_padded(example)
         read = set("".join(window for window, _ in spell(alphabet, row, 8)))
         # Of two equal ones it is the second that slides.
         assert set(max(reversed(texts), key=len)) - {" "} <= read
@@ -203,7 +207,7 @@ def test_windows_leave_out_no_token(alphabet):
 
 def test_windows_that_leave_out_tokens_are_refused(alphabet):
     with pytest.raises(BadInput, match="--window_stride=7: .* give up to 6"):
-        features.Converter([], 8, alphabet, window_stride=7)
+        Converter([], 8, alphabet, window_stride=7)
 
 
 def test_records_come_back_as_they_were_converted(tokenizer, tmp_path):
@@ -215,7 +219,7 @@ def test_records_come_back_as_they_were_converted(tokenizer, tmp_path):
     batches = read_all(input_fn())
     assert [len(batch["label_ids"]) for batch in batches] == [3, 3, 1]
     assert all(column.dtype == np.int32 for column in batches[0].values())
-    expected = [features.convert_example(e, LABELS, 16, tokenizer) for e in examples]
+    expected = list(map(Converter(LABELS, 16, tokenizer).convert_padded, examples))
     for name in ("input_ids", "input_mask", "segment_ids"):
         rows = [row.tolist() for batch in batches for row in batch[name]]
         assert [row + [0] * (16 - len(row)) for row in rows] == [
@@ -298,28 +302,11 @@ def test_a_record_that_does_not_fit_is_an_error(missing, length, error):
 
 def both_inputs(tokenizer, tmp_path, examples, labels, length, **options):
     """The only batch of the records, and that of the examples themselves."""
-    problem_type = options.get("problem_type", "classification")
     path = write_records(tmp_path, "dev", examples, labels, length, tokenizer, **options)
-    from_file = file_based_input_fn_builder(
-        path,
-        length,
-        is_training=False,
-        drop_remainder=False,
-        batch_size=len(examples),
-        problem_type=problem_type,
-        num_labels=len(labels),
-        has_windows="window_stride" in options,
-    )
-    from_memory = input_fn_builder(
-        examples,
-        labels,
-        length,
-        tokenizer,
-        is_training=False,
-        drop_remainder=False,
-        batch_size=len(examples),
-        **options,
-    )
+    converter = Converter(labels, length, tokenizer, **options)
+    batching = Batching(len(examples))
+    from_file = records_input_fn(path, converter, batching)
+    from_memory = examples_input_fn(examples, converter, batching, 1, 0)
     ((first,), (second,)) = read_all(from_file()), read_all(from_memory())
     assert sorted(first) == sorted(second)
     for name, column in first.items():
@@ -352,9 +339,8 @@ def test_labels_of_each_problem_type(tokenizer, tmp_path, problem_type, given, e
 def test_both_inputs_cut_alike(tokenizer, tmp_path, truncation):
     examples = examples_of(TEXTS)
     batch = both_inputs(tokenizer, tmp_path, examples, LABELS, 8, truncation=truncation)
-    expected = [
-        features.convert_example(e, LABELS, 8, tokenizer, truncation=truncation) for e in examples
-    ]
+    converter = Converter(LABELS, 8, tokenizer, truncation=truncation)
+    expected = list(map(converter.convert_padded, examples))
     assert batch["input_ids"].tolist() == [row.input_ids for row in expected]
 
 
@@ -410,9 +396,13 @@ def test_the_file_name_changes_with_everything_that_matters(tokenizer, tiny_bert
         (examples, LABELS, 16, cased),
         (examples, LABELS, 16, larger),
     ]
-    names = [features.fingerprint(*variant) for variant in variants]
+
+    def fingerprint(examples, *arguments, **options):
+        return features.fingerprint(examples, Converter(*arguments, **options))
+
+    names = [fingerprint(*variant) for variant in variants]
     names += [
-        features.fingerprint(*variants[0], **option)
+        fingerprint(*variants[0], **option)
         for option in (
             {"problem_type": "multi_label"},
             {"truncation": "tail"},
@@ -422,18 +412,18 @@ def test_the_file_name_changes_with_everything_that_matters(tokenizer, tiny_bert
         )
     ]
     assert len(set(names)) == len(names)
-    assert features.fingerprint(*variants[0]) == names[0]
-    assert features.fingerprint(*variants[0], truncation="head", window_stride=0) == names[0]
+    assert fingerprint(*variants[0]) == names[0]
+    assert fingerprint(*variants[0], truncation="head", window_stride=0) == names[0]
 
 
 def test_the_index_tells_the_tokens_of_whole_examples(tokenizer, tmp_path):
     examples = examples_of(TEXTS)
     path = write_records(tmp_path, "train", examples, LABELS, 8, tokenizer)
-    expected = [features.convert_example(e, LABELS, 64, tokenizer).input_ids for e in examples]
-    expected = [np.count_nonzero(input_ids) for input_ids in expected]
+    rows = map(Converter(LABELS, 64, tokenizer).convert_padded, examples)
+    expected = [np.count_nonzero(row.input_ids) for row in rows]
     assert min(expected) < 8 < max(expected)
     assert records.RecordFile(path).num_tokens.tolist() == expected
-    converter = features.Converter(LABELS, 8, tokenizer)
+    converter = Converter(LABELS, 8, tokenizer)
     assert converter.count_tokens(examples).tolist() == expected
 
 
@@ -519,9 +509,8 @@ def small_chunks(monkeypatch):
 
 
 def convert_in_processes(examples, tokenizer, path, num_processes, **options):
-    return features.file_based_convert_examples_to_features(
-        examples, LABELS, 10, tokenizer, str(path), num_processes=num_processes, **options
-    )
+    converter = Converter(LABELS, 10, tokenizer)
+    features.write_records(examples, converter, str(path), num_processes, **options)
 
 
 @pytest.mark.parametrize("count", [1, 3, 6, 40])
@@ -613,7 +602,7 @@ ENDLESS = """
 import itertools, multiprocessing, sys
 import tokenization
 from bert_classifier.data import features
-from bert_classifier.data.processors import InputExample
+from bert_classifier.data.examples import InputExample
 from bert_classifier.training import interruption
 
 class Endless:
@@ -630,9 +619,8 @@ watcher = interruption.Interruption()
 watcher.watch()
 tokenizer = tokenization.FullTokenizer(sys.argv[1])
 try:
-    features.file_based_convert_examples_to_features(
-        Endless(), ["positive"], 128, tokenizer, sys.argv[2], num_processes=3
-    )
+    converter = features.Converter(["positive"], 128, tokenizer)
+    features.write_records(Endless(), converter, sys.argv[2], num_processes=3)
 except interruption.Interrupted as interrupted:
     watcher.acknowledge()
     sys.exit(interrupted.exit_status)

@@ -15,9 +15,14 @@ from program import parsed
 
 import run_classifier_gpu
 import tokenization
-from bert_classifier.data import processors
+from bert_classifier.config import OwnFiles
+from bert_classifier.data import examples as examples_module
+from bert_classifier.data import labels as labels_files
+from bert_classifier.data import tables, tasks
+from bert_classifier.data.examples import Examples
 from bert_classifier.data.features import Converter
-from bert_classifier.data.processors import Examples, file_task, get_processor
+from bert_classifier.data.processors import get_processor
+from bert_classifier.data.tasks import file_task
 from bert_classifier.errors import BadInput
 from bert_classifier.serving.predictor import Predictor
 
@@ -61,15 +66,20 @@ def test_the_same_examples_from_every_format(tmp_path):
     for text, label in (("review text", "sentiment"), ("3", "2")):
         for name in "a.tsv", "b.tsv.gz", "c.csv", "d.jsonl":
             has_header = True if text == "3" else None
-            task = file_task(text, None, label, has_header=has_header)
+            task = file_task(OwnFiles(text_column=text, label_column=label, has_header=has_header))
             assert pairs_of(read(task, str(tmp_path / name))) == expected, name
-    task = file_task("review text", None, "sentiment", file_format="tsv")
+    task = file_task(
+        OwnFiles(text_column="review text", label_column="sentiment", file_format="tsv")
+    )
     assert pairs_of(read(task, str(tmp_path / "e.data"))) == expected
 
 
 def test_a_file_without_header_has_numbered_columns(tmp_path):
     path = write_csv(tmp_path / "x.csv", ("a", "good"), ("b", "text"))
-    assert pairs_of(read(file_task("2", None, "1"), path)) == [("good", "a"), ("text", "b")]
+    assert pairs_of(read(file_task(OwnFiles(text_column="2", label_column="1")), path)) == [
+        ("good", "a"),
+        ("text", "b"),
+    ]
     # A cell that is the name of a column makes a header of its row, unless told.
     path = write_csv(tmp_path / "y.csv", ("label", "text"), ("a", "good"), ("b", "bad"))
     assert len(read(file_task(), path)) == 2
@@ -79,7 +89,7 @@ def test_a_file_without_header_has_numbered_columns(tmp_path):
 def test_pairs_where_there_is_a_second_column(tmp_path, text_b_column):
     name = text_b_column or "text_b"
     path = write_csv(tmp_path / "x.csv", ("text", name, "label"), ("a", "b", "0"), ("c", "d", "1"))
-    examples = read(file_task(text_b_column=text_b_column), path)
+    examples = read(file_task(OwnFiles(text_b_column=text_b_column)), path)
     assert [(e.text_a, e.text_b) for e in examples] == [("a", "b"), ("c", "d")]
 
 
@@ -89,7 +99,7 @@ def test_labels_are_found_or_given(tmp_path):
     processor.get_train_examples(None, path)
     assert processor.get_labels() == ["x", "y"]
     (tmp_path / "labels.txt").write_text("y\nz\nx\n")
-    labels = processors.load_labels(str(tmp_path / "labels.txt"))
+    labels = labels_files.load_labels(str(tmp_path / "labels.txt"))
     processor = get_processor("file", None, file_task(labels=labels))
     processor.get_train_examples(None, path)
     assert processor.get_labels() == ["y", "z", "x"]
@@ -97,14 +107,14 @@ def test_labels_are_found_or_given(tmp_path):
 
 def test_numbers_and_sets_of_labels(tmp_path):
     path = write_csv(tmp_path / "x.csv", ("text", "label"), ("a", "1.5"), ("b", "-2"))
-    task = file_task(problem_type="regression")
+    task = file_task(OwnFiles(problem_type="regression"))
     assert pairs_of(read(task, path)) == [("a", 1.5), ("b", -2.0)]
     path = write_csv(tmp_path / "y.csv", ("text", "label"), ("a", "x; y"), ("b", ""), ("c", "y"))
-    task = file_task(problem_type="multi_label", label_separator=";")
+    task = file_task(OwnFiles(problem_type="multi_label", label_separator=";"))
     assert pairs_of(read(task, path)) == [("a", ("x", "y")), ("b", ()), ("c", ("y",))]
     rows = '{"text": "a", "label": ["x", "y"]}\n{"text": "b", "label": []}\n'
     (tmp_path / "z.jsonl").write_text(rows)
-    task = file_task(problem_type="multi_label")
+    task = file_task(OwnFiles(problem_type="multi_label"))
     assert pairs_of(read(task, str(tmp_path / "z.jsonl"))) == [("a", ("x", "y")), ("b", ())]
 
 
@@ -115,6 +125,29 @@ def test_examples_are_read_as_often_as_asked_for(tmp_path):
     assert list(examples) == list(examples)
     assert examples.label_counts == {"positive": 18, "negative": 18}
     assert next(iter(examples)) in examples
+
+
+def test_a_small_file_is_read_once_and_a_large_one_is_not_kept(tmp_path, monkeypatch):
+    path = write_csv(tmp_path / "x.csv", ("text", "label"), *zip(TEXTS, SENTIMENTS))
+    read_to_the_end = []
+
+    def counted(table):
+        yield from original(table)
+        read_to_the_end.append(table.path)
+
+    original = tables.Table.__iter__
+    monkeypatch.setattr(tables.Table, "__iter__", counted)
+    contents = []
+    for kept_bytes, num_reads in ((examples_module._KEPT_BYTES, 1), (1000, 7)):
+        monkeypatch.setattr(examples_module, "_KEPT_BYTES", kept_bytes)
+        del read_to_the_end[:]
+        whole = get_processor("file").get_train_examples(None, path)
+        parts = whole.divide(0.25)
+        contents.append([(list(part), part.label_counts) for part in (whole, *parts)])
+        assert [part.set_type for part in parts] == ["train", "dev"]
+        assert len(read_to_the_end) == num_reads
+    assert contents[0] == contents[1]
+    assert {example.guid.split("-")[0] for example in contents[0][2][0]} == {"dev"}
 
 
 CELLS = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=40)
@@ -293,7 +326,7 @@ def test_what_glue_wants_to_be_submitted(small_run, tmp_path):
 
 
 def test_glue_has_a_submission_file_for_every_task():
-    files = {name: task.submission for name, task in processors.TASKS.items() if task.submission}
+    files = {name: task.submission for name, task in tasks.TASKS.items() if task.submission}
     assert files == {
         "cola": "CoLA.tsv",
         "mnli": "MNLI-m.tsv",

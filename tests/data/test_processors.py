@@ -4,8 +4,11 @@ from collections import Counter
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from bert_classifier.data import processors
-from bert_classifier.data.processors import InputExample, get_processor
+from bert_classifier.config import OwnFiles
+from bert_classifier.data import labels as labels_files
+from bert_classifier.data import processors, tasks
+from bert_classifier.data.examples import InputExample
+from bert_classifier.data.processors import get_processor
 from bert_classifier.errors import BadInput
 
 MNLI_TEXTS = ["promptID", "pairID", "genre"] + [
@@ -108,7 +111,7 @@ def test_every_split_of_every_task_has_a_layout_here():
         ("xnli", split) for split in ("train", "dev", "test")
     }
     assert with_layouts == {
-        (task, split) for task in processors.TASKS for split in ("train", "dev", "test")
+        (task, split) for task in tasks.TASKS for split in ("train", "dev", "test")
     }
 
 
@@ -171,7 +174,7 @@ def test_labels_of_the_task(task, labels):
 
 
 def test_glue_judges_cola_by_its_matthews_correlation():
-    metrics = {name: task.metrics for name, task in processors.TASKS.items() if task.metrics}
+    metrics = {name: task.metrics for name, task in tasks.TASKS.items() if task.metrics}
     assert metrics == {"cola": ("matthews_correlation",)}
 
 
@@ -321,8 +324,8 @@ def test_text_stays_as_it_is(tmp_path, task, text):
 
 def test_byte_order_mark_before_a_file_without_header(tmp_path):
     (tmp_path / "train.tsv").write_bytes(b"\xef\xbb\xbf1\t1\t\ta\n")
-    mark_in_label = processors.Task(
-        ("0", "1"), *[processors.Split("train.tsv", text_a=3, label=0, has_header=False)] * 3
+    mark_in_label = tasks.Task(
+        ("0", "1"), *[tasks.Split("train.tsv", text_a=3, label=0, has_header=False)] * 3
     )
     examples = processors.DataProcessor(mark_in_label).get_train_examples(str(tmp_path))
     assert list(examples) == [InputExample("train-0", "a", None, "1")]
@@ -402,7 +405,7 @@ def test_missing_column_is_told_in_one_short_line(tmp_path):
 
 @pytest.mark.parametrize("name", ["mrpc", "MRPC", "Sst-2", "MNLI-mm", "phone_reviews_zh", "FILE"])
 def test_task_is_found_in_any_case(name):
-    assert get_processor(name).task is processors.TASKS[name.lower()]
+    assert get_processor(name).task is tasks.TASKS[name.lower()]
 
 
 @pytest.mark.parametrize(
@@ -436,7 +439,9 @@ class TestClassWeights:
         ids=lambda examples: "".join(example.label for example in examples),
     )
     def test_balanced_weights_equal_scikit_learns(self, examples):
-        weights = processors.load_class_weights("balanced", self.LABELS, examples)
+        weights = labels_files.load_class_weights(
+            "balanced", self.LABELS, Counter(e.label for e in examples)
+        )
         expected = compute_class_weight(
             "balanced", classes=self.LABELS, y=[example.label for example in examples]
         )
@@ -448,7 +453,7 @@ class TestClassWeights:
 
     def test_a_class_without_an_example_has_no_balanced_weight(self):
         with pytest.raises(BadInput, match="balanced: no training example of b; give a file"):
-            processors.load_class_weights("balanced", self.LABELS, labelled("a", "c"))
+            labels_files.load_class_weights("balanced", self.LABELS, {"a": 1, "c": 1})
 
     @pytest.mark.parametrize(
         "content",
@@ -457,7 +462,7 @@ class TestClassWeights:
     def test_a_file_has_them_in_any_order(self, tmp_path, content):
         path = tmp_path / "weights.tsv"
         path.write_bytes(content.encode())
-        weights = processors.load_class_weights(str(path), self.LABELS, labelled("a"))
+        weights = labels_files.load_class_weights(str(path), self.LABELS, {"a": 1})
         assert weights == [1.0, 2.5, 0.0]
 
     @pytest.mark.parametrize(
@@ -480,13 +485,13 @@ class TestClassWeights:
         path = tmp_path / "weights.tsv"
         path.write_text(content)
         with pytest.raises(BadInput) as error:
-            processors.load_class_weights(str(path), self.LABELS, labelled("a"))
+            labels_files.load_class_weights(str(path), self.LABELS, {"a": 1})
         assert str(error.value).startswith(str(path) + message)
         assert "\n" not in str(error.value)
 
     def test_a_missing_file_is_told(self):
         with pytest.raises(BadInput, match="missing.tsv: No such file.*check --class_weights"):
-            processors.load_class_weights("missing.tsv", self.LABELS, labelled("a"))
+            labels_files.load_class_weights("missing.tsv", self.LABELS, {"a": 1})
 
 
 IDS = {
@@ -513,7 +518,7 @@ IDS = {
 def test_ids_are_the_cells_of_their_column(name, tmp_path):
     task_name, options, text, id_name, ids = IDS[name]
     (tmp_path / "test.tsv").write_text(text)
-    task = processors.file_task(**options) if task_name == "file" else None
+    task = tasks.file_task(OwnFiles(**options)) if task_name == "file" else None
     processor = get_processor(task_name, ["0", "1"], task)
     examples = processor.get_test_examples(str(tmp_path))
     assert examples.id_name == id_name
@@ -530,7 +535,7 @@ def test_ids_of_a_divided_file_are_those_of_its_parts(tmp_path):
 def test_only_the_test_file_needs_the_id_column_that_was_asked_for(tmp_path):
     for name in ("train", "dev", "test"):
         write_rows(tmp_path / f"{name}.tsv", ["label", "text"], ["a", "good"], ["b", "bad"])
-    processor = get_processor("file", None, processors.file_task(id_column="nr"))
+    processor = get_processor("file", None, tasks.file_task(OwnFiles(id_column="nr")))
     assert processor.get_train_examples(str(tmp_path)).id_name is None
     assert processor.get_dev_examples(str(tmp_path)).id_name is None
     with pytest.raises(BadInput, match="test.tsv:1: no column 'nr'"):

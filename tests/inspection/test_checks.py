@@ -582,7 +582,7 @@ def test_duplicates_and_leakage_by_brute_force(run, train, dev):
 def test_tokens_are_those_of_the_conversion(tokenizer, text_b):
     texts = ["good film", "", "unheard of", "films filmsx s 7 \u2603" * 3, "."]
     examples = [InputExample("x-1", text, text_b) for text in texts]
-    converted = [features.convert_example(e, [], 512, tokenizer) for e in examples]
+    converted = list(map(features.Converter([], 512, tokenizer).convert_padded, examples))
     ids = [i for c in converted for i in c.input_ids]
     lengths, num_tokens, unknown = checks.count_tokens(examples, tokenizer)
     assert lengths.tolist() == sorted(sum(c.input_mask) for c in converted)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import logging
 
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import CONFIG
 import modeling
 from bert_classifier.errors import BadInput
 from bert_classifier.model import classifier, weights
+from bert_classifier.problem_types import PROBLEM_TYPES, ClassOptions
 from bert_classifier.training.hooks import AddUpMetricsHook
 
 TRAIN, EVAL, PREDICT = (
@@ -26,6 +28,16 @@ def bert_config(**changes):
     return modeling.BertConfig.from_dict(dict(CONFIG, **changes))
 
 
+def with_objects(options):
+    """Put options of classes, and those of the share of a worker, into their objects."""
+    options = dict(options)
+    for name, kind in (("class_options", ClassOptions), ("share", classifier.Share)):
+        given = {field: options.pop(field) for field in kind._fields if field in options}
+        if given:
+            options[name] = kind(**given)
+    return options
+
+
 def model_fn(num_labels=2, init_checkpoint=None, config=None, **options):
     return classifier.model_fn_builder(
         bert_config=config or bert_config(),
@@ -34,7 +46,7 @@ def model_fn(num_labels=2, init_checkpoint=None, config=None, **options):
         learning_rate=1e-3,
         num_train_steps=10,
         num_warmup_steps=1,
-        **options,
+        **with_objects(options),
     )
 
 
@@ -101,8 +113,7 @@ def test_class_weights_and_label_smoothing_equal_numpy(class_weights, label_smoo
         *[constants(columns)[name] for name in ("input_ids", "input_mask", "segment_ids")],
         tf.constant(columns["label_ids"]),
         3,
-        class_weights=class_weights,
-        label_smoothing=label_smoothing,
+        class_options=ClassOptions(class_weights, label_smoothing),
     )
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
@@ -383,7 +394,7 @@ def build(columns, problem_type, **options):
             features.get("label_ids"),
             NUM_LABELS[problem_type],
             problem_type=problem_type,
-            **options,
+            **with_objects(options),
         )
     logits = [op for op in tf.get_default_graph().get_operations() if op.type == "BiasAdd"][-1]
     fetched = {name: tensor for name, tensor in outputs._asdict().items() if tensor is not None}
@@ -402,7 +413,7 @@ def run(fetched, scale=1.0):
         return session.run(fetched)
 
 
-@pytest.mark.parametrize("problem_type", classifier.PROBLEM_TYPES)
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 @pytest.mark.parametrize("size", [1, 4, 5], ids=["one part empty", "even", "uneven"])
 @pytest.mark.parametrize("is_size_known", [True, False])
 def test_a_batch_in_parts_gives_what_it_gives_as_a_whole(problem_type, size, is_size_known):
@@ -416,14 +427,16 @@ def test_a_batch_in_parts_gives_what_it_gives_as_a_whole(problem_type, size, is_
 
     def model(num_parts):
         with tf.variable_scope("model", reuse=tf.AUTO_REUSE):
-            outputs = classifier.create_model_in_parts(
+            create = functools.partial(
+                classifier.create_model,
                 bert_config(),
                 False,
-                *[features[name] for name in (*INPUTS, "label_ids")],
-                NUM_LABELS[problem_type],
-                [None] * num_parts,
+                num_labels=NUM_LABELS[problem_type],
                 problem_type=problem_type,
             )
+            columns = {name: features[name] for name in INPUTS}
+            columns["labels"] = features["label_ids"]
+            outputs = classifier.create_model_in_parts(create, columns, [None] * num_parts)
         gradients = tf.gradients(outputs.total_loss, tf.trainable_variables())
         return [
             [output for output in outputs if output is not None],
@@ -646,7 +659,7 @@ def test_evaluation_of_other_problem_types_equals_the_oracles(problem_type, opti
     assert sorted(result) == sorted(names)
 
 
-@pytest.mark.parametrize("problem_type", classifier.PROBLEM_TYPES)
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 @pytest.mark.parametrize("sizes_elsewhere", [[7, 2], []], ids=["uneven", "nothing elsewhere"])
 def test_an_evaluation_by_two_workers_equals_that_by_one(problem_type, sizes_elsewhere):
     here = [task_batch(problem_type, size, seed=size) for size in (6, 5)]
@@ -694,7 +707,7 @@ def test_training_fits_a_batch(problem_type):
         assert session.run(spec.loss) < 0.05 * first
 
 
-@pytest.mark.parametrize("problem_type", classifier.PROBLEM_TYPES)
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 @pytest.mark.parametrize("scale", [1.0, 600.0], ids=["usual", "very sure"])
 def test_the_windows_of_a_text_are_averaged(problem_type, scale):
     num_windows = 3
@@ -744,7 +757,7 @@ def test_the_windows_of_a_text_are_averaged(problem_type, scale):
     assert scale == 1 or losses.max() > 100
 
 
-@pytest.mark.parametrize("problem_type", classifier.PROBLEM_TYPES)
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 def test_an_example_without_windows_spoils_nothing(problem_type):
     """It may be padding of a batch, whose loss has a weight of 0, which NaN would survive."""
     columns = task_batch(problem_type, num_windows=2)
@@ -759,7 +772,7 @@ def test_windows_are_not_for_training():
         model_fn(3)(features, None, TRAIN)
 
 
-@pytest.mark.parametrize("problem_type", classifier.PROBLEM_TYPES)
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 def test_an_evaluation_takes_windows_of_any_number(problem_type):
     batches = [
         task_batch(problem_type, size, seed=size, num_windows=num_windows)

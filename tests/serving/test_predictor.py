@@ -25,6 +25,7 @@ from bert_classifier.data.processors import InputExample
 from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle, writer
 from bert_classifier.model import classifier
+from bert_classifier.problem_types import ClassOptions
 from bert_classifier.serving import predictor
 from bert_classifier.serving.predictor import Predictor
 
@@ -73,7 +74,7 @@ class Export:
                 0,
                 0,
                 problem_type=self.settings.problem_type,
-                thresholds=self.settings.thresholds,
+                class_options=ClassOptions(thresholds=self.settings.thresholds),
             ),
             str(folder),
         )
@@ -108,16 +109,13 @@ class Export:
 
     def _predict(self, texts):
         """Asks the Estimator, all at once, everything as long as can be."""
-        rows = [
-            features.convert_example(
-                self._example(text),
-                self.settings.labels,
-                LENGTH,
-                self._tokenizer,
-                window_stride=self.settings.window_stride,
-            )
-            for text in texts
-        ]
+        converter = features.Converter(
+            self.settings.labels,
+            LENGTH,
+            self._tokenizer,
+            window_stride=self.settings.window_stride,
+        )
+        rows = [converter.convert_padded(self._example(text)) for text in texts]
         longest = max(len(row.input_ids) for row in rows)
         columns = {
             name: np.array(

@@ -54,7 +54,7 @@ def trained(request, tmp_path_factory):
             0,
             0,
             problem_type=request.param,
-            num_parts=2,
+            share=classifier.Share(num_parts=2),
         ),
         str(folder),
     )

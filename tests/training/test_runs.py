@@ -545,12 +545,12 @@ def test_a_loss_that_is_not_a_number_ends_the_run(small_run, tmp_path, log):
 
 def test_a_run_that_ends_for_no_known_reason_has_not_finished(small_run, tmp_path, monkeypatch):
     """TensorFlow takes some errors for the end of the data, which these data do not have."""
-    make_input_fn = pipeline.file_based_input_fn_builder
+    make_input_fn = pipeline.records_input_fn
 
     def three_batches(*arguments, **options):
         return lambda: make_input_fn(*arguments, **options)().take(3)
 
-    monkeypatch.setattr(pipeline, "file_based_input_fn_builder", three_batches)
+    monkeypatch.setattr(pipeline, "records_input_fn", three_batches)
     with pytest.raises(RuntimeError, match="ended at step 3 of 30"):
         small_run.run(tmp_path)
     assert result_of(tmp_path)["status"] == "failed"
