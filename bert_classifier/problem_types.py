@@ -32,7 +32,7 @@ _MULTI_LABEL_SCORES: Mapping[str, Callable[..., tuple[tf.Tensor, tf.Operation]]]
 }
 _AVERAGES = ("micro", "macro")
 
-# A smaller probability, in float32, says no more than that it is small.
+# Smaller probabilities in float32 are not precise.
 TINY = 1e-30
 
 
@@ -121,10 +121,10 @@ class ProblemType(abc.ABC):
         Args:
             cell: the text.
             elements: the texts of a JSON list, if the cell is one.
-            separator: what stands between the labels of a cell that has several.
+            separator: between the labels of a cell that has several.
 
         Raises:
-            ValueError: it holds none; says why, and the cure.
+            ValueError: it holds none; the message has the reason and the cure.
         """
 
     @abc.abstractmethod

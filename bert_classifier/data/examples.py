@@ -16,7 +16,7 @@ from bert_classifier.data.tasks import Split, Task
 from bert_classifier.errors import BadInput
 from bert_classifier.problem_types import Label
 
-# Columns that name a row, unless a split says which one does: the first that a header has.
+# Columns that name a row, if a split does not name one: the first of them in the header.
 ID_COLUMNS = ("id", "index", "guid")
 
 # Some 300,000 sentences. To read a file several times takes longer than to read it once, but the
