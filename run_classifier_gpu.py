@@ -44,6 +44,7 @@ from bert_classifier.data.features import (  # noqa: F401
 from bert_classifier.data.pipeline import Pipeline
 from bert_classifier.data.processors import DataProcessor  # noqa: F401
 from bert_classifier.export import from_run
+from bert_classifier.export.bundle import FROZEN_GRAPH
 from bert_classifier.inspection.verdict import judge
 from bert_classifier.job import (
     Job,
@@ -316,9 +317,7 @@ def export(job: Job, estimator: tf.estimator.Estimator, pipeline: Pipeline) -> N
         writer = writer._replace(settings=writer.settings._replace(temperature=temperature))
     history = EvalHistory(eval_history_path(output_dir), job.watched)
     metrics = from_run.metrics_of(history, checkpoints.step_of(checkpoint_path))
-    frozen_path = None
-    if config.actions.do_frozen:
-        frozen_path = os.path.join(output_dir, "frozen_model.pb")
+    frozen_path = os.path.join(output_dir, FROZEN_GRAPH) if config.actions.do_frozen else None
     if config.actions.do_export:
         folder = config.export.export_dir or os.path.join(output_dir, "export", "saved_model")
         writer.export(checkpoint_path, folder, metrics, frozen_path)

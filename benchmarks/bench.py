@@ -99,7 +99,8 @@ def write_data(
             size.sentences,
         ),
         "long texts": ((texts, texts), of_one_step._replace(train_rows=BATCH_SIZE * size.steps)),
-        "one step": ((texts, texts), of_one_step),
+        "one step of latency": ((texts, texts), of_one_step),
+        "one step of predict": (made_up(made_up_data.pairs, words), of_one_step),
         "conversion": (
             made_up(made_up_data.sentences, words),
             of_one_step._replace(train_rows=size.converted_sentences),
@@ -272,12 +273,12 @@ def ask(peer: Peer, job: str, settings: Mapping[str, Any]) -> Answer:
 class Bench:
     """Run the peers in turns and keep their results."""
 
-    def __init__(self, peers: Sequence[Peer], folder: str, one_step_dir: str):
-        """Measure in a folder; `one_step_dir` has the rows of a single training step."""
+    def __init__(self, peers: Sequence[Peer], folder: str, data: Mapping[str, str]):
+        """Measure in a folder; `data` is what `write_data` returns."""
         self.turns: list[Turn] = []
         self._peers = peers
         self._folder = folder
-        self._one_step_dir = one_step_dir
+        self._data = data
 
     def measure(self, case: Case) -> None:
         """Measure all peers that take part in a case; a peer that fails is left out from then on.
@@ -305,21 +306,24 @@ class Bench:
         if case.job != "products":
             settings["model_dir"] = peer.model_dir
         if case.job in ("predict", "latency"):
-            settings["output_dir"] = self._trained(peer)
+            settings["output_dir"] = self._trained(peer, case.job)
         if case.job != "fine_tune":
             return ask(peer, case.job, settings)
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             settings.update(output_dir=os.path.join(folder, "output"), seed=turn)
             return ask(peer, case.job, settings)
 
-    def _trained(self, peer: Peer) -> str:
-        """Return a folder in which the peer has trained one step; the quality does not matter."""
-        output_dir = os.path.join(self._folder, "trained", peer.name)
+    def _trained(self, peer: Peer, job: str) -> str:
+        """Return a folder in which the peer has trained one step; the quality does not matter.
+
+        The rows of the step have as many texts as those of the job.
+        """
+        output_dir = os.path.join(self._folder, "trained", job, peer.name)
         if not os.path.exists(output_dir):
             os.makedirs(os.path.dirname(output_dir), exist_ok=True)
             settings = {
                 "model_dir": peer.model_dir,
-                "data_dir": self._one_step_dir,
+                "data_dir": self._data["one step of " + job],
                 "output_dir": output_dir,
                 "max_seq_length": MAX_SEQ_LENGTH,
                 "batch_size": BATCH_SIZE,
@@ -408,7 +412,7 @@ def measure(
         peers, versions = start([peer for peer in peers if peer.name in names])
         to_hugging_face.convert(model, hugging_face_model)
         data = write_data(folder, size, arguments.pairs_dir, arguments.sentences_dir, model)
-        bench = Bench(peers, folder, data["one step"])
+        bench = Bench(peers, folder, data)
         try:
             for case in cases.make_cases(size, data):
                 if case.group in groups:

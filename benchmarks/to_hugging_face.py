@@ -21,8 +21,8 @@ from bert_classifier.convert import (
     CONFIG_NAME,
     VOCAB_NAME,
     hugging_face_name,
-    variable_shapes,
 )
+from modeling import BertConfig
 
 # google's "gelu" is an approximation, Hugging Face's the exact form. Of its two names for the
 # approximation this is the one that PyTorch computes in one pass.
@@ -41,7 +41,7 @@ def convert(model_dir: str, hf_dir: str) -> None:
         config = json.load(stream)
     reader = tf.train.load_checkpoint(os.path.join(model_dir, CHECKPOINT_NAME))
     tensors = {}
-    for variable in variable_shapes(config):
+    for variable in BertConfig(**config).variable_shapes():
         value = reader.get_tensor(variable)
         if variable.endswith("/kernel"):
             value = value.T

@@ -115,7 +115,14 @@ def test_data_has_as_many_rows_as_the_size_says(tmp_path, model_dir):
     folders = bench.write_data(str(tmp_path), SMALL, None, None, model_dir)
     counts = {
         (kind, split): len(rows_of(folders, kind, split))
-        for kind in ("pairs", "sentences", "long texts", "one step", "conversion")
+        for kind in (
+            "pairs",
+            "sentences",
+            "long texts",
+            "one step of predict",
+            "one step of latency",
+            "conversion",
+        )
         for split in ("train", "dev")
     }
     assert counts == {
@@ -125,8 +132,10 @@ def test_data_has_as_many_rows_as_the_size_says(tmp_path, model_dir):
         ("sentences", "dev"): 3,
         ("long texts", "train"): 64,
         ("long texts", "dev"): 32,
-        ("one step", "train"): 32,
-        ("one step", "dev"): 32,
+        ("one step of predict", "train"): 32,
+        ("one step of predict", "dev"): 32,
+        ("one step of latency", "train"): 32,
+        ("one step of latency", "dev"): 32,
         ("conversion", "train"): 9,
         ("conversion", "dev"): 32,
     }
@@ -351,7 +360,7 @@ def case(job="products", turns=1):
 
 def test_peers_take_turns_there_and_back(tmp_path, stand_ins):
     peers = [stand_ins.peer(name) for name in "abc"]
-    measured = bench.Bench(peers, str(tmp_path), "")
+    measured = bench.Bench(peers, str(tmp_path), {})
     measured.measure(case(turns=3))
     assert "".join(line[0] for line in stand_ins.asked()) == "abccbaabc"
     assert [turn.peer for turn in measured.turns] == list("abccbaabc")
@@ -360,14 +369,14 @@ def test_peers_take_turns_there_and_back(tmp_path, stand_ins):
 
 def test_a_variant_takes_part_in_the_first_turn(tmp_path, stand_ins):
     peers = [stand_ins.peer("a"), stand_ins.peer("b")._replace(variant="bf16"), stand_ins.peer("c")]
-    measured = bench.Bench(peers, str(tmp_path), "")
+    measured = bench.Bench(peers, str(tmp_path), {})
     measured.measure(case(turns=3)._replace(variants=("bf16",)))
     assert [turn.peer for turn in measured.turns] == list("abccaac")
 
 
 def test_a_peer_that_fails_is_out_of_the_case_and_says_why(tmp_path, stand_ins, capsys):
     broken = stand_ins.peer("b", "sys.exit('no weights here')")
-    measured = bench.Bench([stand_ins.peer("a"), broken, stand_ins.peer("c")], str(tmp_path), "")
+    measured = bench.Bench([stand_ins.peer("a"), broken, stand_ins.peer("c")], str(tmp_path), {})
     measured.measure(case(turns=2))
     assert [turn.peer for turn in measured.turns] == list("acca")
     assert "no weights here" in capsys.readouterr().err
@@ -376,20 +385,29 @@ def test_a_peer_that_fails_is_out_of_the_case_and_says_why(tmp_path, stand_ins, 
     assert stand_ins.asked().count("b products") == 2
 
 
-def test_a_model_is_trained_once_for_all_that_need_one(tmp_path, stand_ins):
+ONE_STEP = {"one step of predict": "pairs", "one step of latency": "sentences"}
+
+
+def test_a_model_is_trained_once_for_each_job_that_needs_one(tmp_path, stand_ins):
     making = (
         "if sys.argv[1] == 'fine_tune': import os; os.mkdir(json.loads(sys.argv[2])['output_dir'])"
     )
     peers = [stand_ins.peer("a", making)]
-    measured = bench.Bench(peers, str(tmp_path), "rows of one step")
+    measured = bench.Bench(peers, str(tmp_path), ONE_STEP)
     measured.measure(case("predict", turns=2))
     measured.measure(case("latency"))
-    assert stand_ins.asked() == ["a fine_tune", "a predict", "a predict", "a latency"]
+    assert stand_ins.asked() == [
+        "a fine_tune",
+        "a predict",
+        "a predict",
+        "a fine_tune",
+        "a latency",
+    ]
 
 
 def test_each_training_has_a_new_folder_that_is_removed(tmp_path, stand_ins):
     making = "import os; os.makedirs(json.loads(sys.argv[2])['output_dir'])"
-    measured = bench.Bench([stand_ins.peer("a", making)], str(tmp_path), "")
+    measured = bench.Bench([stand_ins.peer("a", making)], str(tmp_path), {})
     before = set(os.listdir(str(tmp_path)))
     measured.measure(case("fine_tune", turns=2))
     assert len(measured.turns) == 2

@@ -128,6 +128,10 @@ class Module(NamedTuple):
                 found.add(ast.literal_eval(node.args[0]))
         return found
 
+    def imports_tensorflow(self) -> bool:
+        """Tell whether TensorFlow is imported, so that a private name may be one of its."""
+        return any(name.startswith("tensorflow") for name in self.imports())
+
     def private_tensorflow_names(self) -> set[str]:
         """Return the private names of TensorFlow, as far as they can be told from other names.
 
@@ -209,7 +213,9 @@ def users(all_modules: list[Module], what: str) -> list[str]:
     return [
         module.name
         for module in all_modules
-        if module.name not in MAY_USE_PRIVATE_NAMES and module.private_tensorflow_names()
+        if module.name not in MAY_USE_PRIVATE_NAMES
+        and module.imports_tensorflow()
+        and module.private_tensorflow_names()
     ]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Collection, Counter, Iterable, Mapping, NamedTuple, Sequ
 
 import numpy as np
 
+from bert_classifier import problem_types
 from bert_classifier.config import Training
 from bert_classifier.data.processors import InputExample
 from bert_classifier.model import weights
@@ -146,11 +147,11 @@ def _inspect_data(report: Report, data: Data) -> None:
     if not train.num_rows or not dev.num_rows:
         return
     _check_texts(report, train, splits.values())
-    if data.problem_type == "regression":
-        _check_values(report, train, dev)
-    else:
+    if problem_types.get(data.problem_type).has_classes:
         _check_first_row(report, train, dev)
         _check_classes(report, train, dev, data.labels)
+    else:
+        _check_values(report, train, dev)
     _add_duplicates(report, train)
     for split in splits.values():
         if split is not train:
@@ -183,7 +184,8 @@ class _Split:
         self.answers: Counter[Any] = collections.Counter()
         lower_cases = tokenizer.basic_tokenizer.do_lower_case
         texts = array.array("q")
-        labels: array.array[Any] = array.array("d" if problem_type == "regression" else "q")
+        has_classes = problem_types.get(problem_type).has_classes
+        labels: array.array[Any] = array.array("q" if has_classes else "d")
         for example in examples:
             own_texts = _texts_of(example)
             self.num_empty += not all(has_tokens(text, tokenizer) for text in own_texts)
@@ -191,7 +193,7 @@ class _Split:
             text = "\0".join(" ".join(text.split()) for text in own_texts)
             texts.append(hash(text.lower() if lower_cases else text))
             answer: Any = example.label
-            if problem_type == "regression":
+            if not has_classes:
                 labels.append(math.nan if answer is None else float(answer))
                 continue
             answer = tuple(sorted(answer)) if isinstance(answer, tuple) else answer
