@@ -1,8 +1,8 @@
 """The BERT encoder: token ids in, a vector for each token and one for the whole text out.
 
 The variables have the names, shapes and order of google's BERT, so its checkpoints fit.
-In this order: the activations, the configuration, the model, its two stages (embeddings and
-transformer), their building blocks, and last the variables that a checkpoint can initialize.
+Read from the top: the activations, the configuration, the model, its two stages (embeddings and
+transformer), the blocks these are made of, and last how a checkpoint finds its variables.
 """
 
 from __future__ import annotations
@@ -147,10 +147,6 @@ def get_activation(activation_string: str | Activation | None) -> Activation | N
 @dataclasses.dataclass
 class BertConfig:
     """The sizes of a BERT model, as in the `bert_config.json` that comes with each checkpoint.
-
-    It is also the only place that knows the names of the encoder's variables without a graph. A
-    configuration of another kind of encoder overrides `scope`, `layers_above` and
-    `variable_shapes`.
 
     Attributes:
         vocab_size: Number of entries in the vocabulary.
@@ -359,7 +355,7 @@ class BertModel:
             use_one_hot_embeddings: See `embedding_lookup`.
             scope: Variable scope of the model; if not given, `config.scope`.
             dropout_seed: int32 `[2]`, see `dropout`.
-            gradient_checkpointing: See `transformer_model`; for training only.
+            gradient_checkpointing: See `transformer_model`.
 
         Raises:
             ValueError: The configuration is impossible, the sequence is longer than its
@@ -673,7 +669,7 @@ class _Layer(NamedTuple):
         dropout_seed: tf.Tensor | None,
         gradient_checkpointing: bool,
     ) -> _Layer:
-        """Take the values of a configuration; dropout and checkpointing are for training only."""
+        """Take the values of a configuration; there is dropout only in training."""
         return cls(
             hidden_size=config.hidden_size,
             num_attention_heads=config.num_attention_heads,
@@ -685,7 +681,7 @@ class _Layer(NamedTuple):
             ),
             initializer_range=config.initializer_range,
             dropout_seed=dropout_seed,
-            gradient_checkpointing=gradient_checkpointing and is_training,
+            gradient_checkpointing=gradient_checkpointing,
         )
 
 
