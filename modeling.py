@@ -1,8 +1,8 @@
 """The BERT encoder: token ids in, a vector for each token and one for the whole text out.
 
 The variables have the names, shapes and order of google's BERT, so its checkpoints fit.
-Read from the top: the activations, the configuration, the model, its two stages (embeddings and
-transformer), the blocks these are made of, and last how a checkpoint finds its variables.
+In this order: the activations, the configuration, the model, its two stages (embeddings and
+transformer), their building blocks, and last the variables that a checkpoint can initialize.
 """
 
 from __future__ import annotations
@@ -147,6 +147,10 @@ def get_activation(activation_string: str | Activation | None) -> Activation | N
 @dataclasses.dataclass
 class BertConfig:
     """The sizes of a BERT model, as in the `bert_config.json` that comes with each checkpoint.
+
+    It is also the only place that knows the names of the encoder's variables without a graph. A
+    configuration of another kind of encoder overrides `scope`, `layers_above` and
+    `variable_shapes`.
 
     Attributes:
         vocab_size: Number of entries in the vocabulary.
