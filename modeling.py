@@ -359,7 +359,7 @@ class BertModel:
             use_one_hot_embeddings: See `embedding_lookup`.
             scope: Variable scope of the model; if not given, `config.scope`.
             dropout_seed: int32 `[2]`, see `dropout`.
-            gradient_checkpointing: See `transformer_model`; for training only.
+            gradient_checkpointing: See `transformer_model`.
 
         Raises:
             ValueError: The configuration is impossible, the sequence is longer than its
@@ -673,7 +673,7 @@ class _Layer(NamedTuple):
         dropout_seed: tf.Tensor | None,
         gradient_checkpointing: bool,
     ) -> _Layer:
-        """Take the values of a configuration; dropout and checkpointing are for training only."""
+        """Take the values of a configuration; there is dropout only in training."""
         return cls(
             hidden_size=config.hidden_size,
             num_attention_heads=config.num_attention_heads,
@@ -685,7 +685,7 @@ class _Layer(NamedTuple):
             ),
             initializer_range=config.initializer_range,
             dropout_seed=dropout_seed,
-            gradient_checkpointing=gradient_checkpointing and is_training,
+            gradient_checkpointing=gradient_checkpointing,
         )
 
 

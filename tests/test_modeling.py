@@ -221,12 +221,10 @@ def own_gradients(graph):
     return [o for o in graph.get_operations() if "_gradient_op_type" in o.node_def.attr]
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
 @pytest.mark.parametrize("is_training", [True, False])
-def test_only_a_graph_for_training_has_gradients_of_its_own(is_training, gradient_checkpointing):
-    arguments = dict(constants(), gradient_checkpointing=gradient_checkpointing)
+def test_only_a_graph_for_training_has_gradients_of_its_own(is_training):
     with tf.Graph().as_default() as graph:
-        model = modeling.BertModel(config_of(modeling), is_training, **arguments)
+        model = modeling.BertModel(config_of(modeling), is_training, **constants())
         before = len(own_gradients(graph))
         model.get_sequence_output()
         assert bool(before) == is_training
