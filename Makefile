@@ -37,7 +37,7 @@ lint: dev ## Check style and types
 	$(python) -m ruff format --check .
 	$(python) -m mypy *.py bert_classifier
 
-format: dev ## Put the code in the house style
+format: dev ## Put the code in the style of the project
 	$(python) -m ruff check --fix .
 	$(python) -m ruff format .
 

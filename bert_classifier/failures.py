@@ -24,7 +24,7 @@ _CURES_OF_MEMORY = {
 
 
 def fail(message: str, exit_status: int) -> int:
-    """Says in one line on stderr why the program ends; returns the exit status."""
+    """Print in one line on stderr why the program ends; return the exit status."""
     print("run_classifier_gpu.py: " + " ".join(message.splitlines()), file=sys.stderr)
     return exit_status
 
@@ -36,13 +36,13 @@ def message_for_user(error: Exception) -> str | None:
 
 
 def _bad_input_in(error: Exception) -> str | None:
-    """Gives the message of a BadInput that was raised where TensorFlow reads examples."""
+    """Return the message of a BadInput that was raised where TensorFlow reads examples."""
     found = re.search(r"BadInput: (.*)", str(error))
     return found.group(1) if found else None
 
 
 def _trouble_of_system(error: Exception) -> str | None:
-    """Say in one line what the system has refused, if that is what an error is about."""
+    """Return in one line what the system has refused, if an error is about that."""
     if _tells_of_full_disk(error):
         return "the disk is full; free some space, then the same command goes on"
     if isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)):
