@@ -32,6 +32,8 @@ os.environ.setdefault(
 import tensorflow.compat.v1 as tf
 from absl import app
 
+import modeling  # noqa: F401
+import tokenization  # noqa: F401
 from bert_classifier import devices, files, flags, hook_builders, program, threads, trials
 from bert_classifier.config import Config
 from bert_classifier.data.batches import file_based_input_fn_builder  # noqa: F401
@@ -335,13 +337,8 @@ def main(argv: Sequence[str]) -> int:
     del argv
     config = flags.read()
     if config.training.num_trials > 1:
-        return program.run(config, run_trials)
+        return program.run(config, functools.partial(trials.run_trials, run_classifier))
     return program.run(config, run_classifier)
-
-
-def run_trials(config: Config, interruption: Interruption, workers: Workers) -> None:
-    """Train with several seeds."""
-    trials.run_trials(config, workers, lambda trial: run_classifier(trial, interruption, workers))
 
 
 if __name__ == "__main__":

@@ -17,20 +17,25 @@ from bert_classifier.data.processors import get_processor
 from bert_classifier.job import watched_metric
 from bert_classifier.training import preconditions
 from bert_classifier.training.history import Watched
+from bert_classifier.training.interruption import Interruption
 from bert_classifier.training.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 
 
 def run_trials(
-    config: Config, workers: Workers, run_trial: Callable[[Config], Mapping[str, float]]
+    run_classifier: Callable[[Config, Interruption, Workers], Mapping[str, float]],
+    config: Config,
+    interruption: Interruption,
+    workers: Workers,
 ) -> None:
     """Train with several seeds; write mean and standard deviation of the metrics to trials.json.
 
     Args:
+        run_classifier: trains and evaluates as a config says; returns the metrics.
         config: the plan, with the seed of the first trial.
+        interruption: watches for signals.
         workers: those who train together.
-        run_trial: trains and evaluates as a config says; returns the metrics.
     """
     trials = [
         config.replace(
@@ -46,7 +51,7 @@ def run_trials(
     for number, trial in enumerate(trials, start=1):
         seed, output_dir = trial.training.seed, trial.output.output_dir
         _LOG.info("***** Trial %d of %d: seed %d *****", number, len(trials), seed)
-        metrics = run_trial(trial)
+        metrics = run_classifier(trial, interruption, workers)
         if config.actions.dry_run:  # All of them have the same data and the same plan.
             return
         results.append({**metrics, "seed": seed, "output_dir": output_dir})

@@ -18,7 +18,7 @@ from bert_classifier.errors import BadInput
 from bert_classifier.model import weights
 from bert_classifier.training import loop, runs
 from bert_classifier.training.history import Watched
-from bert_classifier.trials import find_best_trial
+from bert_classifier.trials import find_best_trial, run_trials
 
 
 def tree(folder):
@@ -106,7 +106,7 @@ def test_no_trial_removes_what_a_later_one_reads(small_run, output_dir, tmp_path
     config = parsed(*small_run.command(run_dir, *arguments))
     interruption, workers = run_classifier_gpu.Interruption(), run_classifier_gpu.Workers()
     with pytest.raises(BadInput, match="trial_2/best/slim/model.ckpt-5.* would be removed"):
-        run_classifier_gpu.run_trials(config, interruption, workers)
+        run_trials(run_classifier_gpu.run_classifier, config, interruption, workers)
     assert tree(run_dir) == before
 
 
@@ -487,7 +487,7 @@ def test_F17_metrics_that_JSON_does_not_have(small_run, tmp_path):
     ]
     config = parsed(*small_run.command(output_dir, *arguments))
     interruption, workers = run_classifier_gpu.Interruption(), run_classifier_gpu.Workers()
-    run_classifier_gpu.run_trials(config, interruption, workers)
+    run_trials(run_classifier_gpu.run_classifier, config, interruption, workers)
     trial = output_dir / "trial_1"
     assert strict_json((trial / "eval_results.json").read_text())["eval_mse"] == "inf"
     strict_json((trial / "run.json").read_text())

@@ -19,6 +19,7 @@ import run_classifier_gpu
 from bert_classifier.data import pipeline
 from bert_classifier.errors import BadInput
 from bert_classifier.training import runs
+from bert_classifier.trials import run_trials
 
 IDENTITY = {
     "vocab_file": "0a1b2c",
@@ -556,10 +557,11 @@ def test_a_run_that_ends_for_no_known_reason_has_not_finished(small_run, tmp_pat
     assert result_of(tmp_path)["status"] == "failed"
 
 
-def run_trials(small_run, output_dir, *arguments):
+def trials_of(small_run, output_dir, *arguments):
     config = parsed(*small_run.command(output_dir, "--seed=5", *arguments))
-    run_classifier_gpu.run_trials(
-        config, run_classifier_gpu.Interruption(), run_classifier_gpu.Workers()
+    run_classifier = run_classifier_gpu.run_classifier
+    run_trials(
+        run_classifier, config, run_classifier_gpu.Interruption(), run_classifier_gpu.Workers()
     )
     return json.loads((output_dir / "trials.json").read_text())
 
@@ -577,7 +579,7 @@ def test_trials_are_summed_up(small_run, tmp_path, monkeypatch):
         return results[config.training.seed]
 
     monkeypatch.setattr(run_classifier_gpu, "run_classifier", trial)
-    trials = run_trials(small_run, tmp_path, "--num_trials=3", "--best_metric=eval_f1")
+    trials = trials_of(small_run, tmp_path, "--num_trials=3", "--best_metric=eval_f1")
     assert folders == [str(tmp_path / ("trial_%d" % number)) for number in (1, 2, 3)]
     assert trials["trials"] == [
         dict(results[seed], seed=seed, output_dir=folder)
@@ -594,7 +596,7 @@ def test_trials_are_summed_up(small_run, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_trials_differ_by_their_seed(small_run, tmp_path):
-    trials = run_trials(small_run, tmp_path, "--num_trials=2", "--num_train_epochs=1")
+    trials = trials_of(small_run, tmp_path, "--num_trials=2", "--num_train_epochs=1")
     folders = [tmp_path / "trial_1", tmp_path / "trial_2"]
     results = [json.loads((folder / "eval_results.json").read_text()) for folder in folders]
     assert trials["trials"] == [

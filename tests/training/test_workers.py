@@ -492,7 +492,7 @@ def test_horovod_without_its_launcher_is_one_worker(alone, forks, tmp_path):
 def test_without_horovod_it_says_what_to_install(alone, forks, tmp_path):
     command = alone.command("no_horovod", 1, "--horovod")
     hide = "sys.modules['horovod'] = None"
-    assert forks.run(command, tmp_path / "log", "start", 1, hide) == 2
+    assert forks.run(command, tmp_path / "log", "program.program.start", 1, hide) == 2
     (line,) = (tmp_path / "log").read_text().splitlines()
     assert line.startswith("run_classifier_gpu.py: --horovod: Horovod cannot be imported")
     assert line.endswith("install it with `make horovod`")
