@@ -11,12 +11,17 @@ python=$(tools/find_python.sh "${pythons[@]}")
 oldest_python=${pythons[-1]}
 readonly uv python oldest_python
 
+command="make lock"
+if [[ $venv != .venv ]]; then
+    command+=" TF=$TF"
+fi
+
 # One lock serves all Pythons of an environment: what the oldest needs, the others take. The
 # platform is named so that every machine writes the same locks.
 compile() {
     "$uv" pip compile --quiet --python "$python" --python-version "$oldest_python" \
         --python-platform x86_64-manylinux2014 --generate-hashes \
-        --custom-compile-command "make lock${TF:+ TF=$TF}" "$@"
+        --custom-compile-command "$command" "$@"
 }
 
 # Each lock is held to the pins of those before it, because they go into one environment.
