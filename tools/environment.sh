@@ -41,7 +41,7 @@ case ${TF:-1.15} in
     2.15)
         venv=.venv-tf2.15
         pythons=(3.11 3.10 3.9)
-        requirements=requirements-tf2.15
+        requirements="requirements-tf2.15"
         builds=("$requirements-cpu" "$requirements-gpu")
         if wants_gpu; then build=$requirements-gpu; else build=$requirements-cpu; fi
         ;;
