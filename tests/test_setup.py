@@ -1,6 +1,6 @@
-"""The scripts behind `make venv` and `make horovod`, on a copy of tools/ with stand-ins.
+"""The scripts behind `make venv` and its like, on a copy of tools/ with stand-ins.
 
-The stand-ins are Python, uv, the compilers and CUDA; nothing is installed and nothing is built.
+The stand-ins are Python, uv, the compilers, CUDA and its driver; nothing is installed or built.
 """
 
 import functools
@@ -17,8 +17,8 @@ NEEDED_PROGRAMS = (
     "bash cat chmod cmp cp dirname env find flock grep head mkdir mv nproc rm sha256sum sort tail"
 ).split()
 
-# Answers find_python37.sh as a CPython 3.7 would: with its path.
-CPYTHON37 = '#!/bin/sh\necho "$0"\n'
+# Answers find_python.sh as a CPython of the version asked for would: with its path.
+CPYTHON = '#!/bin/sh\necho "$0"\n'
 BROKEN = "#!/bin/sh\necho 'pyenv: python3.7: command not found' >&2\nexit 127\n"
 
 STARTS = "#!/bin/sh\n"
@@ -33,7 +33,9 @@ echo "$*" >> "$UV_LOG"
 case "$1 $2" in
     "python find") [[ -e $UV_PYTHON ]] && echo "$UV_PYTHON" ;;
     "python install") [[ -n ${UV_DOWNLOAD:-} ]] && cp "$UV_DOWNLOAD" "$UV_PYTHON" ;;
-    "venv "*) mkdir -p .venv/bin && cp "$VENV_PYTHON" .venv/bin/python ;;
+    "venv "*)
+        mkdir -p "${!#}/bin" "${!#}/lib/python3.7/site-packages"
+        cp "$VENV_PYTHON" "${!#}/bin/python" ;;
     "pip install") [[ -z ${UV_FAILS:-} ]] && if [[ $* == *.whl ]]; then add_wheel "${!#}"; fi ;;
 esac
 """
@@ -56,6 +58,10 @@ class Machine:
         self.uv_python = folder / "uv" / "python3.7"
         self.uv_log = folder / "uv.log"
         shutil.copytree(str(ROOT / "tools"), str(self.project / "tools"))
+        self.driver = folder / "proc" / "driver"
+        environment = self.project / "tools" / "environment.sh"
+        text = environment.read_text().replace("/proc/driver/nvidia/version", str(self.driver))
+        environment.write_text(text)
         for name in NEEDED_PROGRAMS:
             self.on_path(name).parent.mkdir(exist_ok=True)
             self.on_path(name).symlink_to(shutil.which(name))
@@ -77,7 +83,8 @@ class Machine:
         return self.folder / "bin" / name
 
     def in_pyenv(self, version):
-        return self.pyenv / "versions" / version / "bin" / "python3.7"
+        name = "python" + version.rsplit(".", 1)[0]
+        return self.pyenv / "versions" / version / "bin" / name
 
     def run(self, *command, **variables):
         return subprocess.run(
@@ -103,7 +110,7 @@ def machine(tmp_path):
 
 
 def find_python37(machine, **variables):
-    return machine.run("tools/find_python37.sh", **variables)
+    return machine.run("tools/find_python.sh", "3.7", **variables)
 
 
 def assert_one_sentence(result, *words):
@@ -115,7 +122,7 @@ def assert_one_sentence(result, *words):
 
 
 def test_python37_is_searched_in_the_documented_order(machine):
-    chosen = write_program(machine.folder / "mine" / "python", CPYTHON37)
+    chosen = write_program(machine.folder / "mine" / "python", CPYTHON)
     places = [
         machine.on_path("python3.7"),
         machine.in_pyenv("3.7.16"),
@@ -123,7 +130,7 @@ def test_python37_is_searched_in_the_documented_order(machine):
         machine.uv_python,
     ]
     for place in places:
-        write_program(place, CPYTHON37)
+        write_program(place, CPYTHON)
 
     assert find_python37(machine, PYTHON37=str(chosen)).stdout == "%s\n" % chosen
     for place in places:
@@ -132,14 +139,14 @@ def test_python37_is_searched_in_the_documented_order(machine):
 
 
 def test_uv_installs_python37_when_there_is_none(machine):
-    download = write_program(machine.folder / "download", CPYTHON37)
+    download = write_program(machine.folder / "download", CPYTHON)
     result = find_python37(machine, UV_DOWNLOAD=str(download))
     assert (result.returncode, result.stdout) == (0, "%s\n" % machine.uv_python)
 
 
 def test_python37_on_path_that_does_not_start_is_passed_over(machine):
     write_program(machine.on_path("python3.7"), BROKEN)
-    real = write_program(machine.folder / "second" / "python3.7", CPYTHON37)
+    real = write_program(machine.folder / "second" / "python3.7", CPYTHON)
     path = "%s:%s" % (machine.variables["PATH"], real.parent)
     result = find_python37(machine, PATH=path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "%s\n" % real, "")
@@ -155,14 +162,15 @@ def test_python_of_an_environment_is_answered_with_its_base(machine):
 
 @pytest.mark.parametrize("kind", ["missing", "broken", "another version"])
 def test_python37_variable_that_does_not_work_is_an_error(machine, kind):
-    write_program(machine.on_path("python3.7"), CPYTHON37)
+    write_program(machine.on_path("python3.7"), CPYTHON)
     chosen = machine.folder / "mine"
     if kind == "broken":
         write_program(chosen, BROKEN)
     if kind == "another version":
         # A real Python that believes to be 3.8.
         pretend = "import sys; sys.version_info = (3, 8, 1); exec(sys.argv.pop(1))"
-        write_program(chosen, "#!/bin/sh\nexec '%s' -c '%s' \"$2\"\n" % (sys.executable, pretend))
+        text = "#!/bin/sh\nexec '%s' -c '%s' \"$2\" \"$3\"\n" % (sys.executable, pretend)
+        write_program(chosen, text)
     assert_one_sentence(find_python37(machine, PYTHON37=str(chosen)), "PYTHON37", str(chosen))
 
 
@@ -172,6 +180,23 @@ def test_no_python37_anywhere_is_one_sentence_with_a_cure(machine):
     result = find_python37(machine)
     tried = ["PATH", str(machine.pyenv), "uv python find 3.7", "uv python install 3.7"]
     assert_one_sentence(result, "PYTHON37=/path/to/python3.7", *tried)
+
+
+def test_the_first_version_that_is_anywhere_is_taken(machine):
+    find = functools.partial(machine.run, "tools/find_python.sh", "3.11", "3.10", "3.9")
+    chosen = write_program(machine.folder / "mine" / "python", CPYTHON)
+    on_path = write_program(machine.on_path("python3.9"), CPYTHON)
+    in_pyenv = write_program(machine.in_pyenv("3.10.13"), CPYTHON)
+    write_program(machine.in_pyenv("3.7.16"), CPYTHON)
+    assert find().stdout == "%s\n" % in_pyenv
+    assert find(PYTHON39=str(chosen)).stdout == "%s\n" % chosen
+    assert_one_sentence(find(PYTHON310="/nowhere"), "PYTHON310=/nowhere", "CPython 3.10")
+    in_pyenv.unlink()
+    assert find().stdout == "%s\n" % on_path
+    on_path.unlink()
+    machine.uv_calls()
+    assert_one_sentence(find(), "3.11 or 3.10 or 3.9", "PYTHON311=/path/to/python3.11")
+    assert machine.uv_calls()[-1] == "python install --quiet 3.11"
 
 
 # `python3 -m venv` leaves a python whose `-m pip install` leaves a uv of the version asked for.
@@ -227,7 +252,7 @@ def test_no_uv_and_no_way_to_install_it_names_the_cure(find_uv):
 @pytest.fixture
 def project(machine):
     """A project that has all that `make venv` asks for."""
-    write_program(machine.on_path("python3.7"), CPYTHON37)
+    write_program(machine.on_path("python3.7"), CPYTHON)
     (machine.project / "requirements.lock").write_text("numpy\n")
     (machine.project / "requirements-dev.lock").write_text("pytest\n")
     return machine
@@ -296,6 +321,115 @@ def test_venv_of_somebody_else_is_left_alone(project):
     assert_one_sentence(result, ".venv was not made by make")
     assert calls == []
     assert theirs.exists()
+
+
+@pytest.fixture
+def newer(project):
+    """A project that has all that `make venv TF=2.15` asks for too, on a machine without a GPU."""
+    write_program(project.on_path("python3.11"), CPYTHON)
+    for name, text in [
+        ("cpu", "tensorflow-cpu==2.15.1\n"),
+        ("gpu", "tensorflow==2.15.1\n"),
+        ("dev", "pytest\n"),
+    ]:
+        (project.project / ("requirements-tf2.15-%s.lock" % name)).write_text(text)
+    project.variables["TF"] = "2.15"
+    return project
+
+
+def installed_locks(project, *arguments, **variables):
+    """The locks that make_venv.sh installs, and what it prints."""
+    result = project.run("tools/make_venv.sh", *arguments, **variables)
+    assert (result.returncode, result.stderr) == (0, "")
+    words = " ".join(call for call in project.uv_calls() if call.startswith("pip")).split()
+    prefix = "--requirements=requirements-tf2.15-"
+    return [word[len(prefix) :] for word in words if word.startswith(prefix)], result.stdout
+
+
+def test_both_environments_are_there_at_once(newer):
+    assert make_venv(newer, TF="1.15")[1] == ["venv", "pip"]
+    assert installed_locks(newer, "dev")[0] == ["cpu.lock", "dev.lock"]
+    assert (newer.project / ".venv-tf2.15" / "bin" / "python").exists()
+    assert make_venv(newer, TF="1.15")[1] == make_venv(newer, "dev")[1] == []
+
+
+def add_driver(machine, kind):
+    if kind == "driver":
+        write_program(machine.driver, "")
+    if kind == "nvidia-smi":
+        write_program(machine.on_path("nvidia-smi"), STARTS)
+    if kind == "broken nvidia-smi":
+        write_program(machine.on_path("nvidia-smi"), BROKEN)
+
+
+@pytest.mark.parametrize(
+    "kind, variables, expected",
+    [
+        ("none", {}, "cpu.lock"),
+        ("broken nvidia-smi", {}, "cpu.lock"),
+        ("driver", {}, "gpu.lock"),
+        ("nvidia-smi", {}, "gpu.lock"),
+        ("driver", {"GPU": "0"}, "cpu.lock"),
+        ("driver", {"GPU": "1"}, "gpu.lock"),
+    ],
+    ids=str,
+)
+def test_the_driver_or_the_user_decides_on_cuda(newer, kind, variables, expected):
+    add_driver(newer, kind)
+    locks, output = installed_locks(newer, **variables)
+    assert locks == [expected]
+    assert output.count("\n") == 1, "no more than what it makes with which Python"
+
+
+def test_cuda_without_a_driver_is_installed_and_stays(newer):
+    locks, output = installed_locks(newer, GPU="1")
+    assert locks == ["gpu.lock"]
+    assert "no NVIDIA driver" in output.splitlines()[-1]
+    assert installed_locks(newer) == ([], "")
+    assert installed_locks(newer, "dev")[0] == ["gpu.lock", "dev.lock"]
+    assert installed_locks(newer, GPU="0")[0] == ["cpu.lock"]
+
+
+@pytest.mark.parametrize(
+    "variables, words",
+    [
+        ({"TF": "2.16"}, ["TF=2.16", "TF=1.15", "TF=2.15"]),
+        ({"GPU": "yes"}, ["GPU=yes", "GPU=1", "GPU=0"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("script", ["make_venv", "make_horovod", "make_locks", "advise_gpu"])
+def test_unknown_choice_is_one_sentence_that_names_the_known(newer, script, variables, words):
+    assert_one_sentence(newer.run("tools/%s.sh" % script, "demo", **variables), *words)
+    assert newer.uv_calls() == []
+
+
+@pytest.mark.parametrize(
+    "capabilities, tensorflow, advised",
+    [
+        ("8.0", "1.15", "8.0"),
+        ("7.5\n12.0\n9.0", "1.15", "12.0"),
+        ("8.9", "2.15", None),
+        ("7.5", "1.15", None),
+        ("[N/A]", "1.15", None),
+        ("", "1.15", None),
+        (None, "1.15", None),
+    ],
+)
+def test_owner_of_a_new_gpu_is_told_what_to_type(newer, capabilities, tensorflow, advised):
+    if capabilities is None:
+        write_program(newer.on_path("nvidia-smi"), BROKEN)
+    else:
+        answer = '#!/bin/sh\n[ "$*" = "%s" ] && echo "%s"\n'
+        query = "--query-gpu=compute_cap --format=csv,noheader"
+        write_program(newer.on_path("nvidia-smi"), answer % (query, capabilities))
+    result = newer.run("tools/advise_gpu.sh", "demo", TF=tensorflow)
+    assert (result.returncode, result.stderr) == (0, "")
+    if advised:
+        assert result.stdout.count("\n") == 1
+        assert advised in result.stdout and "`make demo TF=2.15`" in result.stdout
+    else:
+        assert result.stdout == ""
 
 
 SITE_PACKAGES = ".venv/lib/python3.7/site-packages"
@@ -535,6 +669,24 @@ def test_another_version_is_built_anew(horovod, file, text):
     assert horovod.builds() == 1
 
 
+def test_each_environment_has_its_own_horovod(horovod, newer):
+    horovod.write("requirements-tf2.15-horovod.lock", "psutil==7.2.2 --hash=sha256:3\n")
+    installed = horovod.machine.variables["INSTALLED_HOROVOD"].replace(".venv", ".venv-tf2.15")
+    variables = {"INSTALLED_HOROVOD": installed}
+    horovod.make_venv()
+    for name in (".venv", ".venv-tf2.15"):
+        text = BUILDER.replace("echo", "echo %s/bin/python" % name, 1)
+        write_program(horovod.folder / name / "bin" / "python", text)
+
+    assert horovod.make(TF="1.15").returncode == 0
+    assert horovod.make(**variables).returncode == 0
+    assert horovod.builds() == 1
+    assert horovod.python_log.read_text().startswith(".venv-tf2.15/bin/python -m pip wheel")
+    assert (horovod.folder / installed / "wheel").exists()
+    assert len(list(horovod.kept_wheels())) == 2
+    assert horovod.make(TF="1.15").stdout == horovod.make(**variables).stdout == ""
+
+
 @pytest.mark.parametrize("moment, builds", [("build", 1), ("installation", 0)])
 def test_killed_make_is_done_again(horovod, moment, builds):
     nccl = {"HOROVOD_GPU_OPERATIONS": "NCCL"}
@@ -593,17 +745,39 @@ def test_two_makes_at_once_build_once(horovod):
     assert (first.returncode, second.returncode, horovod.builds()) == (0, 0, 1)
 
 
-@pytest.mark.parametrize(
-    "target, needed",
-    [("horovod", True), ("test", True), ("test-all", True), ("demo", False), ("lint", False)],
-)
-def test_targets_that_need_horovod(target, needed):
-    commands = subprocess.run(
-        ["make", "--dry-run", target],
+def commands_of(*arguments):
+    return subprocess.run(
+        ["make", "--dry-run", *arguments],
         cwd=str(ROOT),
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert ("tools/make_horovod.sh" in commands) == needed
+
+
+@pytest.mark.parametrize(
+    "target, needed",
+    [("horovod", True), ("test", True), ("test-all", True), ("demo", False), ("lint", False)],
+)
+def test_targets_that_need_horovod(target, needed):
+    assert ("tools/make_horovod.sh" in commands_of(target)) == needed
+
+
+def test_the_targets_use_the_environment_of_tf():
+    assert "\n.venv/bin/python -m pytest" in commands_of("test")
+    assert "--ignore" not in commands_of("test")
+    for target in ("demo", "lint", "test", "test-all"):
+        commands = commands_of(target, "TF=2.15")
+        assert "\n.venv-tf2.15/bin/python" in commands and ".venv/" not in commands
+
+
+def test_what_one_environment_leaves_to_the_other_is_there():
+    ignored = [
+        word.split("=")[1]
+        for word in commands_of("test", "TF=2.15").split()
+        if word.startswith("--ignore=")
+    ]
+    assert len(ignored) > 3
+    for path in ignored:
+        assert (ROOT / path).is_file()

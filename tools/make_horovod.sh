@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# Adds Horovod to the .venv of make_venv.sh, built from source against the TensorFlow there: for
-# NCCL where CUDA and NCCL are found, otherwise for Gloo. HOROVOD_ variables that are set, even to
-# nothing, win. Does nothing when that is already so.
+# Adds Horovod to the environment of make_venv.sh, built from source against the TensorFlow there:
+# for NCCL where CUDA and NCCL are found, otherwise for Gloo. HOROVOD_ variables that are set, even
+# to nothing, win. Does nothing when that is already so.
 #
-# .venv/horovod-made-from is there only when all is done, so a run that was killed is never taken
-# for a finished one. The wheel is kept in .cache/horovod for a .venv that is made anew.
+# horovod-made-from in the environment is there only when all is done, so a run that was killed is
+# never taken for a finished one. The wheel is kept in .cache/horovod for an environment that is
+# made anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source tools/environment.sh
 
-readonly made_from=.venv/horovod-made-from
+readonly python=$venv/bin/python
+readonly made_from=$venv/horovod-made-from
+readonly lock=$requirements-horovod.lock
 readonly building=.cache/horovod/building
 readonly log=.cache/horovod/build.log
 
@@ -51,23 +55,26 @@ fi
 readonly operations=${HOROVOD_GPU_OPERATIONS:-Gloo}
 
 # What the wheel depends on, so without the HOROVOD_ variables that only matter at run time.
+site_packages=$(echo "$venv"/lib/python3.*/site-packages)
 settings=$(
     grep --no-filename --only-matching --extended-regexp '^(horovod|tensorflow.*)==[^ ]+' \
-        requirements-horovod.txt requirements.lock
+        requirements-horovod.txt "$build.lock"
+    # TensorFlow 1.15 has one Python only.
+    ((${#pythons[@]} == 1)) || echo "${site_packages#*/lib/}"
     env | LC_ALL=C sort | grep --extended-regexp \
         '^HOROVOD_(ALLOW|BUILD|CPU|CUDA|DEBUG|GPU|NCCL|NVTX|ROCM|WITH)[A-Z_]*=.'
 )
 version=${settings%%$'\n'*}
 version=${version#horovod==}
 kept=.cache/horovod/$operations-$(sha256sum <<<"$settings" | head --bytes=16)
-readonly settings version kept
+readonly site_packages settings version kept
 
 what_is_wanted() {
-    cat - requirements-horovod.lock <<<"$settings"
+    cat - "$lock" <<<"$settings"
 }
 
 is_finished() {
-    [[ -e .venv/lib/python3.7/site-packages/horovod-$version.dist-info ]] &&
+    [[ -e $site_packages/horovod-$version.dist-info ]] &&
         what_is_wanted | cmp --silent - "$made_from"
 }
 
@@ -89,7 +96,7 @@ find_compiler() {
 # the lock until it ends.
 exec 9<tools/make_venv.sh
 if ! flock --nonblock 9; then
-    echo "Waiting for another make that works on .venv"
+    echo "Waiting for another make that works on an environment"
     flock 9
 fi
 
@@ -103,11 +110,11 @@ if [[ ! -e $kept ]] && ! CXX=$(find_compiler); then
 fi
 
 uv_install() {
-    "$uv" pip install --python .venv/bin/python --reinstall --no-deps "$@"
+    "$uv" pip install --python "$python" --reinstall --no-deps "$@"
 }
 
 install_kept_wheel() {
-    uv_install "$kept"/*.whl && .venv/bin/python -c 'import horovod.tensorflow'
+    uv_install "$kept"/*.whl && "$python" -c 'import horovod.tensorflow'
 }
 
 build_wheel() {
@@ -123,7 +130,7 @@ build_wheel() {
     TMPDIR=$PWD/$building/tmp
     export CXX CXXFLAGS MAKEFLAGS TMPDIR
     # Without pip's cache, which does not know the settings.
-    .venv/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --require-hashes \
+    "$python" -m pip wheel --no-cache-dir --no-deps --no-build-isolation --require-hashes \
         --requirement requirements-horovod.txt --wheel-dir "$building/wheel"
     mv "$building/wheel" "$kept"
 }
@@ -145,7 +152,7 @@ exec 3>&1 4>&2 >"$log" 2>&1
 trap clean_up EXIT
 
 rm -f "$made_from"
-uv_install --require-hashes --requirements requirements-horovod.lock
+uv_install --require-hashes --requirements "$lock"
 if [[ -e $kept ]]; then
     echo "Adding the Horovod $version with $operations that was built before" >&3
 fi

@@ -1,24 +1,38 @@
 #!/usr/bin/env bash
-# Writes requirements.lock, requirements-dev.lock and requirements-horovod.lock from the .txt files
-# beside them. Pins that still fit are kept: delete a lock first to get the newest of everything.
+# Writes the locks of the environment that $TF names from the requirements .txt files: one for each
+# build of TensorFlow, one for the checks, one for Horovod. Pins that still fit are kept: delete a
+# lock first to get the newest of everything.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source tools/environment.sh
 
 uv=$(tools/find_uv.sh)
-python=$(tools/find_python37.sh)
+python=$(tools/find_python.sh "${pythons[@]}")
+oldest_python=${pythons[-1]}
+readonly uv python oldest_python
 
-# The platform is named so that every machine writes the same locks.
+command="make lock"
+if [[ $venv != .venv ]]; then
+    command+=" TF=$TF"
+fi
+
+# One lock serves all Pythons of an environment: what the oldest needs, the others take. The
+# platform is named so that every machine writes the same locks.
 compile() {
-    "$uv" pip compile --quiet --python "$python" --python-version 3.7 \
+    "$uv" pip compile --quiet --python "$python" --python-version "$oldest_python" \
         --python-platform x86_64-manylinux2014 --generate-hashes \
-        --custom-compile-command "make lock" "$@"
+        --custom-compile-command "$command" "$@"
 }
 
-compile requirements.txt --output-file requirements.lock
-# Held to the runtime's pins, because both go into one .venv.
-compile requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
+# Each lock is held to the pins of those before it, because they go into one environment.
+constraints=()
+for name in "${builds[@]}"; do
+    compile "$name.txt" "${constraints[@]}" --output-file "$name.lock"
+    constraints=(--constraints "${builds[0]}.lock")
+done
+compile requirements-dev.txt "${constraints[@]}" --output-file "$requirements-dev.lock"
 # Without Horovod itself, which make_horovod.sh builds. Its setup.py adds what the frameworks need
 # that are not ruled out.
 HOROVOD_WITHOUT_PYTORCH=1 compile requirements-horovod.txt --no-emit-package horovod \
-    --constraints requirements.lock --constraints requirements-dev.lock \
-    --output-file requirements-horovod.lock
+    "${constraints[@]}" --constraints "$requirements-dev.lock" \
+    --output-file "$requirements-horovod.lock"
