@@ -99,8 +99,14 @@ def run(*flags: str) -> None:
 
 def command(*flags: str) -> str:
     """Return a command of the program that can be pasted into a shell."""
-    words = [".venv/bin/python", "run_classifier_gpu.py", *flags]
+    words = [python(), "run_classifier_gpu.py", *flags]
     return " \\\n    ".join(shlex.quote(word) for word in words).replace(" \\\n    ", " ", 1)
+
+
+def python() -> str:
+    """Return the interpreter as a shell in the project's folder finds it."""
+    below = os.path.relpath(sys.executable, ROOT)
+    return sys.executable if below.startswith(os.pardir) else below
 
 
 def report(model: list[str]) -> None:
@@ -122,10 +128,10 @@ def report(model: list[str]) -> None:
     own = ["--task_name=file", *own, "--train_file=my_train.tsv", "--output_dir=my_output"]
     print("\nTrain on your own file (tab separated, header `label<TAB>text`), then use it:\n")
     print(command("--do_train", "--do_eval", *own))
-    program = ".venv/bin/python run_classifier_gpu.py"
+    program = shlex.quote(python()) + " run_classifier_gpu.py"
     print(program + " --do_predict --output_dir=my_output --test_file=my_test.tsv")
     print(program + " --do_export --output_dir=my_output")
-    print('.venv/bin/python -m bert_classifier.predict my_output "my text"')
+    print(shlex.quote(python()) + ' -m bert_classifier.predict my_output "my text"')
 
 
 def main() -> None:
