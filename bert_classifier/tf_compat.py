@@ -1,7 +1,4 @@
-"""Every private name of TensorFlow that the program needs, each with its reason.
-
-What differs between TensorFlow 1.15 and 2.15 belongs here too: today nothing does.
-"""
+"""What differs between TensorFlow 1.15 and 2.15, and every private name, each with its reason."""
 
 from __future__ import annotations
 
@@ -30,6 +27,18 @@ def without_deprecation_warnings() -> ContextManager[None]:
     TensorFlow's logger, would also hide the warnings of the application that opens an export.
     """
     return deprecation.silence()
+
+
+def cuda_version() -> str:
+    """Return the version of CUDA for which TensorFlow was built, as "10" or "12.2"; "" for none.
+
+    Private in 1.15, whose public `tf.sysconfig` does not have it.
+    """
+    if hasattr(tf.sysconfig, "get_build_info"):
+        return tf.sysconfig.get_build_info().get("cuda_version", "")
+    from tensorflow.python.platform import build_info  # noqa: PLC0415
+
+    return build_info.cuda_version_number if build_info.is_cuda_build else ""
 
 
 def optimize_graph(meta_graph: tf.MetaGraphDef, optimizers: Sequence[str]) -> tf.GraphDef:
