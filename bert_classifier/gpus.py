@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import NamedTuple
+from typing import Iterable, NamedTuple
 
 from bert_classifier import devices, tf_compat
 from bert_classifier.errors import BadInput
@@ -31,16 +31,23 @@ def describe() -> str:
         BadInput: there is a GPU that this TensorFlow cannot use and another version can.
     """
     gpus = find()
-    too_new = [gpu for gpu in gpus if gpu.compute_capability >= _NEEDS_CUDA_11]
-    if too_new and tf_compat.cuda_version().startswith("10"):
+    too_new = first_too_new(gpus)
+    if too_new:
         raise BadInput(
             "the %s (compute capability %s) needs TensorFlow 2.15; type `make venv TF=2.15`, then "
             "run the same command with .venv-tf2.15/bin/python, or with CUDA_VISIBLE_DEVICES= in "
-            "front to compute on the CPU" % too_new[0]
+            "front to compute on the CPU" % too_new
         )
     if devices.has_gpu():
         return ", ".join(gpu.name for gpu in gpus) or "a GPU of unknown name"
     return "the CPU: " + _why_no_gpu(bool(gpus))
+
+
+def first_too_new(gpus: Iterable[Gpu]) -> Gpu | None:
+    """Return the first GPU that this TensorFlow cannot use, None if it can use all."""
+    if not tf_compat.cuda_version().startswith("10"):
+        return None
+    return next((gpu for gpu in gpus if gpu.compute_capability >= _NEEDS_CUDA_11), None)
 
 
 def find() -> list[Gpu]:
