@@ -34,7 +34,7 @@ from absl import app
 
 import modeling  # noqa: F401
 import tokenization  # noqa: F401
-from bert_classifier import devices, files, flags, hook_builders, program, threads, trials
+from bert_classifier import devices, files, flags, gpus, hook_builders, program, threads, trials
 from bert_classifier.config import Config
 from bert_classifier.data.batches import file_based_input_fn_builder  # noqa: F401
 from bert_classifier.data.examples import InputExample  # noqa: F401
@@ -93,8 +93,10 @@ def run_classifier(
         config = config.replace(do_train=True)
     if config.devices.use_xla:
         threads.compile_on_cpus()
-    job = prepare(config, workers or Workers(), interruption or Interruption())
-    config, workers = job.config, job.workers
+    workers = workers or Workers()
+    device = workers.together(gpus.describe)
+    job = prepare(config, workers, interruption or Interruption())
+    config = job.config
     summary = workers.from_chief(lambda: inspect(job))
     metrics: dict[str, float] = {}
     if config.actions.dry_run:
@@ -105,6 +107,7 @@ def run_classifier(
             job = with_plain_paths(job, folder)
         for line in summary:
             _LOG.info("  %s", line)
+        _LOG.info("Computing on %s", device)
         if config.devices.amp and not devices.has_gpu():
             _LOG.info("--amp has no effect: there is no GPU that TensorFlow can use")
         pipeline = make_pipeline(job)

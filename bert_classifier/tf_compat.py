@@ -1,17 +1,65 @@
-"""Every private name of TensorFlow that the program needs, each with its reason.
-
-What differs between TensorFlow 1.15 and 2.15 belongs here too: today nothing does.
-"""
+"""What differs between TensorFlow 1.15 and 2.15, and every private name, each with its reason."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from typing import ContextManager, Sequence
+from typing import Any, ContextManager, Iterator, Mapping, Sequence
 
 import tensorflow.compat.v1 as tf
+from tensorflow.python.framework import meta_graph as meta_graphs
 from tensorflow.python.grappler import tf_optimizer
 from tensorflow.python.util import deprecation
+
+_IS_1 = tf.__version__.startswith("1.")
+
+
+def parse_example(serialized: tf.Tensor, spec: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    """Parse records as `tf.io.parse_example` does, with an operation that both versions have.
+
+    In 2.15 `tf.io.parse_example` makes a ParseExampleV2, with which 1.15 could read no export.
+
+    Args:
+        serialized: `tf.Example`, string `[batch_size]`.
+        spec: name -> FixedLenFeature, or FixedLenSequenceFeature, which is padded with zeros.
+    """
+    if _IS_1:
+        return tf.io.parse_example(serialized, spec)
+    names = sorted(spec)
+    sequences = [isinstance(spec[name], tf.io.FixedLenSequenceFeature) for name in names]
+    parsed = tf.raw_ops.ParseExample(
+        serialized=serialized,
+        names=[],
+        sparse_keys=[],
+        sparse_types=[],
+        dense_keys=names,
+        # A scalar is for padding; an empty tensor means that a record must have the feature.
+        dense_defaults=[
+            tf.zeros([] if sequence else [0], spec[name].dtype)
+            for name, sequence in zip(names, sequences)
+        ],
+        dense_shapes=[
+            [None, *spec[name].shape] if sequence else spec[name].shape
+            for name, sequence in zip(names, sequences)
+        ],
+    )
+    return dict(zip(names, parsed.dense_values))
+
+
+@contextlib.contextmanager
+def variables_for_both_versions() -> Iterator[None]:
+    """Make variables, in this block, that an export of 2.15 can bring into 1.15.
+
+    By default 2.15 makes resource variables, with an attribute that 1.15 does not know.
+    """
+    enabled = tf.resource_variables_enabled()
+    tf.disable_resource_variables()
+    try:
+        yield
+    finally:
+        if enabled:
+            tf.enable_resource_variables()
 
 
 def warn_of_deprecations(enabled: bool) -> None:
@@ -32,14 +80,33 @@ def without_deprecation_warnings() -> ContextManager[None]:
     return deprecation.silence()
 
 
+def cuda_version() -> str:
+    """Return the version of CUDA for which TensorFlow was built, as "10" or "12.2"; "" for none.
+
+    Private in 1.15, whose public `tf.sysconfig` does not have it.
+    """
+    if hasattr(tf.sysconfig, "get_build_info"):
+        return tf.sysconfig.get_build_info().get("cuda_version", "")
+    from tensorflow.python.platform import build_info  # noqa: PLC0415
+
+    return build_info.cuda_version_number if build_info.is_cuda_build else ""
+
+
 def optimize_graph(meta_graph: tf.MetaGraphDef, optimizers: Sequence[str]) -> tf.GraphDef:
     """Return a graph as Grappler, with these of its optimizers, rewrites it.
 
     Private: each session rewrites its graph in this way, and no public function returns the result.
+    In 2.15 it has attributes that 1.15 does not know: they are left out where they have the default
+    value, which is private too for a graph that is not in a file.
     """
     config = tf.ConfigProto()
     config.graph_options.rewrite_options.optimizers.extend(optimizers)
-    return tf_optimizer.OptimizeGraph(config, meta_graph)
+    graph_def = tf_optimizer.OptimizeGraph(config, meta_graph)
+    if _IS_1:
+        return graph_def
+    optimized = tf.MetaGraphDef(graph_def=graph_def)
+    meta_graphs.strip_graph_default_valued_attrs(optimized)
+    return optimized.graph_def
 
 
 class SaverHook(tf.train.CheckpointSaverHook):

@@ -26,9 +26,10 @@ logging.getLogger("tensorflow").setLevel(logging.ERROR)
 import fetch_minilm
 import make_vocab
 
-from bert_classifier import files
+from bert_classifier import files, gpus
 from bert_classifier.serving.predictor import Predictor
 
+PYTHON = os.path.relpath(sys.executable, ROOT)
 DATA_DIR = os.path.join("examples", "data")
 OUTPUT_DIR = os.path.join(".cache", "demo")
 SENTENCES = (
@@ -99,14 +100,8 @@ def run(*flags: str) -> None:
 
 def command(*flags: str) -> str:
     """Return a command of the program that can be pasted into a shell."""
-    words = [python(), "run_classifier_gpu.py", *flags]
+    words = [PYTHON, "run_classifier_gpu.py", *flags]
     return " \\\n    ".join(shlex.quote(word) for word in words).replace(" \\\n    ", " ", 1)
-
-
-def python() -> str:
-    """Return the interpreter as a shell in the project's folder finds it."""
-    below = os.path.relpath(sys.executable, ROOT)
-    return sys.executable if below.startswith(os.pardir) else below
 
 
 def report(model: list[str]) -> None:
@@ -128,15 +123,17 @@ def report(model: list[str]) -> None:
     own = ["--task_name=file", *own, "--train_file=my_train.tsv", "--output_dir=my_output"]
     print("\nTrain on your own file (tab separated, header `label<TAB>text`), then use it:\n")
     print(command("--do_train", "--do_eval", *own))
-    program = shlex.quote(python()) + " run_classifier_gpu.py"
+    program = shlex.quote(PYTHON) + " run_classifier_gpu.py"
     print(program + " --do_predict --output_dir=my_output --test_file=my_test.tsv")
     print(program + " --do_export --output_dir=my_output")
-    print(shlex.quote(python()) + ' -m bert_classifier.predict my_output "my text"')
+    print(shlex.quote(PYTHON) + ' -m bert_classifier.predict my_output "my text"')
 
 
 def main() -> None:
     """Run the demo from the project's folder, so that all paths it prints work there."""
     os.chdir(ROOT)
+    if gpus.first_too_new(gpus.find()):  # The program would refuse; `make demo` has said why.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     model = choose_model()
     shutil.rmtree(OUTPUT_DIR, ignore_errors=True)
     run(

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import unicodedata
 from typing import NamedTuple
 
-import bert.tokenization as google_tokenization
 import pytest
 import tensorflow.compat.v1 as tf
+from google_bert import tokenization as google_tokenization
 from program import Forks, SmallRun
 
 import modeling
+
+# What the tests promise, weights bit for bit for example, holds on a CPU, and the program refuses a
+# GPU that TensorFlow 1.15 cannot use. A value that is set stays.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+# The tests build graphs, and TensorFlow 2.15 executes eagerly by default. The program does not rely
+# on this: its graphs are explicit, and tests of whole runs are in processes of their own too.
+tf.disable_eager_execution()
 
 # Tests that run in the background of a script have Ctrl-C ignored, and so has what they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -12,11 +12,11 @@ import unittest
 import weakref
 import zlib
 
-import bert.modeling as google
-import bert.modeling_test as google_test
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from google_bert import modeling as google
+from google_bert import modeling_test as google_test
 
 import modeling
 

@@ -2,12 +2,12 @@
 
 import unittest
 
-import bert.modeling as google_modeling
-import bert.optimization as google
-import bert.optimization_test as google_test
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from google_bert import modeling as google_modeling
+from google_bert import optimization as google
+from google_bert import optimization_test as google_test
 
 import modeling
 import optimization

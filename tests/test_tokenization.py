@@ -1,9 +1,9 @@
 import pickle
 import random
 
-import bert.tokenization as google
-import bert.tokenization_test as google_test
 import pytest
+from google_bert import tokenization as google
+from google_bert import tokenization_test as google_test
 
 import tokenization
 

@@ -25,6 +25,7 @@ LAYERS = (
         "bert_classifier.errors",
         "bert_classifier.failures",
         "bert_classifier.files",
+        "bert_classifier.gpus",
         "bert_classifier.logs",
         "bert_classifier.problem_types",
         "bert_classifier.streams",

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
 
-from bert_classifier import logs, problem_types
+from bert_classifier import logs, problem_types, tf_compat
 from bert_classifier.data import records
 from bert_classifier.data.examples import InputExample
 from bert_classifier.data.processes import map_in_processes
@@ -447,7 +447,7 @@ def parse(
         another one of its batch; and, if the spec has them, `label_ids`, of the shape and dtype of
         the predictions of the problem type.
     """
-    columns = tf.io.parse_example(serialized, spec)
+    columns = tf_compat.parse_example(serialized, spec)
     # Each is as long as in the longest record. `tf.stack` fails if one of them is in no record.
     tokens = tf.stack([columns[name] for name in _TOKEN_FEATURES])
     longest = tf.shape(tokens)[2]

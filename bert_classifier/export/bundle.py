@@ -244,13 +244,15 @@ def _open_frozen_graph(path: str, session_config: tf.ConfigProto | None) -> Bund
     graph_def = tf.GraphDef()
     try:
         with open(path, "rb") as stream:
-            graph_def.ParseFromString(stream.read())
+            data = stream.read()
+        graph_def.ParseFromString(data)
+        parts_alone = tf.GraphDef(node=filter(_has_part, graph_def.node))
         content = take_parts(graph_def)
     except (DecodeError, IndexError) as error:
         raise BadInput("%s: no frozen graph, or a damaged one; %s" % (path, _CURE)) from error
 
     def digest(name: str) -> str:
-        return files.digest(content[name]) if _is_part(name) else digest_of_graph(graph_def)
+        return files.digest(content[name] if _is_part(name) else _without(parts_alone, data))
 
     description = _read_description(path, content.__getitem__)
     _check_digests(path, description, digest)
@@ -278,9 +280,9 @@ def take_parts(graph_def: tf.GraphDef) -> dict[str, bytes]:
     parts = {
         node.name[len(PART_PREFIX) :]: node.attr["value"].tensor.string_val[0]
         for node in graph_def.node
-        if node.name.startswith(PART_PREFIX)
+        if _has_part(node)
     }
-    others = [node for node in graph_def.node if not node.name.startswith(PART_PREFIX)]
+    others = [node for node in graph_def.node if not _has_part(node)]
     del graph_def.node[len(others) :]
     for node, other in zip(graph_def.node, others):
         if node is not other:
@@ -299,6 +301,20 @@ def put_parts(graph_def: tf.GraphDef, parts: Mapping[str, bytes]) -> None:
 def digest_of_graph(graph_def: tf.GraphDef) -> str:
     """Return the digest of a graph that has no parts of a bundle."""
     return files.digest(graph_def.SerializeToString(deterministic=True))
+
+
+def _has_part(node: tf.NodeDef) -> bool:
+    return node.name.startswith(PART_PREFIX)
+
+
+def _without(parts_alone: tf.GraphDef, data: bytes) -> bytes:
+    """Return the bytes of a frozen graph without those of its parts, which follow one another.
+
+    A digest of the graph is one of these bytes: the same graph, serialized by another version of
+    protobuf, has the attributes of its operations in another order.
+    """
+    before, _, after = data.rpartition(parts_alone.SerializeToString(deterministic=True))
+    return before + after
 
 
 def _is_part(name: str) -> bool:

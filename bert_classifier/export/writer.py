@@ -144,9 +144,10 @@ class BundleWriter(NamedTuple):
             temporary, name = until_done.enter_context(_new_folder(parent))
             cls_id = self.tokenizer.vocab["[CLS]"]
             receiver_fn = serving_input_fn_builder(self.settings.max_seq_length, cls_id)
-            folder = tf.compat.as_str(
-                self.estimator.export_saved_model(temporary, receiver_fn, checkpoint_path=plain)
-            )
+            with tf_compat.variables_for_both_versions():
+                folder = tf.compat.as_str(
+                    self.estimator.export_saved_model(temporary, receiver_fn, checkpoint_path=plain)
+                )
             parts = self._parts(metrics, test.request)
             assets = os.path.join(folder, bundle.ASSETS)
             os.makedirs(assets)

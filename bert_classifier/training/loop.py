@@ -203,7 +203,8 @@ def predict(
         return session.run(predictions, {features[name]: batch[name] for name in features})
 
     with contextlib.closing(session):
-        with files.plain_path(checkpoint_path) as plain:
+        # Where execution is eager by default, a Saver works only with a graph as the default one.
+        with files.plain_path(checkpoint_path) as plain, graph.as_default():
             saver.restore(session, plain)
         for batch in processes.map_in_threads(compute, read(), num_threads):
             for row in zip(*batch.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from typing import Any, Callable, Iterator, Mapping, NamedTuple
 
@@ -15,6 +16,8 @@ from bert_classifier.training.hooks import ProgressHook
 from bert_classifier.training.interruption import Interrupted
 from bert_classifier.training.schedule import Schedule
 from bert_classifier.training.workers import SharedFailure, Workers
+
+_LOG = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -59,6 +62,7 @@ class RunRecord:
         self._start_step = start_step
         self._workers = workers
         self._started = time.monotonic()
+        self._trained_with = _trained_with(run.output_dir, start_step) if workers.is_chief else []
 
     def write(self, status: str, reason: str | None = None, **further: Any) -> None:
         """Write that the run has a new status, and why."""
@@ -76,6 +80,7 @@ class RunRecord:
             "examples_per_second": round(self._progress.examples_per_second, 1),
             "peak_memory_mb": round(memory.peak_megabytes()),
             "workers": self._workers.size,
+            "trained_with": self._trained_with,
             **further,
         }
         runs.write_record(self._run.output_dir, self._run.identity, self._run.flag_values, result)
@@ -124,3 +129,35 @@ class RunRecord:
 
     def _last_step(self) -> int:
         return max(self._progress.step, self._start_step)
+
+
+def _trained_with(output_dir: str, start_step: int) -> list[dict[str, Any]]:
+    """Return the parts of a run that other versions of Python, TensorFlow or NumPy have trained.
+
+    Other versions may round differently: the same weights are promised only within a version.
+
+    Args:
+        output_dir: folder of the run.
+        start_step: the step that its last part begins at, which is this one.
+
+    Returns:
+        For each part the step that it begins at, as `from_step`, and the versions by name.
+    """
+    now = runs.versions()
+    record = runs.read_record(output_dir) if start_step else None
+    if record is None:
+        return [{"from_step": 0, **now}]
+    # Records of earlier versions of this program do not tell of parts.
+    parts = record["result"].get("trained_with", [{"from_step": 0, **record["versions"]}])
+    # What was trained beyond the checkpoint that this process resumes from is lost.
+    parts = [part for part in parts if part["from_step"] < start_step]
+    before = parts[-1]
+    changed = [
+        "%s %s was %s" % (name, version, before[name])
+        for name, version in now.items()
+        if version != before[name]
+    ]
+    if not changed:
+        return parts
+    _LOG.info("Resuming with other versions, which may round differently: %s", ", ".join(changed))
+    return [*parts, {"from_step": start_step, **now}]

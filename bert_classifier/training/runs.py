@@ -105,13 +105,18 @@ def write_record(
         "identity": identity,
         "flags": flag_values,
         "folder": os.getcwd(),
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }
     files.write_json(record_path(output_dir), content)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes in this process, by name."""
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def check_identity(output_dir: str, identity: Mapping[str, Any]) -> None:

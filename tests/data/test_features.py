@@ -13,7 +13,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from bert import run_classifier as google
+from google_bert import run_classifier as google
 from program import ROOT
 
 import tokenization

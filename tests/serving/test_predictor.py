@@ -807,6 +807,51 @@ def write_lines(path, count):
     return path
 
 
+# With tf.function, a Keras model and a gradient, before and after there is a Predictor.
+EAGER_APPLICATION = """
+import json, sys
+import numpy as np
+import tensorflow as tf
+from bert_classifier import Predictor
+
+tf.compat.v1.enable_eager_execution()  # TensorFlow 2 begins so.
+model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=(2,))])
+model.compile(tf.keras.optimizers.SGD(), "mse")
+double = tf.function(lambda number: 2 * number)
+
+def check():
+    assert tf.executing_eagerly()
+    weight = tf.Variable(3.0)
+    with tf.GradientTape() as tape:
+        square = weight * weight
+    assert tape.gradient(square, weight).numpy() == 6
+    assert double(tf.constant(4)).numpy() == 8
+    model.fit(np.ones([4, 2]), np.ones([4, 1]), verbose=0)
+    assert model.predict(np.ones([1, 2]), verbose=0).shape == (1, 1)
+
+check()
+with Predictor(sys.argv[1]) as predictor:
+    check()
+    texts = json.loads(sys.argv[2])
+    answers = [list(answer.probabilities.values()) for answer in predictor.predict(texts)]
+    with tf.Graph().as_default():
+        again = predictor.predict(texts)
+    check()
+check()
+assert [list(answer.probabilities.values()) for answer in again] == answers
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.parametrize("form", ["path", "frozen"])
+def test_eager_execution_goes_on_beside_a_predictor(export, form):
+    command = [sys.executable, "-c", EAGER_APPLICATION, getattr(export, form), json.dumps(SHORT)]
+    answers = json.loads(subprocess.check_output(command, cwd=ROOT).decode().splitlines()[-1])
+    with Predictor(export.path) as predictor:
+        expected = [list(a.probabilities.values()) for a in predictor.predict(SHORT)]
+    np.testing.assert_allclose(answers, expected, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_lines(export, tmp_path):
     def peak_of(count):

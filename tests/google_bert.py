@@ -1,0 +1,49 @@
+"""google's package `bert-tensorflow`, the oracle of many tests, on TensorFlow 1.15 and 2.15.
+
+    from google_bert import modeling
+
+Its modules import `tensorflow`, and mean version 1 with tf.contrib.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from unittest import mock
+
+import tensorflow.compat.v1 as tf
+
+
+def __getattr__(name):
+    """Import a module of the package when it is first asked for (PEP 562)."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    if tf.__version__.startswith("1."):
+        return importlib.import_module("bert." + name)
+    # Only while the module is imported: all others go on with the real one.
+    with mock.patch.dict(sys.modules):
+        sys.modules["tensorflow"] = _tensorflow_1()
+        module = importlib.import_module("bert." + name)
+        loaded = {name: m for name, m in sys.modules.items() if name.split(".")[0] == "bert"}
+    sys.modules.update(loaded)
+    return module
+
+
+def _tensorflow_1():
+    """TensorFlow 2's `compat.v1`, and of `contrib` what google's modules need in tests."""
+    module = types.ModuleType("tensorflow")
+    module.__getattr__ = lambda name: getattr(tf, name)
+    module.contrib = types.SimpleNamespace(layers=types.SimpleNamespace(layer_norm=_layer_norm))
+    return module
+
+
+def _layer_norm(inputs, begin_norm_axis, begin_params_axis, scope=None):
+    """Layer normalization over the last axis, with the names and the epsilon of contrib."""
+    assert begin_norm_axis == begin_params_axis == -1
+    width = inputs.shape[-1:]
+    with tf.variable_scope(scope, "LayerNorm"):
+        beta = tf.get_variable("beta", width, initializer=tf.zeros_initializer())
+        gamma = tf.get_variable("gamma", width, initializer=tf.ones_initializer())
+        mean, variance = tf.nn.moments(inputs, [-1], keepdims=True)
+        return tf.nn.batch_normalization(inputs, mean, variance, beta, gamma, 1e-12)
