@@ -30,7 +30,7 @@ try:
     import bert.modeling as google_modeling
     import bert.optimization as google_optimization
     import bert.run_classifier as google_classifier
-except ImportError:
+except (ImportError, AttributeError):  # It is not there, or this is TensorFlow 2.
     google_classifier = None
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
