@@ -88,7 +88,7 @@ def prepare(devices: Devices) -> list[str]:
         lines.append("--amp has no effect: " + precision.reason)
     elif devices.amp:
         lines.append("--amp: products of matrices are computed in " + precision.dtype)
-    if tf_compat.use_tf32(devices.tf32) and _gpu_has_tf32():
+    if tf_compat.use_tf32(devices.tf32) and gpu_has_tf32():
         lines.append(
             "Products of float32 matrices are computed in TF32, which keeps 10 bits of their "
             "mantissas; --notf32 switches it off"
@@ -96,7 +96,8 @@ def prepare(devices: Devices) -> list[str]:
     return lines
 
 
-def _gpu_has_tf32() -> bool:
+def gpu_has_tf32() -> bool:
+    """Tell whether a GPU has TF32, as far as TensorFlow tells its compute capability."""
     return any(major >= _FIRST_WITH_TF32 for major, _ in tf_compat.compute_capabilities())
 
 
