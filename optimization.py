@@ -23,9 +23,10 @@ class StepOptions(NamedTuple):
         layerwise_lr_decay: See `layerwise_rate_factor`; 1 for the same rate in all layers.
         layers_above: Takes the name of a variable, returns the number of layers from it to the
             output of the model; `layerwise_lr_decay` needs it.
-        amp: Whether to scale the loss so that its gradients fit float16. A step whose gradients do
-            not fit is left out and not counted. The session's configuration decides what is
-            computed in float16.
+        amp: Whether to scale the loss so that its gradients fit float16, for training in mixed
+            precision of float16; bfloat16 does not need it. A step whose gradients do not fit is
+            left out and not counted. The session's configuration decides what is computed in
+            float16.
         average_gradients: Takes the gradients of this process and returns, in their order, the
             means over all processes. It runs once per step.
     """

@@ -107,9 +107,8 @@ def run_classifier(
             job = with_plain_paths(job, folder)
         for line in summary:
             _LOG.info("  %s", line)
-        _LOG.info("Computing on %s", device)
-        if config.devices.amp and not devices.has_gpu():
-            _LOG.info("--amp has no effect: there is no GPU that TensorFlow can use")
+        for line in ["Computing on " + device, *devices.prepare(config.devices)]:
+            _LOG.info("%s", line)
         pipeline = make_pipeline(job)
         estimator = make_estimator(job)
         if job.schedule:
@@ -135,7 +134,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
     """Wrap the model function in a plain Estimator."""
     config, inputs, schedule, workers = job.config, job.inputs, job.schedule, job.workers
     training, weights = config.training, job.initial_weights
-    amp, num_parts = devices.use_amp(config.devices), count_parts(job)
+    precision, num_parts = devices.choose_precision(config.devices), count_parts(job)
     model_fn = model_fn_builder(
         bert_config=inputs.bert_config,
         num_labels=len(inputs.labels),
@@ -159,7 +158,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         num_accumulation_steps=training.num_accumulation_steps,
         layerwise_lr_decay=training.layerwise_lr_decay,
         layers_above=inputs.bert_config.layers_above,
-        amp=amp,
+        amp=precision.scales_loss,
         average_gradients=workers.average_gradients,
     )
     run_config = make_run_config(
@@ -168,7 +167,7 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
         keep_checkpoint_max=config.output.keep_checkpoint_max,
         seed=training.seed,
         use_xla=config.devices.use_xla,
-        amp=amp,
+        precision=precision,
         workers=workers,
         num_parts=num_parts,
     )
@@ -181,13 +180,13 @@ def make_run_config(
     keep_checkpoint_max: int,
     seed: int,
     use_xla: bool,
-    amp: bool = False,
+    precision: devices.Precision = devices.FLOAT32,
     workers: Workers | None = None,
     num_parts: int = 1,
 ) -> tf.estimator.RunConfig:
     """Build the RunConfig of the Estimator; all workers but the chief write nothing."""
     workers = workers or Workers()
-    session_config = devices.make_session_config(use_xla, amp, num_parts, workers.num_cores())
+    session_config = devices.make_session_config(use_xla, precision, num_parts, workers.num_cores())
     workers.configure(session_config)
     if not workers.is_chief:
         # A path that cannot be written: only worker 0 writes checkpoints, or begins with one.

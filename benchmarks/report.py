@@ -52,15 +52,21 @@ def medians(turns: Iterable[Turn]) -> Table:
 
 
 def add_shares(table: Table, config: Mapping[str, int]) -> None:
-    """Add the speed of a step's products as a share of that of the fastest product."""
+    """Add the speed of a step's products as a share of that of the fastest product.
+
+    If a share is above 100 % the machine was busier while the products were measured than during
+    the steps, and none is added.
+    """
     case = cases.steps_title(cases.MAX_SEQ_LENGTH)
     speeds = table.get(("products", "all, GFLOP/s"))
     steps = table.get((case, "a step, s"))
     if speeds and steps:
         gigaflop = cases.step_gigaflop(config, cases.BATCH_SIZE, cases.MAX_SEQ_LENGTH)
-        table[case, SHARE] = {
+        shares = {
             peer: 100 * gigaflop / seconds / max(speeds.values()) for peer, seconds in steps.items()
         }
+        if max(shares.values()) <= 100:
+            table[case, SHARE] = shares
 
 
 def markdown(table: Table, peers: Sequence[str]) -> str:

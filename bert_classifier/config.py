@@ -115,6 +115,7 @@ class Devices:
     fp16_allreduce: bool = False
     use_xla: bool = False
     amp: bool = False
+    tf32: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

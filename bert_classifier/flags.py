@@ -201,7 +201,11 @@ def _define_run(define: _Definer) -> None:
     )
     define.switch("fp16_allreduce", "Send gradients between workers as float16.")
     define.switch("use_xla", "Compile the graph with XLA.")
-    define.switch("amp", "Mixed precision: float16 where a GPU gains by it.")
+    define.switch(
+        "amp",
+        "Mixed precision: float16 on a GPU; with TensorFlow 2.15 bfloat16 on a CPU that has it.",
+    )
+    define.switch("tf32", "Let TensorFlow 2.15 use TF32 on GPUs that have it.")
     define.switch(
         "gradient_checkpointing",
         "Compute each layer again for its gradient instead of keeping it: less memory, more time.",

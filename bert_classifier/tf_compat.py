@@ -92,6 +92,32 @@ def cuda_version() -> str:
     return build_info.cuda_version_number if build_info.is_cuda_build else ""
 
 
+def can_rewrite_to_bfloat16() -> bool:
+    """Tell whether TensorFlow can rewrite a graph to bfloat16 on a CPU, which 1.15 cannot."""
+    rewrite_options = tf.ConfigProto().graph_options.rewrite_options
+    return hasattr(rewrite_options, "auto_mixed_precision_onednn_bfloat16")
+
+
+def use_tf32(enabled: bool) -> bool:
+    """Let GPUs compute products of float32 in TF32, or not; return whether they may.
+
+    TensorFlow 1.15 never uses TF32 and has no such setting.
+    """
+    if not hasattr(tf.config.experimental, "enable_tensor_float_32_execution"):
+        return False
+    tf.config.experimental.enable_tensor_float_32_execution(enabled)
+    return enabled
+
+
+def compute_capabilities() -> list[tuple[int, int]]:
+    """Return the compute capabilities of the GPUs, of which TensorFlow 1.15 knows nothing."""
+    if not hasattr(tf.config.experimental, "get_device_details"):
+        return []
+    gpus = tf.config.experimental.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return [each["compute_capability"] for each in details if "compute_capability" in each]
+
+
 def optimize_graph(meta_graph: tf.MetaGraphDef, optimizers: Sequence[str]) -> tf.GraphDef:
     """Return a graph as Grappler, with these of its optimizers, rewrites it.
 

@@ -9,6 +9,7 @@ from typing import Any, Iterable, Mapping
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from bert_classifier import devices
 from bert_classifier.config import Config
 from bert_classifier.data.inputs import Inputs
 from bert_classifier.export import calibration
@@ -43,7 +44,15 @@ def make_settings(config: Config, inputs: Inputs, is_pair: bool) -> Settings:
 def make_bundle_writer(
     config: Config, inputs: Inputs, estimator: tf.estimator.Estimator
 ) -> BundleWriter:
-    """Prepare what is exported with every checkpoint of this run."""
+    """Prepare what is exported with every checkpoint of this run.
+
+    An export computes in float32. So does the checkpoint that it is compared with: mixed precision
+    rounds more than the comparison allows.
+    """
+    session_config = devices.in_float32(estimator.config.session_config)
+    if session_config != estimator.config.session_config:
+        run_config = estimator.config.replace(session_config=session_config)
+        estimator = tf.estimator.Estimator(estimator.model_fn, config=run_config)
     sample = read_sample(sample_path(config.output.output_dir))
     return BundleWriter(
         estimator,
