@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from unittest import mock
 
 import tensorflow.compat.v1 as tf
 
@@ -21,13 +20,12 @@ def __getattr__(name):
         raise AttributeError(name)
     if tf.__version__.startswith("1."):
         return importlib.import_module("bert." + name)
-    # Only while the module is imported: all others go on with the real one.
-    with mock.patch.dict(sys.modules):
-        sys.modules["tensorflow"] = _tensorflow_1()
-        module = importlib.import_module("bert." + name)
-        loaded = {name: m for name, m in sys.modules.items() if name.split(".")[0] == "bert"}
-    sys.modules.update(loaded)
-    return module
+    real = sys.modules["tensorflow"]
+    sys.modules["tensorflow"] = _tensorflow_1()
+    try:
+        return importlib.import_module("bert." + name)
+    finally:  # All other modules go on with the real one.
+        sys.modules["tensorflow"] = real
 
 
 def _tensorflow_1():

@@ -19,6 +19,7 @@ from google_bert import modeling as google
 from google_bert import modeling_test as google_test
 
 import modeling
+from bert_classifier import tf_compat
 
 SETTINGS = {
     "vocab_size": 50,
@@ -247,7 +248,9 @@ def test_the_module_can_be_imported_again():
 def test_googles_own_tests_pass_with_our_model(monkeypatch):
     monkeypatch.setattr(google_test, "modeling", modeling)
     result = unittest.TestResult()
-    unittest.defaultTestLoader.loadTestsFromModule(google_test).run(result)
+    # With resource variables, the default of 2.15, this test fails with google's own model too.
+    with tf_compat.variables_for_both_versions():
+        unittest.defaultTestLoader.loadTestsFromModule(google_test).run(result)
     assert result.testsRun >= 2
     assert not result.failures + result.errors
 
