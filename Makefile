@@ -6,7 +6,7 @@ export TF
 
 python := $(if $(filter 2.15,$(TF)),.venv-tf2.15,.venv)/bin/python
 
-.PHONY: help venv dev horovod advice demo test test-all bench lint format lock clean
+.PHONY: help venv dev horovod advice demo test test-all bench bench-gpu lint format lock clean
 # All targets share an environment, so `make -j` must not run two at once.
 .NOTPARALLEL:
 
@@ -46,6 +46,9 @@ test-all: dev horovod ## Run the slow tests too
 bench: dev ## Measure this program and its peers, about 45 minutes; BENCH_FLAGS=--help says more
 	@tools/make_hugging_face.sh || true
 	$(python) benchmarks/bench.py $(BENCH_FLAGS)
+
+bench-gpu: venv ## Measure training steps of BERT-base on a GPU
+	$(python) benchmarks/gpu.py
 
 lint: dev ## Check style and types
 	$(python) -m ruff check .

@@ -213,9 +213,7 @@ def main():
         median = statistics.median(times["ours"])
         share = share_of_roofline(times, *size)
         ratios = {
-            name: statistics.median(
-                theirs / ours for theirs, ours in zip(times[name], times["ours"])
-            )
+            name: statistics.median(other / our for other, our in zip(times[name], times["ours"]))
             for name in others
         }
         report["steps"].append(
@@ -223,10 +221,8 @@ def main():
         )
         cells = ["%d x %d" % size, "%.3f" % median]
         cells += ["%.3f (%.2f)" % (statistics.median(times[name]), ratios[name]) for name in others]
-        cells += [
-            "%.1f" % (arguments.batch_size / median),
-            "-" if share is None else "%.0f %%" % (100 * share),
-        ]
+        cells.append("%.1f" % (arguments.batch_size / median))
+        cells.append("-" if share is None else "%.0f %%" % (100 * share))
         print("| %s |" % " | ".join(cells), flush=True)
     if arguments.json:
         with open(arguments.json, "w") as stream:

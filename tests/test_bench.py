@@ -317,6 +317,17 @@ def test_shares_are_of_the_fastest_products(monkeypatch):
     assert table[step, report.SHARE] == {"ours": 50.0, "hf": 75.0}
 
 
+def test_no_share_is_above_100_percent(monkeypatch):
+    monkeypatch.setattr(cases, "step_gigaflop", lambda *_: 300)
+    step = cases.steps_title(cases.MAX_SEQ_LENGTH)
+    table = {
+        ("products", "all, GFLOP/s"): {"ours": 100.0},
+        (step, "a step, s"): {"ours": 1.0, "hf": 9.0},
+    }
+    report.add_shares(table, {})
+    assert (step, report.SHARE) not in table
+
+
 def test_facts_become_a_list():
     text = report.bullets({"cores": 2, "features": ["avx2", "amx"], "ours": {"numpy": "1.18"}})
     assert text == "- cores: 2\n- features: avx2, amx\n- ours: numpy 1.18\n"
