@@ -22,7 +22,7 @@ NOT_OURS = {"run_classifier.py", "model.safetensors"}
 FLAGS_OF_OTHERS = set(
     "help network-interfaces ssh-port ssh-identity-file dir tag_set signature_def logdir "
     "tf_xla_cpu_global_jit enable_batching nodes ntasks-per-node gpus-per-node cpus-per-task time "
-    "signal".split()
+    "signal query-gpu format".split()
 )
 
 
