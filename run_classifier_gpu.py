@@ -47,6 +47,7 @@ from bert_classifier.data.pipeline import Pipeline
 from bert_classifier.data.processors import DataProcessor  # noqa: F401
 from bert_classifier.export import from_run
 from bert_classifier.export.bundle import FROZEN_GRAPH
+from bert_classifier.export.writer import metrics_of
 from bert_classifier.inspection.verdict import judge
 from bert_classifier.job import (
     Job,
@@ -320,7 +321,7 @@ def export(job: Job, estimator: tf.estimator.Estimator, pipeline: Pipeline) -> N
         temperature = find_temperature(job, estimator, pipeline, checkpoint_path)
         writer = writer._replace(settings=writer.settings._replace(temperature=temperature))
     history = EvalHistory(eval_history_path(output_dir), job.watched)
-    metrics = from_run.metrics_of(history, checkpoints.step_of(checkpoint_path))
+    metrics = metrics_of(history, checkpoints.step_of(checkpoint_path))
     frozen_path = os.path.join(output_dir, FROZEN_GRAPH) if config.actions.do_frozen else None
     if config.actions.do_export:
         folder = config.export.export_dir or os.path.join(output_dir, "export", "saved_model")

@@ -30,7 +30,7 @@ sys.path.insert(0, ROOT)
 
 import tokenization  # noqa: E402
 from bert_classifier.data import features  # noqa: E402
-from bert_classifier.data.processors import InputExample  # noqa: E402
+from bert_classifier.data.examples import InputExample  # noqa: E402
 
 REPEATS = 5
 LABELS = ["0", "1"]

@@ -122,7 +122,7 @@ def latency(
 def convert(model_dir: str, data_dir: str, max_seq_length: int) -> dict[str, Any]:
     """Convert the training file to records."""
     from bert_classifier.data import features  # noqa: PLC0415
-    from bert_classifier.data.processors import InputExample  # noqa: PLC0415
+    from bert_classifier.data.examples import InputExample  # noqa: PLC0415
     from tokenization import FullTokenizer  # noqa: PLC0415
 
     examples = [

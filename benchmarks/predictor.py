@@ -29,7 +29,7 @@ sys.path[0] = ROOT
 import modeling  # noqa: E402
 import run_classifier_gpu as program  # noqa: E402
 from bert_classifier.data import features  # noqa: E402
-from bert_classifier.data.processors import InputExample  # noqa: E402
+from bert_classifier.data.examples import InputExample  # noqa: E402
 from bert_classifier.export import bundle  # noqa: E402
 from bert_classifier.problem_types import ClassOptions  # noqa: E402
 from bert_classifier.serving.predictor import Predictor  # noqa: E402

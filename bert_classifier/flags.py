@@ -15,8 +15,9 @@ from bert_classifier import config, files
 from bert_classifier.config import Config
 from bert_classifier.data import tables
 from bert_classifier.data.features import TRUNCATIONS
-from bert_classifier.data.processors import PROBLEM_TYPES, TASKS
+from bert_classifier.data.tasks import TASKS
 from bert_classifier.failures import fail
+from bert_classifier.problem_types import PROBLEM_TYPES
 
 # The largest numbers of some flags: beyond them TensorFlow fails, or does something else than what
 # was asked for. Of batches of 2**40 examples it would try to make a list first.

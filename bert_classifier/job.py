@@ -121,12 +121,12 @@ def make_pipeline(job: Job) -> Pipeline:
         records = convert(inputs, config.output.output_dir, workers.size)
     return Pipeline(
         inputs,
-        config.data,
         Shard(workers.index, workers.size, workers.from_all),
         records,
         config.training.seed,
         job.schedule.examples_per_step if job.schedule else None,
         devices.pad_to_multiple_of(config.devices, config.data.max_seq_length),
+        config.data.group_by_length,
     )
 
 

@@ -34,7 +34,7 @@ if __name__ == "__main__":
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import files
-from bert_classifier.data.processors import find_ids
+from bert_classifier.data.examples import find_ids
 from bert_classifier.data.tables import FORMATS, SEPARATORS, Table
 from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle

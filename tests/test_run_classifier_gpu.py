@@ -22,7 +22,7 @@ import tokenization
 from bert_classifier import devices
 from bert_classifier.config import Devices
 from bert_classifier.data import features
-from bert_classifier.data.processors import InputExample
+from bert_classifier.data.examples import InputExample
 from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle, writer
 from bert_classifier.serving.predictor import Predictor

@@ -9,7 +9,6 @@ from typing import Any, Callable, Iterator, NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import config as configs
 from bert_classifier import logs
 from bert_classifier.data.batches import (
     Batching,
@@ -44,22 +43,22 @@ class Pipeline(NamedTuple):
 
     Attributes:
         inputs: the examples and what they are converted with.
-        data: how they are converted and grouped.
         shard: the part that this worker reads.
         records: split -> TFRecord file, of the splits that one worker reads alone. Several workers
             convert what each of them reads.
         seed: of the order of the training examples.
         examples_per_step: of all workers together; None where nothing is trained.
         pad_to_multiple_of: the number whose multiples the lengths of batches are padded to.
+        group_by_length: make batches of examples of similar length.
     """
 
     inputs: Inputs
-    data: configs.Data
     shard: Shard
     records: dict[str, str]
     seed: int
     examples_per_step: int | None
     pad_to_multiple_of: int
+    group_by_length: bool
 
     def input_fn(self, split: str, batch_size: int, start_step: int = 0) -> InputFn:
         """Build the `input_fn` of a split: endless for `train`, else one pass over all examples.
@@ -80,11 +79,11 @@ class Pipeline(NamedTuple):
             start_step=start_step,
             examples_per_step=self.examples_per_step,
             pad_to_multiple_of=self.pad_to_multiple_of,
-            group_by_length=self.data.group_by_length,
+            group_by_length=self.group_by_length,
         )
         if split in self.records:
             return records_input_fn(self.records[split], converter, batching, examples.is_labelled)
-        num_tokens = self._count_tokens(split) if self.data.group_by_length else None
+        num_tokens = self._count_tokens(split) if self.group_by_length else None
         return examples_input_fn(
             list(examples),
             converter,
@@ -98,7 +97,7 @@ class Pipeline(NamedTuple):
         self, split: str, batch_size: int, rows: Iterator[dict[str, Any]]
     ) -> Iterator[dict[str, Any]]:
         """Return what a model says about the examples of a split in the order of the file."""
-        if not self.data.group_by_length:
+        if not self.group_by_length:
             return rows
         num_tokens = RecordFile(self.records[split]).num_tokens
         return restore_order(rows, evaluation_order(num_tokens, batch_size))

@@ -7,10 +7,10 @@ import os
 from typing import Sequence
 
 from bert_classifier import problem_types
-from bert_classifier.data.examples import Examples, InputExample, find_ids  # noqa: F401
+from bert_classifier.data.examples import Examples
 from bert_classifier.data.tasks import TASKS, Split, Task
 from bert_classifier.errors import BadInput
-from bert_classifier.problem_types import PROBLEM_TYPES, ProblemType  # noqa: F401
+from bert_classifier.problem_types import ProblemType
 
 
 def get_processor(

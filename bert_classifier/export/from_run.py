@@ -15,7 +15,6 @@ from bert_classifier.data.inputs import Inputs
 from bert_classifier.export import calibration
 from bert_classifier.export.bundle import Settings
 from bert_classifier.export.writer import BundleWriter, read_sample
-from bert_classifier.training.history import EvalHistory
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,13 +61,6 @@ def make_bundle_writer(
         config.model.bert_config_file,
         sample,
     )
-
-
-def metrics_of(history: EvalHistory, step: int) -> dict[str, Any]:
-    """Return what an export tells about the evaluation of its checkpoint."""
-    evaluation = history.at(step)
-    metrics = evaluation.to_json() if evaluation else {"step": step, "metrics": {}}
-    return dict(metrics, best_metric=history.watched.metric)
 
 
 def find_temperature(

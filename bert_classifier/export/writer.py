@@ -317,6 +317,13 @@ def freeze(model: bundle.Model) -> tf.GraphDef:
     return tf_compat.optimize_graph(meta_graph, _OPTIMIZERS)
 
 
+def metrics_of(history: EvalHistory, step: int) -> dict[str, Any]:
+    """Return what an export tells about the evaluation of its checkpoint."""
+    evaluation = history.at(step)
+    metrics = evaluation.to_json() if evaluation else {"step": step, "metrics": {}}
+    return dict(metrics, best_metric=history.watched.metric)
+
+
 class BestExporter(tf.estimator.Exporter):
     """Export the model after each evaluation that is the best so far, with the first.
 
@@ -367,7 +374,7 @@ class BestExporter(tf.estimator.Exporter):
         # A killed run may have exported already, and not yet removed older exports.
         if not exports or exported_step(exports[-1]) != best.step:
             try:
-                metrics = dict(best.to_json(), best_metric=self._history.watched.metric)
+                metrics = metrics_of(self._history, best.step)
                 self._write(checkpoint_path, export_path, metrics)
             except SelfTestFailed as error:
                 # The best checkpoint is kept anyway: no reason to end a long training.

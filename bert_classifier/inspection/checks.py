@@ -17,7 +17,7 @@ import numpy as np
 
 from bert_classifier import problem_types
 from bert_classifier.config import Training
-from bert_classifier.data.processors import InputExample
+from bert_classifier.data.examples import InputExample
 from bert_classifier.model import weights
 from bert_classifier.training.schedule import Schedule
 from modeling import BertConfig

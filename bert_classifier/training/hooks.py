@@ -493,10 +493,9 @@ def stop_if_no_decrease_hook(
         eval_dir or estimator.model_dir,
         max_steps_without_decrease,
         min_steps,
+        from_chief,
     )
-    return EarlyStoppingHook(
-        lambda step: from_chief(lambda: should_stop(step)), run_every_secs, run_every_steps
-    )
+    return EarlyStoppingHook(should_stop, run_every_secs, run_every_steps)
 
 
 def stop_if_no_increase_hook(
@@ -518,14 +517,17 @@ def stop_if_no_increase_hook(
         eval_dir or estimator.model_dir,
         max_steps_without_increase,
         min_steps,
+        from_chief,
     )
-    return EarlyStoppingHook(
-        lambda step: from_chief(lambda: should_stop(step)), run_every_secs, run_every_steps
-    )
+    return EarlyStoppingHook(should_stop, run_every_secs, run_every_steps)
 
 
 def _no_progress(
-    watched: Watched, eval_dir: str, max_steps: int, min_steps: int
+    watched: Watched,
+    eval_dir: str,
+    max_steps: int,
+    min_steps: int,
+    from_chief: Callable[[Callable[[], Any]], Any],
 ) -> Callable[[int], str | None]:
     """Return a function that says at a step why training should stop, None if it should go on."""
     history = EvalHistory(eval_history_path(eval_dir), watched)
@@ -541,4 +543,4 @@ def _no_progress(
         since = "step %d" % best.step if best else "the first evaluation"
         return "%s has not improved for %d steps, since %s" % (watched.metric, waited, since)
 
-    return should_stop
+    return lambda step: from_chief(lambda: should_stop(step))

@@ -10,7 +10,7 @@ import os
 from typing import Any, Collection, Mapping
 
 from bert_classifier.data.inputs import MAY_DIFFER
-from bert_classifier.data.processors import TASKS
+from bert_classifier.data.tasks import TASKS
 from bert_classifier.errors import BadInput
 from bert_classifier.training import runs
 

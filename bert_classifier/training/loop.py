@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import files
 from bert_classifier.data import processes
+from bert_classifier.data.pipeline import InputFn
 from bert_classifier.training import checkpoints
 from bert_classifier.training.history import EvalHistory
 from bert_classifier.training.hooks import (
@@ -29,8 +30,6 @@ from bert_classifier.training.interruption import (
     StopWhenInterrupted,
 )
 from bert_classifier.training.workers import Workers
-
-InputFn = Callable[[], tf.data.Dataset]
 
 
 def make_eval_spec(

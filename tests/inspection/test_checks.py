@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import modeling
 from bert_classifier.config import Training
 from bert_classifier.data import features, processors
-from bert_classifier.data.processors import InputExample
+from bert_classifier.data.examples import InputExample
 from bert_classifier.inspection import checks
 from bert_classifier.model import weights
 from bert_classifier.training import hooks

@@ -21,7 +21,7 @@ import modeling
 import tokenization
 from bert_classifier import predict
 from bert_classifier.data import features
-from bert_classifier.data.processors import InputExample
+from bert_classifier.data.examples import InputExample
 from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle, writer
 from bert_classifier.model import classifier
