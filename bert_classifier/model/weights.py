@@ -107,7 +107,8 @@ def _scan(path: str, state: tuple[tuple[Any, ...], ...]) -> _Scan:
                 values = reader.get_tensor(name)
                 if dtype.is_floating and not _is_finite(values):
                     not_finite.add(name)
-    except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
+    # A file that is too short is an IndexError in TensorFlow 2.15.
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError, OSError) as error:
         return _Scan(str(error).splitlines()[0][:200])
     return _Scan(None, frozenset(not_finite))
 
