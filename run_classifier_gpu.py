@@ -92,8 +92,6 @@ def run_classifier(
     """
     if config.actions.dry_run:
         config = config.replace(do_train=True)
-    if config.devices.use_xla:
-        threads.compile_on_cpus()
     workers = workers or Workers()
     device = workers.together(gpus.describe)
     job = prepare(config, workers, interruption or Interruption())
@@ -332,6 +330,8 @@ def export(job: Job, estimator: tf.estimator.Estimator, pipeline: Pipeline) -> N
 
 def parse_flags(argv: Sequence[str]) -> Sequence[str]:
     """Parse the command line."""
+    # TensorFlow 2.15 looks at its devices, and at this, as soon as the flags are parsed.
+    threads.compile_on_cpus()
     return flags.parse(argv, __doc__)
 
 

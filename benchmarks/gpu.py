@@ -71,8 +71,6 @@ def measure(mode, seq_length, batch_size, steps):
     precision = devices.choose_precision(flags)
     devices.prepare(flags)
     threads.give_each_session_its_own()
-    if flags.use_xla:
-        threads.compile_on_cpus()
     config = dict(BERT_BASE if devices.has_gpu() else TINY, max_position_embeddings=512)
     num_parts = devices.count_parts(flags, config["hidden_size"], step.NUM_CORES)
     session_config = devices.make_session_config(
@@ -173,6 +171,7 @@ def main():
 
 if __name__ == "__main__":
     if sys.argv[1:2] in (["describe"], ["measure"]):
+        threads.compile_on_cpus()
         tf.disable_v2_behavior()
         runner.answer(describe=describe, measure=measure)
     else:

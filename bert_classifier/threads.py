@@ -31,9 +31,9 @@ def give_each_session_its_own() -> None:
 
 
 def compile_on_cpus() -> None:
-    """Let XLA compile for CPUs too, for which a session's `global_jit_level` has no effect.
+    """Let a session's `global_jit_level`, which is for GPUs, make XLA compile for CPUs too.
 
-    TensorFlow reads the environment variable once, when it makes its first session. To call this
+    TensorFlow reads the environment variable once, when it first looks at its devices. To call this
     again changes nothing, and a value that the user has set stays.
     """
     set_by_user = os.environ.get("TF_XLA_FLAGS", "")

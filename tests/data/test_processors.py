@@ -1,6 +1,7 @@
 import os
 from collections import Counter
 
+import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -443,7 +444,7 @@ class TestClassWeights:
             "balanced", self.LABELS, Counter(e.label for e in examples)
         )
         expected = compute_class_weight(
-            "balanced", classes=self.LABELS, y=[example.label for example in examples]
+            "balanced", classes=np.array(self.LABELS), y=[example.label for example in examples]
         )
         assert weights == pytest.approx(list(expected))
         # Each class counts the same, and together they count what they did.
