@@ -62,7 +62,7 @@ Medians of turns, in brackets how many times the first column's.
   sentence: a call of `Estimator.predict`, which builds its graph anew.
 - `hf`: transformers' Trainer with `group_by_length`, fp32; `hf-padded`: every example padded to the
   maximal length, as in its examples; `hf-bf16`: as `hf`, with autocast; these two in one turn.
-- `ours-NAME`, `google-NAME`: in the environment of `--build`.
+- `ours-NAME`, `google-NAME`: in the environment of `--build`; `...-amp`: with `--amp`.
 """ % (MAX_SEQ_LENGTH, BATCH_SIZE, LEARNING_RATE)
 
 
@@ -180,8 +180,19 @@ def make_peers(
         name, _, python = build.partition("=")
         builds["-" + name] = os.path.abspath(python)
     return [
-        Peer(program + build, python, script, model_dir)
-        for program, script in (("ours", "ours.py"), ("google", "google_bert.py"))
+        Peer(
+            program + build + (variant and "-" + variant),
+            python,
+            script,
+            model_dir,
+            variant,
+            options,
+        )
+        for program, script, variant, options in (
+            ("ours", "ours.py", "", {}),
+            ("ours", "ours.py", "amp", {"amp": True}),
+            ("google", "google_bert.py", "", {}),
+        )
         for build, python in builds.items()
     ] + [
         Peer(
@@ -200,7 +211,7 @@ def start(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, dict[str, str]]]
     """Return the peers that are installed on this machine, and name -> their versions."""
     ready, versions, failures = [], {}, {}
     for peer in peers:
-        runner = peer.python, peer.script
+        runner = peer.python, peer.script, "amp" in peer.options
         if runner not in failures:
             failures[runner] = None
             try:

@@ -71,7 +71,7 @@ class Case(NamedTuple):
     settings: dict[str, Any]
     turns: int
     measure: Callable[[Answer], dict[str, float]]  # returns the numbers of the table
-    variants: tuple[str, ...] = ()  # of HUGGING_FACE, that make a difference
+    variants: tuple[str, ...] = ()  # of peers, that make a difference
 
 
 def measure_fine_tuning(first_step: int, answer: Answer) -> dict[str, float]:
@@ -184,12 +184,12 @@ def make_cases(size: Size, data: Mapping[str, str]) -> list[Case]:
                 dict(settings, data_dir=data["long texts"]),
                 size.long_turns,
                 measure_steps,
-                ("bf16",),
+                ("amp", "bf16"),
             )
         )
     for kind, what, variants in (
-        ("sentences", size.sentences, ("bf16",)),
-        ("pairs", size.pairs, ("padded", "bf16")),
+        ("sentences", size.sentences, ("amp", "bf16")),
+        ("pairs", size.pairs, ("amp", "padded", "bf16")),
     ):
         settings = dict(length, **training, num_epochs=what.num_epochs, log_steps=size.log_steps)
         cases.append(

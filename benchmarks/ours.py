@@ -47,6 +47,7 @@ def fine_tune(
     learning_rate: float,
     log_steps: int,
     seed: int,
+    amp: bool = False,
 ) -> dict[str, Any]:
     """Train, and evaluate once at the end."""
     log = program(
@@ -66,6 +67,7 @@ def fine_tune(
         "--optimizer=adamw_corrected",
         # One checkpoint and one evaluation, at the end.
         "--save_checkpoints_steps=1000000",
+        *(["--amp"] if amp else []),
     )
     steps = []
     for line in log:
@@ -142,6 +144,7 @@ def products() -> dict[str, Any]:
     """Multiply matrices with this build of TensorFlow."""
     import tensorflow.compat.v1 as tf  # noqa: PLC0415
 
+    tf.disable_eager_execution()
     session = tf.Session()
 
     def make_product(m, k, n):
@@ -154,8 +157,15 @@ def products() -> dict[str, Any]:
     return runner.time_products(make_product)
 
 
-def versions() -> dict[str, Any]:
+def versions(amp: bool = False) -> dict[str, Any]:
     """Return the versions of this environment."""
+    if amp:
+        from bert_classifier import devices  # noqa: PLC0415
+        from bert_classifier.config import Devices  # noqa: PLC0415
+
+        precision = devices.choose_precision(Devices(amp=True))
+        if precision.reason:
+            sys.exit("--amp has no effect: " + precision.reason)
     return runner.packages("tensorflow-gpu", "tensorflow", "intel-tensorflow", "numpy")
 
 

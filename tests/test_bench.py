@@ -487,13 +487,14 @@ def test_who_takes_part():
         for one in cases.make_cases(SMALL, collections.defaultdict(str))
     }
     tensorflow = ["ours", "ours-fast", "google", "google-fast"]
+    training = ["ours", "ours-fast", "ours-amp", "ours-fast-amp", "google", "google-fast"]
     assert taking_part == {
         "products": ["ours", "ours-fast", "hf"],
         "conversion": [*tensorflow, "hf"],
         "latency": [*tensorflow, "hf", "hf-bf16"],
         "prediction": [*tensorflow, "hf", "hf-padded", "hf-bf16"],
-        "steps": [*tensorflow, "hf", "hf-bf16"],
-        "fine_tuning": [*tensorflow, "hf", "hf-padded", "hf-bf16"],
+        "steps": [*training, "hf", "hf-bf16"],
+        "fine_tuning": [*training, "hf", "hf-padded", "hf-bf16"],
     }
     assert list(taking_part) == list(cases.GROUPS)
 
