@@ -1,26 +1,27 @@
-"""The BERT encoder: token ids in, a vector for each token and one for the whole text out.
+"""The encoder: token ids in, a vector for each token and one for the whole text out.
 
-The variables have the names, shapes and order of google's BERT, so its checkpoints fit.
-In this order: the activations, the configuration, the model, its two stages (embeddings and
-transformer), their building blocks, and last the variables that a checkpoint can initialize.
+It is BERT, ALBERT or ELECTRA; `encoder_config` says how they differ. The variables have the names,
+shapes and order of the published ones, so their checkpoints fit. In this order: the activations,
+the model, its two stages (embeddings and transformer), their building blocks, and last the
+variables that a checkpoint can initialize.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import functools
-import json
 import math
-import numbers
-import re
+import os
 import threading
 import zlib
 from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Union
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+
+from encoder_config import AlbertConfig as AlbertConfig  # For those who import google's name.
+from encoder_config import BertConfig, LayerNames, attention_head_size, check_activation
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 # Takes the gradient of a result, returns that of each argument, None for one without a gradient.
@@ -121,6 +122,7 @@ ACTIVATIONS = {
     "relu": tf.nn.relu,
     "tanh": tf.tanh,
     "gelu": gelu,
+    "gelu_new": gelu,  # What Hugging Face calls google's.
     "gelu_erf": gelu_erf,
 }
 
@@ -133,200 +135,14 @@ def get_activation(activation_string: str | Activation | None) -> Activation | N
     Raises:
         ValueError: There is no such activation.
     """
+    check_activation(activation_string)
     if activation_string is None or callable(activation_string):
         return activation_string
-    name = str(activation_string).lower() or "linear"
-    if name not in ACTIVATIONS:
-        raise ValueError(
-            '"hidden_act" is %s; write one of %s'
-            % (_as_json(activation_string), ", ".join(map(_as_json, ACTIVATIONS)))
-        )
-    return ACTIVATIONS[name]
-
-
-@dataclasses.dataclass
-class BertConfig:
-    """The sizes of a BERT model, as in the `bert_config.json` that comes with each checkpoint.
-
-    It is also the only place that knows the names of the encoder's variables without a graph. A
-    configuration of another kind of encoder overrides `scope`, `layers_above` and
-    `variable_shapes`.
-
-    Attributes:
-        vocab_size: Number of entries in the vocabulary.
-        hidden_size: Width of the embeddings, of every layer and of the pooled output.
-        num_hidden_layers: Number of transformer layers.
-        num_attention_heads: Number of attention heads per layer; a divisor of `hidden_size`.
-        intermediate_size: Width of the feed-forward part of a layer.
-        hidden_act: Activation of the feed-forward part, see `get_activation`.
-        hidden_dropout_prob: Probability of dropping a unit, below 1.
-        attention_probs_dropout_prob: Probability of dropping an attention probability, below 1.
-        max_position_embeddings: Number of tokens in the longest sequence the model can read.
-        type_vocab_size: Number of token types; a pair of texts needs two.
-        initializer_range: Standard deviation of fresh weights.
-    """
-
-    vocab_size: int
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str | Activation | None = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 16
-    initializer_range: float = 0.02
-
-    @classmethod
-    def from_dict(cls, json_object: dict[str, Any]) -> BertConfig:
-        """Make a valid configuration from a dictionary.
-
-        Missing keys take their defaults. Unknown keys (published files have `directionality` and
-        `pooler_*`) become attributes that nothing reads.
-
-        Raises:
-            ValueError: The object is not a dictionary, `vocab_size` is missing, or a value is
-                impossible.
-        """
-        if not isinstance(json_object, dict):
-            raise ValueError(
-                'the content is of type %s; write an object, {"vocab_size": ...} with all its keys'
-                % type(json_object).__name__
-            )
-        if "vocab_size" not in json_object:
-            raise ValueError('"vocab_size" is missing; add it: the number of lines in vocab.txt')
-        config = cls(vocab_size=json_object["vocab_size"])
-        vars(config).update(json_object)
-        config.validate()
-        return config
-
-    @classmethod
-    def from_json_file(cls, json_file: str) -> BertConfig:
-        """Read a configuration from a JSON file.
-
-        Raises:
-            ValueError: The file cannot be read, is not JSON, or has a value that is impossible.
-        """
-        source = "give the bert_config.json that came with the pre-trained model"
-        try:
-            with tf.gfile.GFile(json_file, "rb") as reader:
-                return cls.from_dict(json.loads(reader.read().decode("utf-8-sig")))
-        except tf.errors.NotFoundError:
-            raise ValueError("%s: no such file; %s" % (json_file, source)) from None
-        except (tf.errors.OpError, UnicodeDecodeError) as error:
-            raise ValueError("%s: cannot be read (%s); %s" % (json_file, error, source)) from None
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                "%s:%d: not JSON at column %d (%s); correct the line or %s"
-                % (json_file, error.lineno, error.colno, error.msg, source)
-            ) from None
-        except ValueError as error:
-            raise ValueError("%s: %s" % (json_file, error)) from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all values by name, including those of unknown keys."""
-        return dict(vars(self))
-
-    def to_json_string(self) -> str:
-        """Return all values as JSON text, sorted by name."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-
-    def validate(self) -> None:
-        """Check that a model can be built from these values.
-
-        Raises:
-            ValueError: A value has the wrong type, is out of its range, or `hidden_size` is not a
-                multiple of `num_attention_heads`.
-        """
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-        ):
-            self._check(name, numbers.Integral, 1, math.inf, "a whole number of 1 or more")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            self._check(name, numbers.Real, 0, 1, "a number of 0 or more and below 1")
-        self._check("initializer_range", numbers.Real, 0, math.inf, "a number of 0 or more")
-        get_activation(self.hidden_act)
-        attention_head_size(self.hidden_size, self.num_attention_heads)
-
-    @property
-    def scope(self) -> str:
-        """The variable scope of the encoder, as in published checkpoints."""
-        return "bert"
-
-    def owns(self, variable_name: str) -> bool:
-        """Tell whether a variable belongs to the encoder."""
-        return variable_name.startswith(self.scope + "/")
-
-    def is_pooler(self, variable_name: str) -> bool:
-        """Tell whether a variable belongs to the pooler, which masked language models lack."""
-        return variable_name.startswith(self.scope + "/pooler/")
-
-    def layers_above(self, variable_name: str) -> int:
-        """Count the layers from a variable to the output of the model.
-
-        It is 0 for what is not in the encoder (the classifier), 1 for the pooler, 2 for the last
-        layer and one more for each layer below it, and `num_hidden_layers + 2` for the embeddings.
-        These are the numbers of ELECTRA (`_get_layer_lrs` in model/optimization.py of
-        https://github.com/google-research/electra), which has no pooler and gives 1 to nothing.
-        """
-        if self.is_pooler(variable_name):
-            return 1
-        if variable_name.startswith(self.scope + "/embeddings/"):
-            return self.num_hidden_layers + 2
-        layer = re.match(re.escape(self.scope) + r"/encoder/layer_(\d+)/", variable_name)
-        return self.num_hidden_layers + 1 - int(layer.group(1)) if layer else 0
-
-    def variable_shapes(self) -> dict[str, list[int]]:
-        """Return name and shape of each variable of the encoder, in the order of its graph."""
-        hidden, inner = self.hidden_size, self.intermediate_size
-        shapes: dict[str, list[int]] = {}
-
-        def dense(scope: str, num_inputs: int, num_outputs: int) -> None:
-            shapes[scope + "/kernel"] = [num_inputs, num_outputs]
-            shapes[scope + "/bias"] = [num_outputs]
-
-        def layer_norm(scope: str) -> None:
-            shapes[scope + "/beta"] = [hidden]
-            shapes[scope + "/gamma"] = [hidden]
-
-        embeddings = self.scope + "/embeddings/"
-        shapes[embeddings + "word_embeddings"] = [self.vocab_size, hidden]
-        shapes[embeddings + "token_type_embeddings"] = [self.type_vocab_size, hidden]
-        shapes[embeddings + "position_embeddings"] = [self.max_position_embeddings, hidden]
-        layer_norm(embeddings + "LayerNorm")
-        for number in range(self.num_hidden_layers):
-            layer = "%s/encoder/layer_%d/" % (self.scope, number)
-            for part in ("query", "key", "value"):
-                dense(layer + "attention/self/" + part, hidden, hidden)
-            dense(layer + "attention/output/dense", hidden, hidden)
-            layer_norm(layer + "attention/output/LayerNorm")
-            dense(layer + "intermediate/dense", hidden, inner)
-            dense(layer + "output/dense", inner, hidden)
-            layer_norm(layer + "output/LayerNorm")
-        dense(self.scope + "/pooler/dense", hidden, hidden)
-        return shapes
-
-    def _check(self, name: str, kind: type, low: float, below: float, cure: str) -> None:
-        value = getattr(self, name)
-        # In Python True is the number 1; in a configuration it is a mistake.
-        is_number = isinstance(value, kind) and not isinstance(value, bool)
-        if not (is_number and low <= value < below):
-            raise ValueError('"%s" is %s; write %s' % (name, _as_json(value), cure))
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, default=repr)
+    return ACTIVATIONS[str(activation_string).lower() or "linear"]
 
 
 class BertModel:
-    """A BERT encoder in the current graph.
+    """An encoder in the current graph: BERT, ALBERT or ELECTRA, as its configuration says.
 
     Example:
         model = BertModel(config, is_training=False, input_ids=input_ids, input_mask=input_mask)
@@ -377,10 +193,12 @@ class BertModel:
                 word_embeddings, self.embedding_table = embedding_lookup(
                     input_ids,
                     vocab_size=config.vocab_size,
-                    embedding_size=config.hidden_size,
+                    embedding_size=config.embedding_width,
                     initializer_range=config.initializer_range,
                     use_one_hot_embeddings=use_one_hot_embeddings,
                 )
+                if config.kind.projects_words:
+                    word_embeddings = _project_words(word_embeddings, config)
                 self.embedding_output = embedding_postprocessor(
                     word_embeddings,
                     use_token_type=True,
@@ -390,40 +208,49 @@ class BertModel:
                     max_position_embeddings=config.max_position_embeddings,
                     dropout_prob=layer.hidden_dropout_prob,
                     dropout_seed=dropout_seed,
+                    layer_norm_eps=config.norm_epsilon,
                 )
-            with tf.variable_scope("encoder"):
-                attention_mask = None
-                if input_mask is not None:
-                    attention_mask = create_attention_mask_from_input_mask(input_ids, input_mask)
-                first_position = self._encode(attention_mask, config.num_hidden_layers, layer)
-            with tf.variable_scope("pooler"):
-                # The first token, [CLS], was pre-trained to stand for the whole text.
-                self.pooled_output = dense(
-                    first_position[:, 0],
-                    config.hidden_size,
-                    activation=tf.tanh,
-                    initializer_range=config.initializer_range,
-                )
+            attention_mask = None
+            if input_mask is not None:
+                attention_mask = create_attention_mask_from_input_mask(input_ids, input_mask)
+            first_position = self._encode(config, attention_mask, layer)
+            # The first token, [CLS], was pre-trained to stand for the whole text.
+            self.pooled_output = first_position[:, 0]
+            if config.kind.has_pooler:
+                with tf.variable_scope("pooler"):
+                    self.pooled_output = dense(
+                        self.pooled_output,
+                        config.hidden_size,
+                        activation=tf.tanh,
+                        initializer_range=config.initializer_range,
+                    )
 
     def _encode(
-        self, attention_mask: tf.Tensor | None, num_hidden_layers: int, layer: _Layer
+        self, config: BertConfig, attention_mask: tf.Tensor | None, layer: _Layer
     ) -> tf.Tensor:
         """Add the layers; return the first position of the last: `[batch_size, 1, hidden_size]`.
 
         A classifier reads only the pooler, and the pooler only this position. The others are added
         to the graph by `get_sequence_output`.
         """
-        self._layers_but_last = _layers(
-            self.embedding_output, attention_mask, num_hidden_layers - 1, layer
-        )
+        hidden = self.embedding_output
+        if config.projection and not config.kind.projects_words:
+            hidden = dense(
+                hidden,
+                config.hidden_size,
+                initializer_range=config.initializer_range,
+                name=config.projection,
+            )
+        *scopes, last_scope = config.layer_scopes()
+        self._layers_but_last = _layers(hidden, attention_mask, scopes, layer)
         self._last_layer = functools.partial(
             _compute_layer,
-            [self.embedding_output, *self._layers_but_last][-1],
+            [hidden, *self._layers_but_last][-1],
             attention_mask=attention_mask,
-            layer=layer,
+            layer=layer.applied(len(scopes)),
         )
         self._sequence_output: tf.Tensor | None = None
-        with tf.variable_scope("layer_%d" % (num_hidden_layers - 1)) as self._last_scope:
+        with tf.variable_scope(last_scope, reuse=tf.AUTO_REUSE) as self._last_scope:
             return self._last_layer(num_positions=1)
 
     def get_pooled_output(self) -> tf.Tensor:
@@ -456,12 +283,25 @@ class BertModel:
         return [*self._layers_but_last, self.get_sequence_output()]
 
     def get_embedding_output(self) -> tf.Tensor:
-        """Return what the first layer reads: float32 `[batch_size, seq_length, hidden_size]`."""
+        """Return the normalized embeddings: float32 `[batch_size, seq_length, embedding_size]`."""
         return self.embedding_output
 
     def get_embedding_table(self) -> tf.Variable:
-        """Return the word embeddings: float32 `[vocab_size, hidden_size]`."""
+        """Return the word embeddings: float32 `[vocab_size, embedding_size]`."""
         return self.embedding_table
+
+
+AlbertModel = BertModel  # For those who import google's name.
+
+
+def _project_words(words: tf.Tensor, config: BertConfig) -> tf.Tensor:
+    """Multiply embedded words by a table: float32 `[batch_size, seq_length, hidden_size]`."""
+    table = tf.get_variable(
+        os.path.basename(str(config.projection)),
+        [config.embedding_width, config.hidden_size],
+        initializer=create_initializer(config.initializer_range),
+    )
+    return _reshape_like(words, tf.matmul(reshape_to_matrix(words), table))
 
 
 def embedding_lookup(
@@ -513,6 +353,7 @@ def embedding_postprocessor(
     max_position_embeddings: int = 512,
     dropout_prob: float = 0.1,
     dropout_seed: tf.Tensor | None = None,
+    layer_norm_eps: float = 1e-12,
 ) -> tf.Tensor:
     """Add token types and positions to the embedded words, then normalize and drop out.
 
@@ -528,6 +369,7 @@ def embedding_postprocessor(
         max_position_embeddings: Number of positions.
         dropout_prob: Probability of dropping a unit.
         dropout_seed: int32 `[2]`, see `dropout`.
+        layer_norm_eps: See `layer_norm`.
 
     Returns:
         float32 `[batch_size, seq_length, hidden_size]`.
@@ -553,7 +395,7 @@ def embedding_postprocessor(
         output += _embed_positions(
             input_tensor, position_embedding_name, initializer_range, max_position_embeddings
         )
-    return layer_norm_and_dropout(output, dropout_prob, dropout_seed=dropout_seed)
+    return dropout(layer_norm(output, epsilon=layer_norm_eps), dropout_prob, dropout_seed)
 
 
 def _embed_positions(
@@ -648,12 +490,19 @@ def transformer_model(
         dropout_seed=dropout_seed,
         gradient_checkpointing=gradient_checkpointing,
     )
-    layers = _layers(input_tensor, attention_mask, num_hidden_layers, layer)
+    scopes = ["layer_%d" % number for number in range(num_hidden_layers)]
+    layers = _layers(input_tensor, attention_mask, scopes, layer)
     return layers if do_return_all_layers else layers[-1]
 
 
 class _Layer(NamedTuple):
-    """How to compute a layer; its values are arguments of `transformer_model`."""
+    """How to compute a layer: arguments of `transformer_model`, and the three below.
+
+    Attributes:
+        layer_norm_eps: See `layer_norm`.
+        names: The variable scopes of its parts.
+        is_shared: Whether other layers have the same weights.
+    """
 
     hidden_size: int
     num_attention_heads: int
@@ -664,6 +513,9 @@ class _Layer(NamedTuple):
     initializer_range: float
     dropout_seed: tf.Tensor | None
     gradient_checkpointing: bool
+    layer_norm_eps: float = 1e-12
+    names: LayerNames = LayerNames()
+    is_shared: bool = False
 
     @classmethod
     def of(
@@ -678,7 +530,7 @@ class _Layer(NamedTuple):
             hidden_size=config.hidden_size,
             num_attention_heads=config.num_attention_heads,
             intermediate_size=config.intermediate_size,
-            intermediate_act_fn=get_activation(config.hidden_act),
+            intermediate_act_fn=get_activation(config.activation),
             hidden_dropout_prob=config.hidden_dropout_prob if is_training else 0.0,
             attention_probs_dropout_prob=(
                 config.attention_probs_dropout_prob if is_training else 0.0
@@ -686,20 +538,34 @@ class _Layer(NamedTuple):
             initializer_range=config.initializer_range,
             dropout_seed=dropout_seed,
             gradient_checkpointing=gradient_checkpointing,
+            layer_norm_eps=config.norm_epsilon,
+            names=config.kind.names,
+            is_shared=config.shares_layers,
         )
+
+    def applied(self, number: int) -> _Layer:
+        """Return how to compute the layer with this number, which begins at 0.
+
+        `dropout` draws by variable scope: in the same weights it would draw the same mask again.
+        """
+        if not self.is_shared or self.dropout_seed is None:
+            return self
+        site = zlib.crc32(b"layer_%d" % number) & 0x7FFFFFFF
+        return self._replace(dropout_seed=self.dropout_seed + [site, 0])
 
 
 def _layers(
-    hidden: tf.Tensor, attention_mask: tf.Tensor | None, num_hidden_layers: int, layer: _Layer
+    hidden: tf.Tensor, attention_mask: tf.Tensor | None, scopes: Sequence[str], layer: _Layer
 ) -> list[tf.Tensor]:
-    """Pass a sequence through layers; return the output of each."""
+    """Pass a sequence through the layers of these variable scopes; return the output of each."""
     if layer.gradient_checkpointing and layer.dropout_seed is None:
         if layer.hidden_dropout_prob or layer.attention_probs_dropout_prob:
             raise ValueError("gradient_checkpointing needs a dropout_seed, to draw masks twice")
     layers = []
-    for number in range(num_hidden_layers):
-        with tf.variable_scope("layer_%d" % number):
-            hidden = _compute_layer(hidden, attention_mask, layer)
+    for number, scope in enumerate(scopes):
+        # A scope that comes again is a layer that is applied again.
+        with tf.variable_scope(scope, reuse=tf.AUTO_REUSE):
+            hidden = _compute_layer(hidden, attention_mask, layer.applied(number))
         layers.append(hidden)
     return layers
 
@@ -748,7 +614,12 @@ def recompute_for_gradient(
                 tensor_again = tf.identity(tensor)
                 result_again = call(tensor_again, reuse=True)
             of_tensor, *of_variables = tf.gradients(
-                result_again, [tensor_again, *variables], upstream
+                result_again,
+                [tensor_again, *variables],
+                upstream,
+                # Where layers share weights, the input depends on the variables too. That part of
+                # their gradient comes with the gradient of the input.
+                stop_gradients=[tensor_again],
             )
             return of_tensor, of_variables
 
@@ -775,37 +646,50 @@ def _transformer_layer(
     Returns:
         float32 `[batch_size, num_positions, hidden_size]`.
     """
+    names = layer.names
     attending = hidden if num_positions is None else hidden[:, :num_positions]
-    with tf.variable_scope("attention"):
-        with tf.variable_scope("self"):
-            context = attention_layer(
-                attending,
-                hidden,
-                attention_mask,
-                num_attention_heads=layer.num_attention_heads,
-                size_per_head=attention_head_size(layer.hidden_size, layer.num_attention_heads),
-                attention_probs_dropout_prob=layer.attention_probs_dropout_prob,
-                initializer_range=layer.initializer_range,
-                dropout_seed=layer.dropout_seed,
-            )
-        # From here on each position is computed by itself: rows of one matrix need no shapes.
-        with tf.variable_scope("output"):
-            attended = _add_projection(
-                reshape_to_matrix(attending), reshape_to_matrix(context), layer
-            )
-    with tf.variable_scope("intermediate"):
-        intermediate = dense(
-            attended, layer.intermediate_size, layer.intermediate_act_fn, layer.initializer_range
+    with tf.variable_scope(names.attention):
+        context = attention_layer(
+            attending,
+            hidden,
+            attention_mask,
+            num_attention_heads=layer.num_attention_heads,
+            size_per_head=attention_head_size(layer.hidden_size, layer.num_attention_heads),
+            attention_probs_dropout_prob=layer.attention_probs_dropout_prob,
+            initializer_range=layer.initializer_range,
+            dropout_seed=layer.dropout_seed,
         )
-    with tf.variable_scope("output"):
-        output = _add_projection(attended, intermediate, layer)
+    # From here on each position is computed by itself: rows of one matrix need no shapes.
+    attended = _add_projection(
+        reshape_to_matrix(attending),
+        reshape_to_matrix(context),
+        layer,
+        (names.attention_output, names.attention_norm),
+    )
+    intermediate = dense(
+        attended,
+        layer.intermediate_size,
+        layer.intermediate_act_fn,
+        layer.initializer_range,
+        names.intermediate,
+    )
+    output = _add_projection(attended, intermediate, layer, (names.output, names.output_norm))
     return _reshape_like(attending, output)
 
 
-def _add_projection(hidden: tf.Tensor, update: tf.Tensor, layer: _Layer) -> tf.Tensor:
-    """Project `update` to the width of `hidden`, add it there and normalize the sum."""
-    projected = dense(update, _width(hidden), initializer_range=layer.initializer_range)
-    return layer_norm(hidden + dropout(projected, layer.hidden_dropout_prob, layer.dropout_seed))
+def _add_projection(
+    hidden: tf.Tensor, update: tf.Tensor, layer: _Layer, names: tuple[str, str]
+) -> tf.Tensor:
+    """Project `update` to the width of `hidden`, add it there and normalize the sum.
+
+    The names are the variable scopes of projection and normalization.
+    """
+    name, name_of_norm = names
+    projected = dense(update, _width(hidden), None, layer.initializer_range, name)
+    # Two masks of a layer are of different scopes, see `dropout`.
+    with tf.variable_scope(os.path.dirname(name)):
+        projected = dropout(projected, layer.hidden_dropout_prob, layer.dropout_seed)
+    return layer_norm(hidden + projected, name_of_norm, layer.layer_norm_eps)
 
 
 def attention_layer(
@@ -1030,20 +914,6 @@ def _join_heads(heads: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     return _with_gradient("IdentityN", lambda: tf.identity_n([joined, heads])[0], gradient)
 
 
-def attention_head_size(hidden_size: int, num_attention_heads: int) -> int:
-    """Return the width of one attention head.
-
-    Raises:
-        ValueError: `hidden_size` is not a multiple of `num_attention_heads`.
-    """
-    if hidden_size % num_attention_heads:
-        raise ValueError(
-            '"hidden_size" is %d, not a multiple of "num_attention_heads", %d; correct one of them'
-            % (hidden_size, num_attention_heads)
-        )
-    return hidden_size // num_attention_heads
-
-
 def dense(
     input_tensor: tf.Tensor,
     units: int,
@@ -1079,7 +949,9 @@ def _kernel_and_bias(
     return kernel, tf.get_variable("bias", [units], initializer=tf.zeros_initializer())
 
 
-def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
+def layer_norm(
+    input_tensor: tf.Tensor, name: str | None = None, epsilon: float = 1e-12
+) -> tf.Tensor:
     """Normalize along the last dimension, then scale by `gamma` and shift by `beta`.
 
     From https://arxiv.org/abs/1607.06450, section 3.
@@ -1087,6 +959,7 @@ def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
     Args:
         input_tensor: float32 `[..., width]`.
         name: Variable scope of `beta` and `gamma`; if not given, "LayerNorm".
+        epsilon: What is added to the variance.
 
     Returns:
         float32 `[..., width]`.
@@ -1095,7 +968,7 @@ def layer_norm(input_tensor: tf.Tensor, name: str | None = None) -> tf.Tensor:
     with tf.variable_scope(name, default_name="LayerNorm"):
         beta = tf.get_variable("beta", [width], initializer=tf.zeros_initializer())
         gamma = tf.get_variable("gamma", [width], initializer=tf.ones_initializer())
-        scaled = _standardize(reshape_to_matrix(input_tensor)) * gamma
+        scaled = _standardize(reshape_to_matrix(input_tensor), epsilon) * gamma
         shifted = _add_bias(scaled, beta)
         return _reshape_like(input_tensor, shifted)
 
@@ -1113,7 +986,7 @@ def _add_bias(rows: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     return _with_gradient("BiasAdd", lambda: tf.nn.bias_add(rows, bias), gradient)
 
 
-def _standardize(x: tf.Tensor) -> tf.Tensor:
+def _standardize(x: tf.Tensor, epsilon: float) -> tf.Tensor:
     """Shift and scale each row of a matrix to a mean of 0 and a variance of 1.
 
     A change of x along a row of ones, or along the result, does not change the result. So the
@@ -1124,7 +997,7 @@ def _standardize(x: tf.Tensor) -> tf.Tensor:
     # The gradient of `centered`, below, is the whole gradient of x: none goes through the mean.
     centered = _with_gradient("Sub", lambda: x - mean, lambda upstream: (upstream, None))
     variance = tf.reduce_mean(tf.square(centered), axis=1, keepdims=True)
-    scale = tf.math.rsqrt(variance + 1e-12)
+    scale = tf.math.rsqrt(variance + epsilon)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
         mean = tf.reduce_mean(upstream, axis=1, keepdims=True)

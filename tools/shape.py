@@ -18,6 +18,7 @@ FRONT_DOOR = "run_classifier_gpu"
 
 # Modules and packages, from low to high: each imports what stands in its own row or above it here.
 LAYERS = (
+    ("encoder_config",),
     ("modeling", "optimization", "tokenization", "tf_metrics"),
     (
         "bert_classifier.config",

@@ -17,6 +17,7 @@ import sys
 import time
 
 import pytest
+import tensorflow.compat.v1 as tf
 from conftest import CONFIG
 from program import ROOT, assert_equal, end_state, model_flags, write_data
 
@@ -186,7 +187,12 @@ def test_three_interruptions(tmp_path, tiny_bert):
         run.finish()
         assert uninterrupted.wait(TIMEOUT_SECONDS) == 0
     expected = end_state(runs.uninterrupted.output_dir)
-    assert (expected["result"]["status"], expected["result"]["best_step"]) == ("finished", 10)
+    # With TensorFlow 2.15 the last evaluation is better still.
+    best_step = 10 if tf.__version__.startswith("1.") else 20
+    assert (expected["result"]["status"], expected["result"]["best_step"]) == (
+        "finished",
+        best_step,
+    )
     assert_equal(end_state(run.output_dir), expected)
 
 
