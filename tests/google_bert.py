@@ -1,8 +1,10 @@
-"""google's package `bert-tensorflow`, the oracle of many tests, on TensorFlow 1.15 and 2.15.
+"""google's packages `bert-tensorflow` and `albert-tensorflow`, on TensorFlow 1.15 and 2.15.
 
     from google_bert import modeling
+    from google_bert import albert_modeling
 
-Its modules import `tensorflow`, and mean version 1 with tf.contrib.
+They are the oracle of many tests. Their modules import `tensorflow`, and mean version 1 with
+tf.contrib.
 """
 
 from __future__ import annotations
@@ -15,24 +17,29 @@ import tensorflow.compat.v1 as tf
 
 
 def __getattr__(name):
-    """Import a module of the package when it is first asked for (PEP 562)."""
+    """Import a module of a package when it is first asked for (PEP 562)."""
     if name.startswith("_"):
         raise AttributeError(name)
+    is_albert = name.startswith("albert_")
+    name = "albert." + name[len("albert_") :] if is_albert else "bert." + name
     if tf.__version__.startswith("1."):
-        return importlib.import_module("bert." + name)
+        return importlib.import_module(name)
     real = sys.modules["tensorflow"]
-    sys.modules["tensorflow"] = _tensorflow_1()
+    sys.modules["tensorflow"] = fake = _tensorflow_1()
+    sys.modules["tensorflow.contrib"] = fake.contrib
     try:
-        return importlib.import_module("bert." + name)
+        return importlib.import_module(name)
     finally:  # All other modules go on with the real one.
         sys.modules["tensorflow"] = real
+        del sys.modules["tensorflow.contrib"]
 
 
 def _tensorflow_1():
     """TensorFlow 2's `compat.v1`, and of `contrib` what google's modules need in tests."""
     module = types.ModuleType("tensorflow")
     module.__getattr__ = lambda name: getattr(tf, name)
-    module.contrib = types.SimpleNamespace(layers=types.SimpleNamespace(layer_norm=_layer_norm))
+    module.contrib = types.ModuleType("tensorflow.contrib")
+    module.contrib.layers = types.SimpleNamespace(layer_norm=_layer_norm)
     return module
 
 
