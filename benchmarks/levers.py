@@ -28,10 +28,10 @@ def gelu(x):
     return x * 0.5 * (1.0 + tf.tanh(inner))
 
 
-def standardize(x):
+def standardize(x, epsilon):
     """Normalize rows, with TensorFlow's own gradient."""
     mean, variance = tf.nn.moments(x, [1], keep_dims=True)
-    return (x - mean) * tf.math.rsqrt(variance + 1e-12)
+    return (x - mean) * tf.math.rsqrt(variance + epsilon)
 
 
 def dropout_mask(shape, dropout_prob, dropout_seed=None):
@@ -80,11 +80,16 @@ def update(self, gradient, variable):
     return tf.group(changed, m.assign(next_m), v.assign(next_v))
 
 
+def attend_from_one_position(query, to_tensor, *rest):
+    """Compute keys and values of all positions."""
+    return modeling._attend(query, query, to_tensor, *rest)
+
+
 ATTENTION_LAYER = modeling.attention_layer
 VARIANTS = {
     "nothing: how much is noise": (modeling, {"MASKED_SCORE": modeling.MASKED_SCORE}),
     "the last layer for one position": (modeling, {"_transformer_layer": transformer_layer}),
-    "its keys and values": (modeling, {"_attend_from_one_position": modeling._attend}),
+    "its keys and values": (modeling, {"_attend_from_one_position": attend_from_one_position}),
     "gradient of gelu": (modeling.ACTIVATIONS, {"gelu": gelu}),
     "gradient of layer norm": (modeling, {"_standardize": standardize}),
     "gradient of biases": (modeling, {"_add_bias": tf.nn.bias_add}),
@@ -108,13 +113,13 @@ def without(where, old):
     return ours._replace(build=build)
 
 
-def main():
+def main(argv=None):
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seq_length", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=9)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     memory.keep_freed_memory()
     tf.disable_v2_behavior()
     tf.get_logger().setLevel("ERROR")

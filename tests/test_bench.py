@@ -592,3 +592,21 @@ def test_both_programs_do_all_jobs(tmp_path):
     assert len(both) == 19
     assert alone == {"products"}
     assert result.stdout.count("\n| ") == 2 + len(medians)
+
+
+# The levers of a step
+
+TINY_LEVERS = """
+import step
+step.CONFIG.update(hidden_size=24, num_attention_heads=4, num_hidden_layers=2)
+import levers
+levers.main(["--batch_size=4", "--seq_length=8", "--repeats=1"])
+"""
+
+
+def test_each_lever_is_measured():
+    folder = os.path.dirname(os.path.abspath(bench.__file__))
+    output = subprocess.check_output([sys.executable, "-c", TINY_LEVERS], cwd=folder, text=True)
+    rows = [line.split("|") for line in output.splitlines() if line.startswith("| ")]
+    assert rows[0][1].strip() == "4 x 8: without"
+    assert len(rows) > 10 and all(float(row[2]) > 0 for row in rows[1:])
