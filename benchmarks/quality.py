@@ -30,7 +30,9 @@ import to_hugging_face
 
 from bert_classifier.data import processors
 
-PEERS = ("ours", "hf")
+# Flags of our program, for each of its peers.
+OURS = {"ours": [], "ours-amp": ["--amp"]}
+PEERS = (*OURS, "hf")
 
 
 class Case(NamedTuple):
@@ -59,8 +61,10 @@ def take_rows(source: str, target: str, rows: int | None) -> None:
         stream.writelines(lines)
 
 
-def score_ours(task: str, case: Case, data_dir: str, model_dir: str, seed: int) -> dict[str, Any]:
-    """Train with the default flags; return the score of the best and of the last evaluation."""
+def score_ours(
+    task: str, case: Case, data_dir: str, model_dir: str, seed: int, more_flags: Sequence[str]
+) -> dict[str, Any]:
+    """Train with the default flags and some more; return the scores of its evaluations."""
     with tempfile.TemporaryDirectory() as folder:
         flags = [
             "--do_train",
@@ -72,6 +76,7 @@ def score_ours(task: str, case: Case, data_dir: str, model_dir: str, seed: int) 
             "--init_checkpoint=" + os.path.join(model_dir, "bert_model.ckpt"),
             "--output_dir=" + folder,
             "--seed=%d" % seed,
+            *more_flags,
         ]
         command = [sys.executable, os.path.join(ROOT, "run_classifier_gpu.py"), *flags]
         subprocess.run(command, check=True)
@@ -148,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_dir", help="has MRPC, SST-2, STS-B, phone_reviews_zh")
     parser.add_argument("--results", default="quality.jsonl", help="a line for each training")
-    parser.add_argument("--peers", default="ours,hf")
+    parser.add_argument("--peers", default="ours,hf", help="some of " + ", ".join(PEERS))
     parser.add_argument("--tasks", default=",".join(CASES))
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument(
@@ -172,8 +177,8 @@ def main() -> None:
             data_dir = os.path.join(folder, task)
             if not os.path.isdir(data_dir):
                 take_rows(source, data_dir, case.rows)
-            if peer == "ours":
-                row = score_ours(task, case, data_dir, model_dir, seed)
+            if peer in OURS:
+                row = score_ours(task, case, data_dir, model_dir, seed, OURS[peer])
             else:
                 row = score_hugging_face(
                     task, case, data_dir, hugging_face_model, seed, options.hugging_face_python
