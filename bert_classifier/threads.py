@@ -2,7 +2,7 @@
 
 Threads that share an operation wait for each other at its end. The operations of a narrow model are
 so short that this takes a good part of the time: it is faster if each thread has a part of the
-batch, or a batch, of its own. The measurements are in docs/performance.md.
+batch, or a batch, of its own. The measurements are in docs/levers.md.
 """
 
 from __future__ import annotations
