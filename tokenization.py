@@ -228,7 +228,10 @@ class FullTokenizer:
         inv_vocab: id -> token.
         unk_token: stands for a word that pieces of the vocabulary cannot make.
         do_lower_case: whether text is lower-cased first.
+        flag: the flag that names the file.
     """
+
+    flag = "--vocab_file"
 
     def __new__(
         cls,
@@ -309,6 +312,8 @@ class SentencePieceTokenizer(FullTokenizer):
         ValueError: the file cannot be read, is no SentencePiece model, is damaged, or lacks one of
             `SPECIAL_PIECES`; or the package sentencepiece is missing.
     """
+
+    flag = "--spm_model_file"
 
     def __init__(
         self,
@@ -427,7 +432,8 @@ def _fields(message: bytes) -> Iterator[int]:
 
     while position < len(message):
         yield read_number() >> 3
-        position += read_number()
+        length = read_number()
+        position += length
 
 
 class BasicTokenizer:

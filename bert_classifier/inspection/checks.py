@@ -119,7 +119,7 @@ def inspect(data: Data, model: Model, schedule: Schedule, training: Training) ->
     report = Report(["Data"], [], [], [])
     _inspect_data(report, data)
     report.lines.append("Model")
-    _check_config(report, model.bert_config, data.tokenizer.vocab_size, data.max_seq_length)
+    _check_config(report, model.bert_config, data.tokenizer, data.max_seq_length)
     _add_checkpoint(report, model, len(data.labels))
     report.lines.append("Plan")
     _add_plan(report, schedule, training.early_stopping_min_steps)
@@ -433,16 +433,19 @@ def is_cased(vocab: Mapping[str, int]) -> bool:
 # Model
 
 
-def _check_config(report: Report, config: BertConfig, vocab_size: int, max_seq_length: int) -> None:
-    longest, sizes = config.max_position_embeddings, f"{vocab_size} tokens for {config.vocab_size}"
+def _check_config(
+    report: Report, config: BertConfig, tokenizer: FullTokenizer, max_seq_length: int
+) -> None:
+    longest, vocab_size = config.max_position_embeddings, tokenizer.vocab_size
+    sizes = f"{tokenizer.flag}: {vocab_size} tokens for {config.vocab_size}"
     if max_seq_length > longest:
         report.fatal.append(
             f"--max_seq_length={max_seq_length}: the model reads {longest}; lower it"
         )
     if vocab_size > config.vocab_size:
-        report.fatal.append(f"--vocab_file: {sizes} of the model; give its own vocabulary")
+        report.fatal.append(f"{sizes} of the model; give its own vocabulary")
     elif vocab_size < config.vocab_size - _PADDING_OF_VOCAB:
-        report.warnings.append(f"--vocab_file: {sizes} of the model: is this its own vocabulary?")
+        report.warnings.append(f"{sizes} of the model: is this its own vocabulary?")
     if config.hidden_act == "gelu" and _HUGGING_FACE_KEYS & vars(config).keys():
         report.warnings.append(
             "--bert_config_file is Hugging Face's, whose gelu is exact; here it means google's "

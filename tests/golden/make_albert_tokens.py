@@ -48,6 +48,7 @@ ALPHABETS = (
     "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
     "0123456789,.-",
     "0123456789,,,    ",
+    "`'",
     "`'\"()[]<>$\u00a3\u20ac\u2013 \t",
     "\u00e9\u00c8\u00fc\u0301\u0308\u212b\ufb01\u00bd\u2460\u4e2d\u3042\u30ac\U0001f600",
 )
