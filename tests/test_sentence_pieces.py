@@ -69,11 +69,6 @@ def test_the_model_has_googles_ids(tokenizer):
     assert tokenizer.unk_token == "<unk>"
 
 
-def test_the_committed_model_is_what_sentencepiece_makes():
-    lines = sentence_pieces.example_lines()
-    assert sentence_pieces.train(lines, 700) == MODEL.read_bytes()
-
-
 def test_google_s_arguments_make_the_same_tokenizer(tokenizer):
     for arguments in ((None, True, str(MODEL)), ("30k-clean.vocab", True, str(MODEL))):
         same = tokenization.FullTokenizer(*arguments)
