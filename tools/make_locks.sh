@@ -21,6 +21,7 @@ fi
 compile() {
     "$uv" pip compile --quiet --python "$python" --python-version "$oldest_python" \
         --python-platform x86_64-manylinux2014 --generate-hashes \
+        --override "$requirements-overrides.txt" \
         --custom-compile-command "$command" "$@"
 }
 

@@ -41,7 +41,9 @@ if ! made_from "$lock"; then
     "$uv" venv --quiet --allow-existing --python "$python" "$venv"
 fi
 : >"$venv/made-from"
-"$uv" pip install --python "$venv/bin/python" --require-hashes "${locks[@]/#/--requirements=}"
+# The locks are complete, and take what the overrides say, which a resolver would not.
+"$uv" pip install --python "$venv/bin/python" --require-hashes --no-deps \
+    "${locks[@]/#/--requirements=}"
 cat "${locks[@]}" >"$venv/made-from"
 if [[ $build == *-gpu ]] && ! has_driver; then
     echo "There is no NVIDIA driver on this machine: TensorFlow will compute on the CPU here."
