@@ -74,7 +74,7 @@ def check(record: Mapping[str, Any], values: Mapping[str, Any], given: Collectio
         BadInput: one of the flags would make the answers wrong.
     """
     recorded = record["flags"]
-    before, now = _problem_type(recorded), _problem_type(values)
+    before, now = problem_type_of(recorded), problem_type_of(values)
     if now != before:
         raise BadInput(
             "--problem_type=%s: the model was trained for %s; leave it out, or give the "
@@ -94,7 +94,8 @@ def check(record: Mapping[str, Any], values: Mapping[str, Any], given: Collectio
             )
 
 
-def _problem_type(flag_values: Mapping[str, Any]) -> str:
+def problem_type_of(flag_values: Mapping[str, Any]) -> str:
+    """Return the problem type that the flags of a training stand for."""
     name = flag_values["task_name"].lower()
     is_built_in = name in TASKS and name != "file"
     return TASKS[name].problem_type if is_built_in else flag_values["problem_type"]
