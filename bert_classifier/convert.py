@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source, output_dir = map(files.user_path, (parsed.source, parsed.output_dir))
         if parsed.to_hugging_face:
             model = models.find(source)
-            report = _report_of_written(model, writing.write(model, output_dir), output_dir)
+            report = report_of_written(model, writing.write(model, output_dir), output_dir)
         else:
             report = _report_of_converted(convert(source, output_dir))
     except (BadInput, OSError) as error:
@@ -89,7 +89,8 @@ def _report_of_converted(converted: Converted) -> str:
     return "\n".join(lines)
 
 
-def _report_of_written(model: Model, num_tensors: int, hf_dir: str) -> str:
+def report_of_written(model: Model, num_tensors: int, hf_dir: str) -> str:
+    """Return what to tell of a directory for transformers, in several lines."""
     lines = [
         "Wrote %d tensors of %s. Load them with transformers:" % (num_tensors, model.checkpoint),
         "  AutoModelForSequenceClassification.from_pretrained(%r)" % hf_dir,

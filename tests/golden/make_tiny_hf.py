@@ -3,7 +3,9 @@
     python make_tiny_hf.py
 
 tiny_bert/ is in all forms of files; tiny_albert/, tiny_electra/ and tiny_ernie/ are classifiers in
-the form of today. Needs Python 3.11, torch==2.13.0 and transformers==4.57.6. The tests need none of them.
+the form of today.
+
+Needs Python 3.11, torch==2.13.0 and transformers==4.57.6. The tests need none of them.
 """
 
 import pathlib
