@@ -1,19 +1,29 @@
-"""Text -> word pieces -> ids, with the tokens of google's BERT. Needs no TensorFlow."""
+"""Text -> word pieces -> ids, with the tokens of google's BERT or ALBERT. Needs no TensorFlow."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import string
 import unicodedata
 from collections import Counter, OrderedDict
-from typing import Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 _LOG = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+# The same of a SentencePiece model.
+SPECIAL_PIECES = ("<pad>", "<unk>", "[CLS]", "[SEP]")
 
 _VOCAB_CURE = "--vocab_file must name the unchanged vocab.txt of the pre-trained model"
+_MODEL_CURE = (
+    "--spm_model_file must name the unchanged SentencePiece model of the pre-trained model; a "
+    "vocab.txt is given as --vocab_file"
+)
+
+# A line of token and id.
+_HAS_ID = re.compile(r"[^\t]+\t\d+\s*")
 
 _LOWER_CASED_MODELS = frozenset(
     [
@@ -39,6 +49,11 @@ _CHINESE_BLOCKS = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
+
+# Stands at the beginning of a piece of SentencePiece that begins a word.
+_WORD_BEGINS = "\u2581"
+# The field of a SentencePiece model, as protobuf numbers it, that follows the pieces.
+_NORMALIZER_FIELD = 3
 
 # Enough for the frequent words of any corpus; rare words that come later are split each time.
 _MAX_CACHED_WORDS = 100000
@@ -92,11 +107,14 @@ def load_vocab(vocab_file: str) -> dict[str, int]:
     counts. Blank lines at the end do not count. If several lines have the same token, the last one
     gives its id, as in google's code.
 
+    The vocabulary of ERNIE has the id in a second column, after a tab.
+
     Returns:
         An `OrderedDict` from token to id.
 
     Raises:
-        ValueError: the file cannot be read, is not UTF-8 or is empty.
+        ValueError: the file cannot be read, is not UTF-8 or is empty, or an id in a second column
+            is not the number of its line.
     """
     vocab: dict[str, int] = OrderedDict()
     for index, line in enumerate(_read_lines(vocab_file)):
@@ -132,7 +150,10 @@ def _read_lines(vocab_file: str) -> list[str]:
         raise ValueError(f"{vocab_file}: {error.strerror}; {_VOCAB_CURE}") from error
     except UnicodeDecodeError as error:
         line_number = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{vocab_file}:{line_number}: is not UTF-8; {_VOCAB_CURE}") from error
+        raise ValueError(
+            f"{vocab_file}:{line_number}: is not UTF-8; {_VOCAB_CURE}, and --spm_model_file a "
+            "SentencePiece model"
+        ) from error
     if not text.strip():
         raise ValueError(f"{vocab_file}: is empty; {_VOCAB_CURE}")
     # Only "\n" ends a line: `str.splitlines` would also split at the token U+2028 and so shift all
@@ -140,7 +161,26 @@ def _read_lines(vocab_file: str) -> list[str]:
     lines = text.split("\n")
     while not lines[-1].strip(" \t\r"):
         lines.pop()
-    return lines
+    return _without_ids(lines, vocab_file) if _HAS_ID.fullmatch(lines[0]) else lines
+
+
+def _without_ids(lines: list[str], vocab_file: str) -> list[str]:
+    """Return the tokens of lines of token and id, with a tab between them.
+
+    Raises:
+        ValueError: an id is not the number of its line, from 0.
+    """
+    tokens = []
+    for index, line in enumerate(lines):
+        token, _, number = line.partition("\t")
+        if number.strip() != str(index):
+            raise ValueError(
+                f"{vocab_file}:{index + 1}: has {number.strip()!r} after the tab, where the first "
+                f"line has an id, and the id of this line is {index}; {_VOCAB_CURE}, and "
+                "--spm_model_file a SentencePiece model"
+            )
+        tokens.append(token)
+    return tokens
 
 
 def validate_vocab(vocab: Mapping[str, int], vocab_file: str) -> None:
@@ -181,22 +221,49 @@ def whitespace_tokenize(text: str) -> list[str]:
 class FullTokenizer:
     """Text to word pieces: `BasicTokenizer` finds the words, `WordpieceTokenizer` splits them.
 
+    With `spm_model_file`, a file of SentencePiece, it is a `SentencePieceTokenizer`.
+
     Attributes:
         vocab: token -> id.
         inv_vocab: id -> token.
+        unk_token: stands for a word that pieces of the vocabulary cannot make.
+        do_lower_case: whether text is lower-cased first.
+        flag: the flag that names the file.
     """
 
-    def __init__(self, vocab_file: str, do_lower_case: bool = True):
+    flag = "--vocab_file"
+
+    def __new__(
+        cls,
+        vocab_file: str | None = None,
+        do_lower_case: bool = True,
+        spm_model_file: str | None = None,
+    ) -> FullTokenizer:
+        """Make a tokenizer of the kind that the arguments, those of google's ALBERT, ask for."""
+        if spm_model_file:
+            return object.__new__(SentencePieceTokenizer)
+        return object.__new__(cls)
+
+    def __init__(
+        self, vocab_file: str, do_lower_case: bool = True, spm_model_file: str | None = None
+    ):
         self.vocab = load_vocab(vocab_file)
         self.inv_vocab = {index: token for token, index in self.vocab.items()}
+        self.do_lower_case = do_lower_case
         self.basic_tokenizer = BasicTokenizer(do_lower_case=do_lower_case)
         self.wordpiece_tokenizer = WordpieceTokenizer(vocab=self.vocab)
+        self.unk_token = self.wordpiece_tokenizer.unk_token
         self._cache: dict[str, list[str]] = {}
 
     @property
     def vocab_size(self) -> int:
         """Number of ids: larger than the number of tokens if lines have the same token."""
         return max(self.vocab.values()) + 1
+
+    def identity(self) -> Any:
+        """Return what the pieces of a text depend on, but `do_lower_case`."""
+        # An id of a line whose token is in a later line again has none.
+        return [self.inv_vocab.get(index, "") for index in range(self.vocab_size)]
 
     def tokenize(self, text: str | bytes) -> list[str]:
         """Return the word pieces of `text`."""
@@ -214,6 +281,18 @@ class FullTokenizer:
             self._cache[part] = pieces
         return pieces
 
+    def unknown_words(self, text: str | bytes) -> list[str]:
+        """Return the parts of `text` that have the id of `unk_token`."""
+        if self.unk_token not in self.tokenize(text):
+            return []
+        words = self.basic_tokenizer.tokenize(text)
+        return [w for w in words if self.unk_token in self.wordpiece_tokenizer.tokenize(w)]
+
+    def unknown_characters(self, word: str) -> list[str]:
+        """Return the characters of an unknown word that have no piece of their own."""
+        pieces = [word[0], *("##" + char for char in word[1:])]
+        return [piece[-1] for piece in pieces if piece not in self.vocab]
+
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
         """Return the id of every token."""
         return convert_tokens_to_ids(self.vocab, tokens)
@@ -221,6 +300,140 @@ class FullTokenizer:
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
         """Return the token of every id."""
         return convert_ids_to_tokens(self.inv_vocab, ids)
+
+
+class SentencePieceTokenizer(FullTokenizer):
+    """Text to the pieces of a SentencePiece model, as that of google's English ALBERT.
+
+    The tokens are those of `AlbertTokenizer` in transformers. Google's own code does not replace
+    quotes, and does not lower-case by itself.
+
+    Raises:
+        ValueError: the file cannot be read, is no SentencePiece model, is damaged, or lacks one of
+            `SPECIAL_PIECES`; or the package sentencepiece is missing.
+    """
+
+    flag = "--spm_model_file"
+
+    def __init__(
+        self,
+        vocab_file: str | None = None,
+        do_lower_case: bool = True,
+        spm_model_file: str = "",
+    ):
+        content = _read_model(spm_model_file)
+        self._model = _load_model(content, spm_model_file)
+        self._digest = hashlib.sha256(content).hexdigest()
+        ids = range(self._model.get_piece_size())
+        self.inv_vocab = {index: self._model.id_to_piece(index) for index in ids}
+        self.vocab = {piece: index for index, piece in self.inv_vocab.items()}
+        missing = [piece for piece in SPECIAL_PIECES if piece not in self.vocab]
+        if missing:
+            raise ValueError(f"{spm_model_file}: has no {', '.join(missing)}; {_MODEL_CURE}")
+        self.unk_token = self.inv_vocab[self._model.unk_id()]
+        self.do_lower_case = do_lower_case
+        controls = {
+            piece for index, piece in self.inv_vocab.items() if self._model.is_control(index)
+        }
+        self._never_in_text = controls | set(SPECIAL_PIECES)
+
+    def identity(self) -> str:
+        """Return what the pieces of a text depend on, but `do_lower_case`: scores matter too."""
+        return self._digest
+
+    def tokenize(self, text: str | bytes) -> list[str]:
+        """Return the pieces of `text`. A piece that is not in the model is unknown text itself."""
+        pieces: list[str] = []
+        for piece in self._encode(self._prepare(convert_to_unicode(text))):
+            has_number = len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit()
+            pieces.extend(self._without_comma(piece) if has_number else [piece])
+        # Unknown text may look like a piece with a meaning of its own.
+        return [self.unk_token if piece in self._never_in_text else piece for piece in pieces]
+
+    def _prepare(self, text: str) -> str:
+        text = " ".join(text.split()).replace("``", '"').replace("''", '"')
+        text = unicodedata.normalize("NFKD", text).translate(_WITHOUT_MARKS)
+        return text.lower() if self.do_lower_case else text
+
+    def _encode(self, text: str) -> list[str]:
+        return self._model.encode(text, out_type=str)
+
+    def _without_comma(self, piece: str) -> list[str]:
+        """Split a piece that ends in a digit and a comma as if the comma stood apart.
+
+        The texts that google trained its models on were split so.
+        """
+        pieces = self._encode(piece[:-1].replace(_WORD_BEGINS, ""))
+        if not piece.startswith(_WORD_BEGINS) and pieces[0].startswith(_WORD_BEGINS):
+            pieces[0] = pieces[0][1:]
+        return [*filter(None, pieces), ","]
+
+    def unknown_words(self, text: str | bytes) -> list[str]:
+        """Return the pieces of `text` that have the id of `unk_token`."""
+        return [p for p in self.tokenize(text) if p not in self.vocab or p == self.unk_token]
+
+    def unknown_characters(self, word: str) -> list[str]:
+        """Return the characters of an unknown piece that have no piece of their own."""
+        return [char for char in word if char not in self.vocab]
+
+    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
+        """Return the id of every token; a text that is no piece has the id of `unk_token`."""
+        unknown = self.vocab[self.unk_token]
+        return [self.vocab.get(token, unknown) for token in tokens]
+
+
+def _read_model(path: str) -> bytes:
+    try:
+        with open(path, "rb") as reader:
+            content = reader.read()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; {_MODEL_CURE}") from error
+    if not content:
+        raise ValueError(f"{path}: is empty; {_MODEL_CURE}")
+    return content
+
+
+def _load_model(content: bytes, path: str) -> Any:
+    """Return a `SentencePieceProcessor`."""
+    try:
+        import sentencepiece  # noqa: PLC0415
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: sentencepiece, which reads it, cannot be imported ({error}); "
+            "pip install sentencepiece==0.2.0"
+        ) from error
+    try:
+        # The pieces come first: of a file cut between two of them the library would load the rest.
+        if _NORMALIZER_FIELD in _fields(content):
+            return sentencepiece.SentencePieceProcessor(model_proto=content)
+    except (IndexError, RuntimeError):
+        pass
+    raise ValueError(f"{path}: is no SentencePiece model, or a damaged one; {_MODEL_CURE}")
+
+
+def _fields(message: bytes) -> Iterator[int]:
+    """Yield the number of each field of a protobuf message of which each has a length.
+
+    Raises:
+        IndexError: it is no message, or ends within a number.
+    """
+    position = 0
+
+    def read_number() -> int:
+        nonlocal position
+        number = 0
+        for shift in range(0, 64, 7):
+            byte = message[position]
+            position += 1
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return number
+        raise IndexError("a number of more than 64 bits")
+
+    while position < len(message):
+        yield read_number() >> 3
+        length = read_number()
+        position += length
 
 
 class BasicTokenizer:
@@ -330,4 +543,12 @@ def _clean(char: str) -> str:
 
 _CLEANED = _CharacterTable(_clean)
 _WITHOUT_ACCENTS = _CharacterTable(lambda char: "" if unicodedata.category(char) == "Mn" else char)
+# Half a character, a surrogate, is nothing that SentencePiece can read.
+_WITHOUT_MARKS = _CharacterTable(
+    lambda char: (
+        "\ufffd"
+        if unicodedata.category(char) == "Cs"
+        else ("" if unicodedata.combining(char) else char)
+    )
+)
 _PUNCTUATION_APART = _CharacterTable(lambda char: f" {char} " if _is_punctuation(char) else char)

@@ -67,9 +67,15 @@ class Model:
 
     bert_config_file: str = ""
     vocab_file: str = ""
+    spm_model_file: str = ""
     init_checkpoint: str | None = None
     warm_start_from: str | None = None
     do_lower_case: bool = True
+
+    @property
+    def tokenizer_file(self) -> str:
+        """The file that says how texts are split: the vocabulary, or the SentencePiece model."""
+        return self.vocab_file or self.spm_model_file
 
 
 @dataclasses.dataclass(frozen=True)

@@ -150,6 +150,10 @@ def _define_own_files(define: _Definer) -> None:
 def _define_model(define: _Definer) -> None:
     define.path("bert_config_file", "JSON file with the encoder's shape.")
     define.path("vocab_file", "Vocabulary the encoder was trained with.")
+    define.path(
+        "spm_model_file",
+        "SentencePiece model the encoder was trained with, if it has no vocabulary.",
+    )
     define.path("init_checkpoint", "Prefix of the pretrained checkpoint.")
     define.path(
         "warm_start_from",
@@ -365,6 +369,12 @@ _RULES: Sequence[tuple[Sequence[str], Callable[..., bool], str]] = (
         ["init_checkpoint", "warm_start_from"],
         lambda init_checkpoint, warm_start_from: not (init_checkpoint and warm_start_from),
         "training begins from one checkpoint: give one of the two",
+    ),
+    (
+        ["vocab_file", "spm_model_file"],
+        lambda vocab_file, spm_model_file: not (vocab_file and spm_model_file),
+        "texts are split by one file: give --spm_model_file for a SentencePiece model, as of "
+        "google's English ALBERT, and else --vocab_file",
     ),
 )
 

@@ -232,10 +232,15 @@ def _as_in_training(config: Config, trained: Trained) -> Config:
         # Another version may have had other flags.
         config = config.replace(**{name: taken[name] for name in taken.keys() & values.keys()})
         later_call.check(trained.record, config.values(), given)
-    for name in ("task_name", "bert_config_file", "vocab_file"):
-        if not config.values()[name]:
+    needed = {
+        "--task_name": config.data.task_name,
+        "--bert_config_file": config.model.bert_config_file,
+        "--vocab_file (or --spm_model_file)": config.model.tokenizer_file,
+    }
+    for name, value in needed.items():
+        if not value:
             raise BadInput(
-                "--%s is missing: a training needs it, and so does a call without a run.json in "
+                "%s is missing: a training needs it, and so does a call without a run.json in "
                 "--output_dir=%s" % (name, config.output.output_dir)
             )
     return config

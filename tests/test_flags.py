@@ -57,7 +57,10 @@ def test_a_config_is_replaced_and_not_changed():
         (["--do_eval", "--calibrate"], "--calibrate needs --do_export or --do_frozen"),
         (["--do_export", "--calibrate", "--horovod"], "in a call without --horovod"),
         (["--do_train", "--init_checkpoint=a", "--warm_start_from=b"], "one of the two"),
+        (["--do_train", "--vocab_file=a", "--spm_model_file=b"], "--spm_model_file for a Sentence"),
         (["--do_train", "--sede=1"], "Did you mean: seed"),
+        # Of google's ALBERT.
+        (["--do_train", "--albert_config_file=a"], "Did you mean: bert_config_file"),
     ],
 )
 def test_flags_that_do_not_go_together(arguments, message):

@@ -154,13 +154,11 @@ class Converter:
 
     def settings(self) -> Sequence[Any]:
         """Return all that features depend on, but the examples."""
-        # An id of a line whose token is in a later line again has none.
-        token_of = {index: token for token, index in self.tokenizer.vocab.items()}
         return (
             list(self._ids),
             self.max_seq_length,
-            self.tokenizer.basic_tokenizer.do_lower_case,
-            [token_of.get(index, "") for index in range(self.tokenizer.vocab_size)],
+            self.tokenizer.do_lower_case,
+            self.tokenizer.identity(),
             self.problem_type,
             self.truncation,
             self.window_stride,

@@ -140,7 +140,7 @@ def _load_encoder(
     model: configs.Model, max_seq_length: int
 ) -> tuple[modeling.BertConfig, tokenization.FullTokenizer]:
     # They are read again for the run's identity and for each export.
-    for path in (model.bert_config_file, model.vocab_file):
+    for path in (model.bert_config_file, model.tokenizer_file):
         files.check_rereadable(path)
     with bad_input():
         bert_config = modeling.BertConfig.from_json_file(model.bert_config_file)
@@ -156,17 +156,20 @@ def _load_encoder(
 def _load_tokenizer(
     model: configs.Model, bert_config: modeling.BertConfig
 ) -> tokenization.FullTokenizer:
-    """Load the vocabulary and check that it belongs to the model."""
+    """Load the tokenizer and check that it belongs to the model."""
     with bad_input():
         tokenization.validate_case_matches_checkpoint(model.do_lower_case, model.init_checkpoint)
-        tokenizer = tokenization.FullTokenizer(model.vocab_file, model.do_lower_case)
-        tokenization.validate_vocab(tokenizer.vocab, model.vocab_file)
-    tokenization.log_repeated_tokens(model.vocab_file)
+        tokenizer = tokenization.FullTokenizer(
+            model.vocab_file, model.do_lower_case, model.spm_model_file
+        )
+        if model.vocab_file:
+            tokenization.validate_vocab(tokenizer.vocab, model.vocab_file)
+            tokenization.log_repeated_tokens(model.vocab_file)
     if tokenizer.vocab_size > bert_config.vocab_size:
         raise BadInput(
             "%s: %d tokens, but vocab_size is %d in %s; give the model's own vocabulary"
             % (
-                model.vocab_file,
+                model.tokenizer_file,
                 tokenizer.vocab_size,
                 bert_config.vocab_size,
                 model.bert_config_file,

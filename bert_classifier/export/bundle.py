@@ -3,7 +3,8 @@
 A bundle is a SavedModel with its parts in `assets.extra/`, or one file with a frozen graph, in
 which the parts are the constants `bundle/<part>`. The parts are
 
-    vocab.txt labels.txt bert_config.json    as in training; the labels in the order of the outputs
+    vocab.txt or spiece.model                as in training: what the texts are split by
+    labels.txt bert_config.json              as in training; the labels in the order of the outputs
     metrics.json                             of the evaluation of these weights, if there was one
     sample_request.json                      a request for TensorFlow Serving
     bundle.json                              `Settings`, and the digests of all else
@@ -32,7 +33,9 @@ from bert_classifier.problem_types import PROBLEM_TYPES
 FORMAT = 1
 
 ASSETS = "assets.extra"
-VOCAB, LABELS, CONFIG = "vocab.txt", "labels.txt", "bert_config.json"
+# A bundle has one of the first two.
+VOCAB, SPM_MODEL = "vocab.txt", "spiece.model"
+LABELS, CONFIG = "labels.txt", "bert_config.json"
 METRICS, SAMPLE_REQUEST = "metrics.json", "sample_request.json"
 _DESCRIPTION = "bundle.json"
 
@@ -318,7 +321,7 @@ def _without(parts_alone: tf.GraphDef, data: bytes) -> bytes:
 
 
 def _is_part(name: str) -> bool:
-    return name in (VOCAB, LABELS, CONFIG, METRICS, SAMPLE_REQUEST)
+    return name in (VOCAB, SPM_MODEL, LABELS, CONFIG, METRICS, SAMPLE_REQUEST)
 
 
 def _read_description(path: str, read: Any) -> dict[str, Any]:
@@ -338,7 +341,11 @@ def _read_description(path: str, read: Any) -> dict[str, Any]:
         )
     digests, settings = description.get("digests"), description.get("settings")
     are_objects = isinstance(digests, dict) and isinstance(settings, dict)
-    if not (are_objects and {VOCAB, LABELS, CONFIG} <= set(digests)):
+    if not (
+        are_objects
+        and {LABELS, CONFIG} <= set(digests)
+        and len({VOCAB, SPM_MODEL} & set(digests)) == 1
+    ):
         raise BadInput("%s: %s is damaged; %s" % (path, _DESCRIPTION, _CURE))
     return description
 

@@ -9,10 +9,11 @@ from typing import Any, Iterable, Mapping
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from bert_classifier import config as configs
 from bert_classifier import devices
 from bert_classifier.config import Config
 from bert_classifier.data.inputs import Inputs
-from bert_classifier.export import calibration
+from bert_classifier.export import bundle, calibration
 from bert_classifier.export.bundle import Settings
 from bert_classifier.export.writer import BundleWriter, read_sample
 
@@ -57,10 +58,15 @@ def make_bundle_writer(
         estimator,
         make_settings(config, inputs, is_pair=sample[0].text_b is not None),
         inputs.tokenizer,
-        config.model.vocab_file,
-        config.model.bert_config_file,
+        _files_of_encoder(config.model),
         sample,
     )
+
+
+def _files_of_encoder(model: configs.Model) -> dict[str, str]:
+    """Return the files that a bundle has from the pre-trained model, by the names that it has."""
+    tokenizer = bundle.VOCAB if model.vocab_file else bundle.SPM_MODEL
+    return {tokenizer: model.tokenizer_file, bundle.CONFIG: model.bert_config_file}
 
 
 def find_temperature(

@@ -87,8 +87,8 @@ class BundleWriter(NamedTuple):
         estimator: of the run.
         settings: of the bundles.
         tokenizer: splits the texts of `sample`.
-        vocab_file: the vocabulary, which is copied.
-        bert_config_file: the config of the encoder, which is copied.
+        copied: part of the bundle -> file that is copied: vocabulary or SentencePiece model, and
+            config of the encoder.
         sample: some examples of the dev set, for the self-test; the first one is also that of the
             sample request.
     """
@@ -96,8 +96,7 @@ class BundleWriter(NamedTuple):
     estimator: tf.estimator.Estimator
     settings: Settings
     tokenizer: FullTokenizer
-    vocab_file: str
-    bert_config_file: str
+    copied: Mapping[str, str]
     sample: Sequence[InputExample]
 
     def export(
@@ -174,7 +173,7 @@ class BundleWriter(NamedTuple):
             bundle.METRICS: _json(metrics),
             bundle.SAMPLE_REQUEST: _json(request),
         }
-        for part, path in ((bundle.VOCAB, self.vocab_file), (bundle.CONFIG, self.bert_config_file)):
+        for part, path in self.copied.items():
             with open(path, "rb") as stream:
                 parts[part] = stream.read()
         return parts

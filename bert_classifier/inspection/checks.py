@@ -119,7 +119,7 @@ def inspect(data: Data, model: Model, schedule: Schedule, training: Training) ->
     report = Report(["Data"], [], [], [])
     _inspect_data(report, data)
     report.lines.append("Model")
-    _check_config(report, model.bert_config, data.tokenizer.vocab_size, data.max_seq_length)
+    _check_config(report, model.bert_config, data.tokenizer, data.max_seq_length)
     _add_checkpoint(report, model, len(data.labels))
     report.lines.append("Plan")
     _add_plan(report, schedule, training.early_stopping_min_steps)
@@ -182,7 +182,7 @@ class _Split:
         self.num_rows, self.num_empty = len(examples), 0
         self.texts_per_row: set[int] = set()
         self.answers: Counter[Any] = collections.Counter()
-        lower_cases = tokenizer.basic_tokenizer.do_lower_case
+        lower_cases = tokenizer.do_lower_case
         texts = array.array("q")
         has_classes = problem_types.get(problem_type).has_classes
         labels: array.array[Any] = array.array("q" if has_classes else "d")
@@ -356,17 +356,13 @@ def count_tokens(
         The lengths, int64 `[num_examples]`, sorted, with [CLS] and [SEP]; the number of tokens
         without these; the words that became [UNK], with their counts.
     """
-    wordpiece = tokenizer.wordpiece_tokenizer
     lengths, num_tokens = array.array("q"), 0
     unknown: Counter[str] = collections.Counter()
     for example in examples:
         sizes = []
         for text in _texts_of(example):
-            tokens = tokenizer.tokenize(text)
-            sizes.append(len(tokens))
-            if wordpiece.unk_token in tokens:
-                words = tokenizer.basic_tokenizer.tokenize(text)
-                unknown.update(w for w in words if wordpiece.unk_token in wordpiece.tokenize(w))
+            sizes.append(len(tokenizer.tokenize(text)))
+            unknown.update(tokenizer.unknown_words(text))
         num_tokens += sum(sizes)
         # [CLS] and [SEP], and another [SEP] after a second text.
         lengths.append(2 + sizes[0] + sum(size + 1 for size in sizes[1:] if size))
@@ -398,9 +394,8 @@ def _add_unknown(
 ) -> None:
     lacking: Counter[str] = collections.Counter()
     for word, number in words.items():
-        for piece in [word[0], *("##" + char for char in word[1:])]:
-            if piece not in tokenizer.vocab:
-                lacking[piece[-1]] += number
+        for char in tokenizer.unknown_characters(word):
+            lacking[char] += number
     num_unknown = sum(words.values())
     report.add("[UNK]", f"{_share(num_unknown, num_tokens)} tokens")
     if lacking:
@@ -412,7 +407,7 @@ def _add_unknown(
     if not is_cased(tokenizer.vocab):
         if any(char != char.lower() for char in lacking):
             report.warnings.append("the vocabulary has no upper-case letters: give --do_lower_case")
-    elif tokenizer.basic_tokenizer.do_lower_case:
+    elif tokenizer.do_lower_case:
         report.warnings.append("the vocabulary has upper-case letters: give --do_lower_case=False")
 
 
@@ -438,16 +433,19 @@ def is_cased(vocab: Mapping[str, int]) -> bool:
 # Model
 
 
-def _check_config(report: Report, config: BertConfig, vocab_size: int, max_seq_length: int) -> None:
-    longest, sizes = config.max_position_embeddings, f"{vocab_size} tokens for {config.vocab_size}"
+def _check_config(
+    report: Report, config: BertConfig, tokenizer: FullTokenizer, max_seq_length: int
+) -> None:
+    longest, vocab_size = config.max_position_embeddings, tokenizer.vocab_size
+    sizes = f"{tokenizer.flag}: {vocab_size} tokens for {config.vocab_size}"
     if max_seq_length > longest:
         report.fatal.append(
             f"--max_seq_length={max_seq_length}: the model reads {longest}; lower it"
         )
     if vocab_size > config.vocab_size:
-        report.fatal.append(f"--vocab_file: {sizes} of the model; give its own vocabulary")
+        report.fatal.append(f"{sizes} of the model; give its own vocabulary")
     elif vocab_size < config.vocab_size - _PADDING_OF_VOCAB:
-        report.warnings.append(f"--vocab_file: {sizes} of the model: is this its own vocabulary?")
+        report.warnings.append(f"{sizes} of the model: is this its own vocabulary?")
     if config.hidden_act == "gelu" and _HUGGING_FACE_KEYS & vars(config).keys():
         report.warnings.append(
             "--bert_config_file is Hugging Face's, whose gelu is exact; here it means google's "

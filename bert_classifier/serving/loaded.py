@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, Mapping, Sequence
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class LoadedModel:
         self._converter = features.Converter(
             settings.labels,
             settings.max_seq_length,
-            _read_tokenizer(parts[bundle.VOCAB], settings.do_lower_case),
+            _read_tokenizer(parts, settings.do_lower_case),
             settings.problem_type,
             settings.truncation,
             settings.window_stride,
@@ -123,11 +123,16 @@ def _adjusted(
     return settings
 
 
-def _read_tokenizer(vocab: bytes, do_lower_case: bool) -> FullTokenizer:
-    # FullTokenizer reads a file, and in a frozen graph the vocabulary is in none.
+def _read_tokenizer(parts: Mapping[str, bytes], do_lower_case: bool) -> FullTokenizer:
+    # FullTokenizer reads a file, and the parts of a frozen graph are in none.
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, bundle.VOCAB)
-        with open(path, "wb") as stream:
-            stream.write(vocab)
+        paths = {}
+        for part in (bundle.VOCAB, bundle.SPM_MODEL):
+            if part in parts:
+                paths[part] = os.path.join(folder, part)
+                with open(paths[part], "wb") as stream:
+                    stream.write(parts[part])
         with bad_input():
-            return FullTokenizer(path, do_lower_case)
+            return FullTokenizer(
+                paths.get(bundle.VOCAB, ""), do_lower_case, paths.get(bundle.SPM_MODEL)
+            )

@@ -11,6 +11,8 @@ from bert_classifier.training import runs
 from bert_classifier.training.history import Watched
 from bert_classifier.training.schedule import Schedule
 
+# Files of the pre-trained model that a run reads anew in each call.
+MODEL_FILES = ("bert_config_file", "vocab_file", "spm_model_file")
 _FLAGS = (
     "warm_start_from",
     "do_lower_case",
@@ -36,10 +38,10 @@ def make_identity(
     Patience, and how the examples of a step are divided into batches and among workers, are left
     out, so they may change when a run is resumed.
     """
+    values = config.values()
     init_checkpoint = config.model.init_checkpoint
     identity = {
-        "bert_config_file": runs.content_hash(config.model.bert_config_file),
-        "vocab_file": runs.content_hash(config.model.vocab_file),
+        **{name: runs.content_hash(values[name]) for name in MODEL_FILES if values[name]},
         "init_checkpoint": None,
         "labels": inputs.labels,
         "class_weights": inputs.class_weights,
@@ -53,5 +55,4 @@ def make_identity(
     }
     if init_checkpoint:
         identity["init_checkpoint"] = runs.content_hash(weights.index_file(init_checkpoint))
-    values = config.values()
     return {**identity, **{name: values[name] for name in _FLAGS}}

@@ -13,6 +13,7 @@ from bert_classifier.data.inputs import MAY_DIFFER
 from bert_classifier.data.tasks import TASKS
 from bert_classifier.errors import BadInput
 from bert_classifier.training import runs
+from bert_classifier.training.identity import MODEL_FILES
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ _OWN_FILES = _DATA_FILES | frozenset(
     "data_dir problem_type text_column text_b_column label_column id_column label_separator "
     "file_format separator has_header dev_fraction".split()
 )
-_PATHS = _DATA_FILES | frozenset("data_dir class_weights bert_config_file vocab_file".split())
-_MODEL_FILES = ("bert_config_file", "vocab_file")
+_PATHS = _DATA_FILES | frozenset(
+    "data_dir class_weights bert_config_file vocab_file spm_model_file".split()
+)
 
 
 def take_up(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def take_up(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 def _where_it_was(path: str | None, folder: str | None) -> str | None:
     """Return a path that is relative to the folder in which the training was started."""
-    if path is None or folder is None or folder == os.getcwd():
+    if not path or folder is None or folder == os.getcwd():
         return path
     from_there = os.path.join(folder, path)
     return from_there if os.path.exists(from_there) else path
@@ -85,8 +87,9 @@ def check(record: Mapping[str, Any], values: Mapping[str, Any], given: Collectio
             "--do_lower_case=%s: the model was trained with %s; leave it out"
             % (values["do_lower_case"], recorded["do_lower_case"])
         )
-    for name in _MODEL_FILES:
-        _check_model_file(record, name, values[name], name in given)
+    for name in MODEL_FILES:
+        if values[name]:
+            _check_model_file(record, name, values[name], name in given)
     for name in MAY_DIFFER:
         if values[name] != recorded.get(name, values[name]):
             _LOG.warning(
@@ -102,6 +105,8 @@ def problem_type_of(flag_values: Mapping[str, Any]) -> str:
 
 
 def _check_model_file(record: Mapping[str, Any], name: str, path: str, is_given: bool) -> None:
+    if name not in record["identity"]:
+        raise BadInput("--%s=%s: the model was trained without one; leave it out" % (name, path))
     whose = "" if is_given else ", with which the model was trained,"
     if not os.path.exists(path):
         raise BadInput("--%s=%s%s is not there; give the file again" % (name, path, whose))

@@ -20,6 +20,7 @@ _READ_AS_THEY_ARE = (
     "thresholds",
     "bert_config_file",
     "vocab_file",
+    "spm_model_file",
 )
 
 

@@ -84,8 +84,7 @@ class Export:
             self._estimator,
             self.settings,
             self._tokenizer,
-            model.vocab_file,
-            model.bert_config_file,
+            {bundle.VOCAB: model.vocab_file, bundle.CONFIG: model.bert_config_file},
             [self._example(self.texts[0])],
         )
         self.frozen = str(folder / "frozen.pb")
