@@ -70,7 +70,7 @@ def _of_run(output_dir: str) -> Model:
     labels_file.check_number(labels, output_dir, checkpoint)
     flags = later_call.take_up(record, {})
     try:
-        later_call.check(record, flags, ())
+        later_call.check_model_files(record, flags)
     except BadInput as error:
         raise BadInput(
             "%s; an export of the run has copies, and can be given too" % error
@@ -93,7 +93,7 @@ def _of_export(path: str) -> Model:
     opened = bundle.open_bundle(folder)
     opened.model.close()
     assets, settings = os.path.join(folder, bundle.ASSETS), opened.settings
-    has_pieces = SENTENCE_PIECES.file_name in opened.parts
+    has_pieces = bundle.SPM_MODEL in opened.parts
     splitting = SENTENCE_PIECES if has_pieces else WORD_PIECES
     config_file = os.path.join(assets, bundle.CONFIG)
     return Model(

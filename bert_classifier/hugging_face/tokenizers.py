@@ -6,11 +6,10 @@ import os
 import shutil
 from typing import Any, Mapping, NamedTuple
 
-import sentencepiece
-
 from bert_classifier import files
-from bert_classifier.errors import BadInput
+from bert_classifier.errors import BadInput, bad_input
 from bert_classifier.hugging_face import configs
+from tokenization import FullTokenizer
 
 _SETTINGS_NAME = "tokenizer_config.json"
 
@@ -20,7 +19,7 @@ class Splitting(NamedTuple):
 
     Attributes:
         file_name: Of the vocabulary.
-        flag: The flag that takes such a file.
+        flag: The flag, and the argument of `FullTokenizer`, that takes such a file.
         classes: Those of transformers that split so; the first is written.
         settings: What tokenizer_config.json must say if it says anything.
         cure: What writes the file if it is missing.
@@ -107,26 +106,13 @@ def _check_vocabulary(hf_dir: str, splitting: Splitting, vocab_size: int) -> str
     if not os.path.exists(path):
         raise BadInput("%s: no such file; %s" % (path, splitting.cure))
     files.check_rereadable(path)
-    with open(path, "rb") as stream:
-        content = stream.read()
-    if splitting is SENTENCE_PIECES:
-        num_tokens = _count_pieces(content, path)
-    else:
-        num_tokens = content.rstrip().count(b"\n") + 1  # Blank lines at the end do not count.
+    with bad_input():
+        argument: dict[str, Any] = {splitting.flag: path}
+        num_tokens = FullTokenizer(**argument).vocab_size
     if num_tokens > vocab_size:
         message = "%s:%d: more words than vocab_size %d; use the %s of this model"
         raise BadInput(message % (path, num_tokens, vocab_size, splitting.file_name))
     return path
-
-
-def _count_pieces(content: bytes, path: str) -> int:
-    try:
-        return sentencepiece.SentencePieceProcessor(model_proto=content).get_piece_size()
-    except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(
-            "%s: no model of SentencePiece (%s); download it again" % (path, reason)
-        ) from None
 
 
 def write(tokenizer: Tokenizer, max_seq_length: int, folder: str) -> None:
@@ -153,10 +139,12 @@ def write(tokenizer: Tokenizer, max_seq_length: int, folder: str) -> None:
 
 
 def _write_words(vocab_file: str, copy: str) -> None:
-    """Copy a vocabulary as `FullTokenizer` reads it.
+    """Write a vocabulary as `FullTokenizer` reads it.
 
-    transformers would keep a byte order mark and blanks beside a token as parts of it.
+    transformers would take a byte order mark, blanks and ids beside a token for parts of it.
     """
-    with open(vocab_file, "rb") as stream:
-        text = stream.read().decode("utf-8-sig").rstrip(" \t\r\n")
-    files.write_text(copy, "".join(line.strip() + "\n" for line in text.split("\n")))
+    with bad_input():
+        tokenizer = FullTokenizer(vocab_file)
+    # A line whose token is in a later line again has none.
+    tokens = (tokenizer.inv_vocab.get(index, "") for index in range(tokenizer.vocab_size))
+    files.write_text(copy, "".join(token + "\n" for token in tokens))

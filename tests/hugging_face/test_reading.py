@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pathlib
 import shutil
@@ -10,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
-import sentencepiece
+import sentence_pieces
 import tensorflow.compat.v1 as tf
 
 import encoder_config
@@ -365,22 +364,10 @@ def test_roberta_wwm_is_bert_whatever_its_folder_is_called(tmp_path):
 
 @pytest.fixture(scope="module")
 def pieces() -> bytes:
-    """A model of SentencePiece with 16 pieces."""
-    stream = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["ab ba abba", "baba ab", "bb aa"] * 20),
-        model_writer=stream,
-        vocab_size=11,
-        pad_id=0,
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
-        hard_vocab_limit=False,
-        num_threads=1,
-        minloglevel=2,
+    """A model of SentencePiece with 11 pieces."""
+    return sentence_pieces.train(
+        ["ab ba abba", "baba ab", "bb aa"] * 20, 11, user_defined_symbols=[]
     )
-    return stream.getvalue()
 
 
 def english_albert(tmp_path, pieces, **settings) -> pathlib.Path:
@@ -444,7 +431,9 @@ def test_more_pieces_than_embeddings_are_refused(tmp_path, pieces):
 
 
 def test_a_file_that_has_no_pieces_is_refused(tmp_path, pieces):
-    assert_refused(english_albert(tmp_path, b"version https://git-lfs"), "spiece.model", "again")
+    assert_refused(
+        english_albert(tmp_path, b"version https://git-lfs"), "spiece.model: is no Sente"
+    )
 
 
 # In config.json, as of models that were published before tokenizer_config.json had it.

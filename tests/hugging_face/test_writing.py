@@ -167,7 +167,7 @@ def test_config_has_the_labels_and_the_problem_type(problem_type, theirs, id2lab
         assert opened.metadata() == {"format": "pt"}
 
 
-# A byte order mark and blanks would be parts of a token there.
+# A byte order mark, blanks and ids would be parts of a token there.
 def test_the_vocabulary_is_what_our_tokenizer_reads(tmp_path):
     model = make_model(tmp_path / "ours", "bert", None)
     content = "\ufeff" + "\r\n".join([*VOCAB[:-1], " %s\t" % VOCAB[-1], "\u2028", "end", "", ""])
@@ -175,6 +175,15 @@ def test_the_vocabulary_is_what_our_tokenizer_reads(tmp_path):
     writing.write(model, str(tmp_path / "hf"))
     written = (tmp_path / "hf" / "vocab.txt").read_bytes().decode().split("\n")
     assert written == [*VOCAB, "", "end", ""]
+
+
+def test_a_token_in_two_lines_keeps_its_id(tmp_path):
+    model = make_model(tmp_path / "ours", "bert", None)
+    pathlib.Path(model.tokenizer.path).write_text("\n".join(["good", *VOCAB, "good"]))
+    writing.write(model, str(tmp_path / "hf"))
+    written = (tmp_path / "hf" / "vocab.txt").read_text().split("\n")
+    assert written.index("good") == len(VOCAB) + 1
+    assert written.index("bad") == VOCAB.index("bad") + 1
 
 
 def test_what_transformers_cannot_compute_is_refused(tmp_path):
