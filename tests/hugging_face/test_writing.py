@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+import sentence_pieces
 import tensorflow.compat.v1 as tf
 from conftest import CONFIG, VOCAB
 from program import ROOT
@@ -24,7 +25,7 @@ from bert_classifier.export import bundle
 from bert_classifier.hugging_face import reading, writing
 from bert_classifier.hugging_face.configs import Classifier
 from bert_classifier.hugging_face.models import Model
-from bert_classifier.hugging_face.tokenizers import WORD_PIECES, Tokenizer
+from bert_classifier.hugging_face.tokenizers import SENTENCE_PIECES, WORD_PIECES, Tokenizer
 from bert_classifier.model import weights
 from tokenization import FullTokenizer
 
@@ -44,6 +45,7 @@ KINDS = {
     "albert in 2 groups": dict(ALBERT, num_hidden_groups=2, hidden_act="gelu_erf"),
     "albert in groups of 2": dict(ALBERT, inner_group_num=2, hidden_act="relu"),
     "albert without projection": dict(ALBERT, embedding_size=32, classifier_dropout_prob=0.0),
+    "albert with pieces": dict(ALBERT, vocab_size=120),
     "electra": ELECTRA,
     "electra without projection": dict(ELECTRA, embedding_size=32, hidden_act="gelu_new"),
 }
@@ -55,6 +57,7 @@ CLASSIFIERS = {
 TEXTS = [
     ("the film was good .", None),
     ("", None),
+    ("``1,000'' films: the caf\u00e9, 2,5 (good)", None),
     ("The phone is really not nice films, xyz", "sad"),
     ("good", "great fine nice bad poor awful sad the film phone was is really not ."),
 ]
@@ -64,9 +67,8 @@ def make_model(folder: pathlib.Path, kind: str, classifier: Classifier | None) -
     """A model of random weights, of which every one counts."""
     folder.mkdir(parents=True)
     settings = dict(dict(CONFIG, num_hidden_layers=4), **KINDS[kind])
-    config_file, vocab_file = folder / "bert_config.json", folder / "vocab.txt"
+    config_file = folder / "bert_config.json"
     config_file.write_text(json.dumps(settings))
-    vocab_file.write_text("".join(token + "\n" for token in VOCAB))
     config = modeling.BertConfig.from_json_file(str(config_file))
     shapes = config.variable_shapes()
     if classifier:
@@ -82,10 +84,22 @@ def make_model(folder: pathlib.Path, kind: str, classifier: Classifier | None) -
         config,
         str(config_file),
         str(folder / "bert_model.ckpt"),
-        Tokenizer(WORD_PIECES, str(vocab_file), do_lower_case=True),
+        make_tokenizer(folder, settings["vocab_size"]),
         24,
         classifier,
     )
+
+
+def make_tokenizer(folder: pathlib.Path, vocab_size: int) -> Tokenizer:
+    if vocab_size == len(VOCAB):
+        content = "".join(token + "\n" for token in VOCAB).encode()
+        splitting = WORD_PIECES
+    else:
+        content = sentence_pieces.train(sentence_pieces.example_lines(), vocab_size)
+        splitting = SENTENCE_PIECES
+    path = folder / splitting.file_name
+    path.write_bytes(content)
+    return Tokenizer(splitting, str(path), do_lower_case=True)
 
 
 def all_tensors(checkpoint: str) -> dict[str, np.ndarray]:
@@ -156,7 +170,7 @@ def test_config_has_the_labels_and_the_problem_type(problem_type, theirs, id2lab
     assert settings["architectures"] == ["AlbertForSequenceClassification"]
     assert settings["hidden_act"] == "gelu_pytorch_tanh"
     assert settings["classifier_dropout_prob"] == 0.1
-    # The class of the tokenizer, or transformers would look for spiece.model.
+    # Without the class of the tokenizer transformers would look for spiece.model.
     assert read_json(tmp_path, "hf", "tokenizer_config.json") == {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": True,
@@ -286,7 +300,7 @@ def test_thresholds_and_temperature_are_told_as_left_out(tmp_path):
 # transformers itself
 
 ASK_TRANSFORMERS = """
-import json, logging, sys, torch, transformers
+import json, logging, os, sys, torch, transformers
 
 class Said(logging.Handler):
     def emit(self, record):
@@ -299,9 +313,12 @@ for folder in sys.argv[2:]:
     model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder, output_loading_info=True
     )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    # The fast tokenizer of pieces needs protobuf.
+    use_fast = not os.path.exists(folder + "/spiece.model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=use_fast)
     amiss = [*said, *(str(name) for names in info.values() for name in names)]
-    rows = [tokenizer(*[text for text in pair if text is not None]) for pair in pairs]
+    texts = [[text for text in pair if text is not None] for pair in pairs]
+    rows = [tokenizer(*pair, truncation=True) for pair in texts]
     with torch.no_grad():
         logits = model.eval()(**tokenizer.pad(rows, return_tensors="pt")).logits
     answers[folder] = dict(
@@ -322,13 +339,13 @@ def ask_transformers(folders) -> dict:
         pytest.skip("there is no .venv-hugging-face: tools/make_hugging_face.sh")
     command = [TRANSFORMERS, "-c", ASK_TRANSFORMERS, json.dumps(TEXTS), *map(str, folders)]
     process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
+    assert process.returncode == 0, process.stderr[-3000:]
     return json.loads(process.stdout)
 
 
 def our_logits(model: Model) -> tuple[np.ndarray, list[list[int]]]:
     """Return the logits, float32 `[batch, num_labels]`, and the tokens of TEXTS."""
-    tokenizer = FullTokenizer(model.tokenizer.path, do_lower_case=True)
+    tokenizer = FullTokenizer(**{model.tokenizer.splitting.flag: model.tokenizer.path})
     converter = features.Converter(["a"], model.max_seq_length, tokenizer)
     rows = [converter.convert(InputExample("", *pair)) for pair in TEXTS]
     length = max(len(row.input_ids) for row in rows)
@@ -367,3 +384,18 @@ def test_transformers_computes_our_logits(tmp_path):
         assert answer["problem_type"].startswith(("single_label_", problem_type))
         assert answer["model"].endswith("ForSequenceClassification")
         assert answer["length"] == 24
+
+
+def test_pieces_have_the_settings_of_the_slow_tokenizer(tmp_path):
+    model = make_model(tmp_path / "ours", "albert with pieces", CLASSIFIERS["regression"])
+    writing.write(model, str(tmp_path / "hf"))
+    assert read_json(tmp_path, "hf", "tokenizer_config.json") == {
+        "tokenizer_class": "AlbertTokenizer",
+        "do_lower_case": True,
+        "model_max_length": 24,
+        "keep_accents": False,
+        "remove_space": True,
+    }
+    written = (tmp_path / "hf" / "spiece.model").read_bytes()
+    assert written == pathlib.Path(model.tokenizer.path).read_bytes()
+    assert not (tmp_path / "hf" / "vocab.txt").exists()
