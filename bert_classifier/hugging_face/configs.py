@@ -180,8 +180,10 @@ def _check(settings: dict[str, Any], layout: Layout, path: str) -> None:
 def _labels(settings: dict[str, Any]) -> list[str] | None:
     """Return the names of the outputs; transformers calls them LABEL_0 ... where nobody did."""
     by_number = settings.get("id2label")
-    numbers = [str(number) for number in range(len(by_number or ()))]
-    if not isinstance(by_number, dict) or set(by_number) != set(numbers):
+    if not isinstance(by_number, dict):
+        return None
+    numbers = [str(number) for number in range(len(by_number))]
+    if set(by_number) != set(numbers):
         return None
     labels = [str(by_number[number]) for number in numbers]
     if labels == ["LABEL_" + number for number in numbers]:

@@ -11,7 +11,6 @@ from bert_classifier.hugging_face.configs import Classifier
 from bert_classifier.hugging_face.tokenizers import (
     SENTENCE_PIECES,
     WORD_PIECES,
-    Splitting,
     Tokenizer,
 )
 from bert_classifier.training import checkpoints, labels_file, later_call, runs
@@ -53,16 +52,15 @@ def find(path: str) -> Model:
     Raises:
         BadInput: there is none, or something of it is missing or damaged.
     """
-    if runs.read_record(path) is not None:
-        return _of_run(path)
+    record = runs.read_record(path)
+    if record is not None:
+        return _of_run(path, record)
     if not os.path.isdir(path):
         raise BadInput("%s: no such folder; give the output_dir of a run, or an export" % path)
     return _of_export(path)
 
 
-def _of_run(output_dir: str) -> Model:
-    record = runs.read_record(output_dir)
-    assert record is not None
+def _of_run(output_dir: str, record: Mapping[str, Any]) -> Model:
     checkpoint = checkpoints.find(output_dir, "best")
     labels = labels_file.read(output_dir)
     if labels is None:
@@ -114,5 +112,5 @@ def _read_config(path: str) -> BertConfig:
 
 
 def _tokenizer_of_flags(flags: Mapping[str, Any]) -> Tokenizer:
-    splitting: Splitting = SENTENCE_PIECES if flags.get(SENTENCE_PIECES.flag) else WORD_PIECES
+    splitting = SENTENCE_PIECES if flags.get(SENTENCE_PIECES.flag) else WORD_PIECES
     return Tokenizer(splitting, flags[splitting.flag], flags["do_lower_case"])

@@ -235,6 +235,8 @@ def test_a_classifier_of_another_task_is_left_out(task, tmp_path):
         {"0": "bad", "1": " ", "2": "good"},
         {"0": "bad", "2": "good", "3": "best"},
         ["bad", "so so", "good"],
+        3,
+        {},
     ],
 )
 def test_outputs_without_names_make_no_labels(id2label, tmp_path):
