@@ -36,8 +36,8 @@ from cases import BATCH_SIZE, GROUPS, LEARNING_RATE, MAX_SEQ_LENGTH, Answer, Cas
 from made_up_data import Row
 from report import Turn
 
-from bert_classifier import convert
 from bert_classifier.data import processors
+from bert_classifier.hugging_face.reading import CONFIG_NAME
 
 CACHE = os.path.join(ROOT, ".cache")
 ENVIRONMENT = {
@@ -163,7 +163,7 @@ def write_model(model_dir: str, folder: str) -> None:
     the exact form differs by 1e-3 in its activations.
     """
     shutil.copytree(model_dir, folder, copy_function=os.symlink)
-    config_path = os.path.join(folder, convert.CONFIG_NAME)
+    config_path = os.path.join(folder, CONFIG_NAME)
     with open(config_path) as stream:
         config = json.load(stream)
     os.remove(config_path)

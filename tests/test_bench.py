@@ -27,6 +27,7 @@ import to_hugging_face
 from cases import Answer, Case, Size, Training
 from report import Turn
 
+import modeling
 from bert_classifier import convert
 from bert_classifier.data import processors
 from bert_classifier.model import weights
@@ -516,7 +517,7 @@ def test_weights_come_back_from_hugging_faces_format(tmp_path, tiny_bert):
     there, back = str(tmp_path / "there"), str(tmp_path / "back")
     to_hugging_face.convert(os.path.dirname(tiny_bert.init_checkpoint), there)
     converted = convert.convert(there, back)
-    assert converted.do_lower_case is True
+    assert converted.tokenizer.do_lower_case is True
 
     before = tf.train.load_checkpoint(tiny_bert.init_checkpoint)
     after = tf.train.load_checkpoint(converted.init_checkpoint)
@@ -567,7 +568,7 @@ def test_both_programs_do_all_jobs(tmp_path):
     (tmp_path / "bert_config.json").write_text(json.dumps(config))
     (tmp_path / "vocab.txt").write_text("".join(token + "\n" for token in VOCAB))
     chance = np.random.RandomState(0)
-    shapes = convert.variable_shapes(config)
+    shapes = modeling.BertConfig.from_dict(config).variable_shapes()
     variables = {
         name: chance.normal(0, 0.02, shape).astype(np.float32) for name, shape in shapes.items()
     }

@@ -22,6 +22,7 @@ import tensorflow.compat.v1 as tf
 import modeling
 from bert_classifier import convert
 from bert_classifier.errors import BadInput
+from bert_classifier.hugging_face import reading, weight_files
 from examples import fetch_minilm
 
 ROOT = pathlib.Path(convert.__file__).resolve().parents[1]
@@ -200,8 +201,9 @@ def test_config_has_googles_keys_only_and_vocabulary_is_copied(hf_dir, output_di
     "changes, word",
     [
         ({"model_type": "roberta"}, "roberta"),
-        ({"model_type": "albert"}, "albert"),
-        ({"model_type": "electra"}, "electra"),
+        ({"model_type": "deberta-v2"}, "deberta-v2"),
+        ({"model_type": "albert_zh"}, "albert_zh"),
+        ({"model_type": ["bert"]}, "['bert']"),
         ({"model_type": "distilbert"}, "distilbert"),
         ({"model_type": "xlm-roberta"}, "xlm-roberta"),
         ({"model_type": "bert-generation"}, "bert-generation"),
@@ -210,7 +212,10 @@ def test_config_has_googles_keys_only_and_vocabulary_is_copied(hf_dir, output_di
         ({"architectures": ["BertGenerationEncoder"]}, "BertGenerationEncoder"),
         ({"is_decoder": True}, "is_decoder"),
         ({"add_cross_attention": True}, "add_cross_attention"),
-        ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
+        ({"use_task_id": True}, "use_task_id"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps"),
+        ({"classifier_dropout": 1.5}, "classifier_dropout"),
+        ({"num_attention_heads": 3}, "num_attention_heads"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"hidden_act": "silu"}, "silu"),
         ({"hidden_act": None}, "hidden_act is 'None'"),
@@ -442,7 +447,7 @@ def test_tensor_is_a_view_of_its_storage(form, tmp_path):
     path = tmp_path / "pytorch_model.bin"
     block = np.arange(6, dtype=np.float32).tobytes()
     path.write_bytes(torch_file(form, one_tensor(1, (2, 2), (1, 3)), block))
-    tensors = convert.read_weights(str(path))
+    tensors = weight_files.read_weights(str(path))
     np.testing.assert_array_equal(tensors["a"], [[1, 4], [2, 5]])
 
 
@@ -465,7 +470,7 @@ def test_tensor_outside_of_its_storage_is_refused(offset, shape, strides, form, 
     block = np.arange(6, dtype=np.float32).tobytes()
     path.write_bytes(torch_file(form, one_tensor(offset, shape, strides), block))
     with pytest.raises(BadInput, match="damaged"):
-        convert.read_weights(str(path))
+        weight_files.read_weights(str(path))
 
 
 def test_training_checkpoint_is_no_file_of_weights(hf_dir, output_dir):
@@ -503,7 +508,7 @@ def test_failure_while_writing_leaves_nothing(hf_dir, output_dir, monkeypatch):
     def fail(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(convert.shutil, "copyfile", fail)
+    monkeypatch.setattr(reading.shutil, "copyfile", fail)
     with pytest.raises(OSError, match="No space left"):
         convert.convert(str(hf_dir), str(output_dir))
     assert list(output_dir.parent.iterdir()) == []
@@ -512,7 +517,8 @@ def test_failure_while_writing_leaves_nothing(hf_dir, output_dir, monkeypatch):
 def test_killed_conversion_leaves_nothing_under_the_final_name(hf_dir, output_dir):
     program = (
         "import os, sys; from bert_classifier import convert\n"
-        "convert.shutil.copyfile = lambda *_: os.kill(os.getpid(), 9)\n"
+        "from bert_classifier.hugging_face import reading\n"
+        "reading.shutil.copyfile = lambda *_: os.kill(os.getpid(), 9)\n"
         "convert.convert(*sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", program, str(hf_dir), str(output_dir)]

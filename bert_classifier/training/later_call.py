@@ -76,7 +76,7 @@ def check(record: Mapping[str, Any], values: Mapping[str, Any], given: Collectio
         BadInput: one of the flags would make the answers wrong.
     """
     recorded = record["flags"]
-    before, now = _problem_type(recorded), _problem_type(values)
+    before, now = problem_type_of(recorded), problem_type_of(values)
     if now != before:
         raise BadInput(
             "--problem_type=%s: the model was trained for %s; leave it out, or give the "
@@ -87,9 +87,7 @@ def check(record: Mapping[str, Any], values: Mapping[str, Any], given: Collectio
             "--do_lower_case=%s: the model was trained with %s; leave it out"
             % (values["do_lower_case"], recorded["do_lower_case"])
         )
-    for name in MODEL_FILES:
-        if values[name]:
-            _check_model_file(record, name, values[name], name in given)
+    check_model_files(record, values, given)
     for name in MAY_DIFFER:
         if values[name] != recorded.get(name, values[name]):
             _LOG.warning(
@@ -97,10 +95,20 @@ def check(record: Mapping[str, Any], values: Mapping[str, Any], given: Collectio
             )
 
 
-def _problem_type(flag_values: Mapping[str, Any]) -> str:
+def problem_type_of(flag_values: Mapping[str, Any]) -> str:
+    """Return the problem type that the flags of a training stand for."""
     name = flag_values["task_name"].lower()
     is_built_in = name in TASKS and name != "file"
     return TASKS[name].problem_type if is_built_in else flag_values["problem_type"]
+
+
+def check_model_files(
+    record: Mapping[str, Any], values: Mapping[str, Any], given: Collection[str] = ()
+) -> None:
+    """Check that the files of the pre-trained model are those of the training; see `check`."""
+    for name in MODEL_FILES:
+        if values.get(name):
+            _check_model_file(record, name, values[name], name in given)
 
 
 def _check_model_file(record: Mapping[str, Any], name: str, path: str, is_given: bool) -> None:

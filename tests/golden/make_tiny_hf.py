@@ -1,6 +1,9 @@
-"""Makes tiny_bert/: a random BERT in the forms that Hugging Face has saved it in, and its numbers.
+"""Makes tiny models of random weights as Hugging Face has saved them, and their numbers.
 
     python make_tiny_hf.py
+
+tiny_bert/ is in all forms of files; tiny_albert/, tiny_electra/ and tiny_ernie/ are classifiers in
+the form of today.
 
 Needs Python 3.11, torch==2.13.0 and transformers==4.57.6. The tests need none of them.
 """
@@ -12,7 +15,8 @@ import numpy as np
 import torch
 import transformers
 
-FOLDER = pathlib.Path(__file__).parent / "tiny_bert"
+HERE = pathlib.Path(__file__).parent
+FOLDER = HERE / "tiny_bert"
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a b c d e f g h ##i ##j ##k".split()
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "tanh")
 
@@ -34,9 +38,12 @@ def make_model() -> transformers.BertForPreTraining:
         max_position_embeddings=10,
     )
     torch.manual_seed(1)
-    model = transformers.BertForPreTraining(config).eval()
+    return with_random_weights(transformers.BertForPreTraining(config))
+
+
+def with_random_weights(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in model.eval().parameters():
             # Unlike in a new model every bias and LayerNorm counts. Multiples of 1/64 are exact in
             # float16 and bfloat16 too, so every file holds the same numbers.
             parameter.copy_((0.1 + 0.6 * torch.randn_like(parameter)).mul(64).round().div(64))
@@ -100,9 +107,51 @@ def save_numbers(model: transformers.BertForPreTraining) -> None:
     np.savez_compressed(FOLDER / "numbers.npz", **numbers)
 
 
+SIZES = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 8,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "max_position_embeddings": 10,
+    "id2label": {0: "bad", 1: "so so", 2: "good"},
+}
+CLASSIFIERS = {
+    "tiny_albert": transformers.AlbertConfig(
+        **SIZES, embedding_size=4, num_hidden_groups=2, inner_group_num=2, hidden_act="gelu_new"
+    ),
+    "tiny_electra": transformers.ElectraConfig(**SIZES, embedding_size=4),
+    "tiny_ernie": transformers.ErnieConfig(**SIZES, hidden_act="relu", layer_norm_eps=1e-5),
+}
+
+
+def save_classifier(name: str, config: transformers.PretrainedConfig) -> None:
+    """Hidden states `[1 + num_layers, batch, seq, hidden]` and logits are its numbers."""
+    folder = HERE / name
+    config._attn_implementation = "eager"
+    torch.manual_seed(1)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    with_random_weights(model).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        transformers.BertTokenizer(folder / "vocab.txt").save_pretrained(temporary)
+        (pathlib.Path(temporary) / "tokenizer_config.json").replace(
+            folder / "tokenizer_config.json"
+        )
+    numbers = {key: np.array(value, np.int32) for key, value in INPUTS.items()}
+    input_ids, mask, segments = (torch.tensor(value) for value in INPUTS.values())
+    with torch.no_grad():
+        outputs = model(input_ids, mask, segments, output_hidden_states=True)
+    numbers["hidden_states"] = torch.stack(outputs.hidden_states).numpy()
+    numbers["logits"] = outputs.logits.numpy()
+    np.savez_compressed(folder / "numbers.npz", **numbers)
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     tiny_model = make_model()
     save_tokenizer_and_config(tiny_model)
     save_weights(tiny_model)
     save_numbers(tiny_model)
+    for folder_name, its_config in CLASSIFIERS.items():
+        save_classifier(folder_name, its_config)
