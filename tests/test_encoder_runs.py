@@ -17,7 +17,6 @@ from program import (
     end_state,
     model_flags,
     parsed,
-    tensors,
     write_data,
 )
 
@@ -39,7 +38,7 @@ ALBERT = {
 }
 ENCODERS = {
     "bert": {"num_hidden_layers": 2},
-    "albert": {**ALBERT, "num_hidden_layers": 3},
+    "albert": {**ALBERT, "num_hidden_layers": 2},
     "albert_of_groups": {
         **ALBERT,
         "num_hidden_layers": 3,
@@ -108,7 +107,7 @@ def values_of(checkpoint):
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
-@pytest.mark.parametrize("name", each_encoder("albert_of_groups", "electra_small"))
+@pytest.mark.parametrize("name", each_encoder("albert", "electra_small"))
 def test_a_run_stops_early_and_its_export_answers_as_it_predicts(runs, name):
     run = runs.of(name)
     state = end_state(run.output_dir)
@@ -122,17 +121,16 @@ def test_a_run_stops_early_and_its_export_answers_as_it_predicts(runs, name):
         texts = stream.read().splitlines()[1:]
     with Predictor(run.output_dir) as predictor:
         answers = predictor.predict(texts)
-    labels = ["negative", "positive"]
     for row, answer in zip(rows, answers):
         values = dict(zip(header, row))
-        assert answer.label == values["prediction"]
-        expected = [float(values[label]) for label in labels]
-        found = [answer.probabilities[label] for label in labels]
-        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+        assert answer.label == values["label"]
+        for label, probability in answer.probabilities.items():
+            # The file has six digits.
+            assert probability == pytest.approx(float(values["p(%s)" % label]), abs=1e-6)
     assert len(rows) == len(answers) == 10
 
 
-@pytest.mark.parametrize("name", each_encoder("albert_of_groups"))
+@pytest.mark.parametrize("name", each_encoder("albert"))
 def test_a_run_is_evaluated_again_by_its_output_dir_alone(runs, name, tmp_path):
     output_dir = runs.of(name).copy(tmp_path / "copy")
     with open(os.path.join(output_dir, "eval_results.json")) as stream:
@@ -141,7 +139,7 @@ def test_a_run_is_evaluated_again_by_its_output_dir_alone(runs, name, tmp_path):
     assert found == expected
 
 
-@pytest.mark.parametrize("name", each_encoder("albert_of_groups"))
+@pytest.mark.parametrize("name", each_encoder("albert"))
 def test_an_interrupted_run_ends_with_the_same_bytes(runs, forks, name, tmp_path):
     run = runs.of(name)
     output_dir = str(tmp_path / "interrupted")
@@ -152,12 +150,16 @@ def test_an_interrupted_run_ends_with_the_same_bytes(runs, forks, name, tmp_path
     assert_equal(end_state(output_dir), end_state(run.output_dir))
 
 
-@pytest.mark.parametrize("name", each_encoder("albert_of_groups"))
+@pytest.mark.parametrize("name", each_encoder())
 def test_gradient_checkpointing_ends_with_equal_weights(runs, name, tmp_path):
     run = runs.of(name)
     run.run(tmp_path / "again", "--gradient_checkpointing")
-    again = tensors(str(tmp_path / "again" / "model.ckpt-15"))
-    assert again == tensors(os.path.join(run.output_dir, "model.ckpt-15"))
+    again = values_of(str(tmp_path / "again" / "model.ckpt-15"))
+    expected = values_of(os.path.join(run.output_dir, "model.ckpt-15"))
+    assert again.keys() == expected.keys()
+    for variable, value in expected.items():
+        # The gradients are added in another order.
+        np.testing.assert_allclose(again[variable], value, rtol=0, atol=1e-5, err_msg=variable)
 
 
 def train_one_step(folder, model, *arguments):
@@ -265,14 +267,11 @@ def test_a_warm_start_takes_encoder_and_classifier(runs, name, tmp_path):
 
 
 # Layers, or other parts, from a part up to the classifier.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, depths",
     [
-        pytest.param(
-            "bert",
-            {"bert/pooler": 1, "layer_1": 2, "layer_0": 3, "bert/embeddings": 4},
-            marks=pytest.mark.slow,
-        ),
+        ("bert", {"bert/pooler": 1, "layer_1": 2, "layer_0": 3, "bert/embeddings": 4}),
         (
             "electra_small",
             {"layer_1": 2, "layer_0": 3, "embeddings_project": 4, "electra/embeddings/": 4},
@@ -280,19 +279,22 @@ def test_a_warm_start_takes_encoder_and_classifier(runs, name, tmp_path):
     ],
 )
 def test_layerwise_decay_scales_the_first_step_of_each_layer(tmp_path, name, depths):
-    """The first step of Adam is as long as the rate, whatever the gradient is."""
     model = write_model(tmp_path / "model", ENCODERS[name])
     before = values_of(model.init_checkpoint)
-    after = train_one_step(
-        tmp_path, model, "--learning_rate=1e-3", "--layerwise_lr_decay=0.5", "--clip_norm=1e30"
-    )
+
+    def first_step(folder, *arguments):
+        folder.mkdir()
+        after = train_one_step(folder, model, "--learning_rate=0.1", *arguments)
+        return {name: np.abs(after[name] - before[name]).max() for name in before}
+
+    plain = first_step(tmp_path / "plain")
+    decayed = first_step(tmp_path / "decayed", "--layerwise_lr_decay=0.5")
     seen = set()
-    for variable, value in before.items():
-        if not variable.endswith("/kernel") and "word_embeddings" not in variable:
+    for variable, step in plain.items():
+        if step < 1e-4:  # Of a small gradient; the rest would be lost in rounding.
             continue
         (depth,) = (depths[part] for part in depths if part in variable)
-        step = np.abs(after[variable] - value).max()
-        assert step == pytest.approx(1e-3 * 0.5**depth, rel=0.1), variable
+        assert decayed[variable] / step == pytest.approx(0.5**depth, rel=0.01), variable
         seen.add(depth)
     assert seen == set(depths.values())
 
