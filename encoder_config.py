@@ -58,6 +58,9 @@ class EncoderKind(NamedTuple):
         shares_layers: Whether layers have weights in common unless the configuration says how many
             groups there are.
         classifier_dropout_prob: Of the classifier; None for `hidden_dropout_prob`.
+        config_file: The configuration file that comes with a checkpoint, by its usual name.
+        config_files: Where none comes with it: those of this project, by `embedding_size`,
+            `hidden_size` and `num_hidden_layers`.
     """
 
     title: str
@@ -74,6 +77,8 @@ class EncoderKind(NamedTuple):
     has_pooler: bool = True
     shares_layers: bool = False
     classifier_dropout_prob: float | None = None
+    config_file: str = "bert_config.json"
+    config_files: Mapping[tuple[int, ...], str] = {}
 
 
 # https://arxiv.org/abs/1810.04805, https://arxiv.org/abs/1909.11942, https://arxiv.org/abs/2003.10555
@@ -109,6 +114,7 @@ KINDS = {
         ),
         shares_layers=True,
         classifier_dropout_prob=0.1,
+        config_file="albert_config.json",
     ),
     "albert_zh": EncoderKind(
         "brightmart's ALBERT",
@@ -121,6 +127,7 @@ KINDS = {
         layer="encoder/layer_shared",
         shares_layers=True,
         classifier_dropout_prob=0.1,
+        config_file="albert_config.json",
     ),
     "electra": EncoderKind(
         "ELECTRA",
@@ -132,6 +139,13 @@ KINDS = {
         projection="embeddings_project",
         has_pooler=False,
         classifier_dropout_prob=0.1,
+        config_file="discriminator.json",
+        # Of util/training_utils.py, and configure_finetuning.py, in google's repository.
+        config_files={
+            (128, 256, 12): "configs/electra_small.json",
+            (768, 768, 12): "configs/electra_base.json",
+            (1024, 1024, 24): "configs/electra_large.json",
+        },
     ),
     "bert": EncoderKind(
         "BERT",
@@ -139,6 +153,23 @@ KINDS = {
         # Of ERNIE 2.0 and later, which add a vector for the task.
         required={"use_task_id": (False,)},
     ),
+}
+
+# Other encoders whose configuration files look alike: value of `model_type` -> what to know.
+_BYTE_PAIRS = "its tokens are pairs of bytes, which are not read here; RoBERTa-wwm and RoBERTa-zh "
+_BYTE_PAIRS += "are BERT, with a configuration of their own"
+_OTHER_KINDS = {
+    "roberta": _BYTE_PAIRS,
+    "longformer": _BYTE_PAIRS,
+    "xlm-roberta": "it numbers tokens and positions in another way",
+    "camembert": "it numbers tokens and positions in another way",
+    "distilbert": "it has no token types and no pooler, and names its sizes in another way",
+    "deberta": "it attends by relative positions",
+    "deberta-v2": "it attends by relative positions",
+    "xlnet": "it attends by relative positions",
+    "nezha": "it attends by relative positions",
+    "mobilebert": "its layers have other parts",
+    "ernie": 'ERNIE 1.0 is computed as "bert": write this if "use_task_id" is false or missing',
 }
 
 
@@ -152,12 +183,13 @@ def kind_of_keys(json_object: Mapping[str, Any]) -> str:
     """
     name = json_object.get("model_type")
     if name is not None:
-        if name not in KINDS:
+        if not isinstance(name, str) or name not in KINDS:
+            reason = _OTHER_KINDS.get(name) if isinstance(name, str) else None
             raise ValueError(
-                '"model_type" is %s; the kinds of encoders here are %s'
-                % (_as_json(name), ", ".join(map(_as_json, KINDS)))
+                '"model_type" is %s; the kinds of encoders here are %s%s'
+                % (_as_json(name), ", ".join(map(_as_json, KINDS)), "; " + reason if reason else "")
             )
-        return str(name)
+        return name
     # brightmart's files may have google's keys too.
     for name in ("albert_zh", "albert"):
         if any(key in json_object for key in KINDS[name].keys):
@@ -322,9 +354,10 @@ class BertConfig:
         for key, values in kind.required.items():
             value = getattr(self, key, None)
             if value is not None and value not in values:
+                known = " or ".join(map(_as_json, values))
                 raise ValueError(
-                    '"%s" is %s, with which %s is not computed here; write %s, or use another model'
-                    % (key, _as_json(value), kind.title, " or ".join(map(_as_json, values)))
+                    '"%s" is %s, but %s is computed here only with %s; use another model'
+                    % (key, _as_json(value), kind.title, known)
                 )
         if kind.projection is None and self.embedding_width != self.hidden_size:
             raise ValueError(

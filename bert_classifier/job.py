@@ -73,6 +73,7 @@ def prepare(config: Config, workers: Workers, interruption: Interruption) -> Job
             lambda: make_schedule(config.training, num_examples, workers.size)
         )
         workers.from_chief(lambda: preconditions.check_steps(config, plan))
+        workers.together(lambda: preconditions.check_rates(config.training, inputs.bert_config))
         source = config.model.warm_start_from
         if source:
             initial_weights = workers.from_chief(
@@ -202,6 +203,7 @@ def _find_trained(config: Config) -> Trained:
     preconditions.check_folders(config)
     output_dir = config.output.output_dir
     if config.actions.do_train:
+        preconditions.check_has_config(config)
         # They are looked at after the training, and a misspelled one is better told before.
         for path in preconditions.other_checkpoints(config):
             checkpoints.find(output_dir, path)

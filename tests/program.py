@@ -229,7 +229,7 @@ class SmallRun:
     5, stays the best. It also evaluates, predicts and exports.
     """
 
-    def __init__(self, folder, tiny_bert):
+    def __init__(self, folder, tiny_bert, num_hidden_layers=1):
         self.output_dir = str(folder / "small_run")
         self.data_dir = write_data(folder / "data")
         dev_file = os.path.join(self.data_dir, "dev.tsv")
@@ -239,7 +239,7 @@ class SmallRun:
             stream.writelines(lines)
         # One layer: what takes time is to build the graph.
         with open(tiny_bert.bert_config_file) as stream:
-            config = dict(json.load(stream), num_hidden_layers=1)
+            config = dict(json.load(stream), num_hidden_layers=num_hidden_layers)
         config_file = folder / "bert_config.json"
         config_file.write_text(json.dumps(config))
         self.arguments = [

@@ -40,12 +40,13 @@ _HUGGING_FACE_KEYS = {"architectures", "model_type", "transformers_version"}
 
 # See `memory`.
 _BYTES_PER_WEIGHT = 42
-_KEPT_BY_ACTIVATION = {"gelu": 4, "gelu_erf": 3}
+_KEPT_BY_ACTIVATION = {"gelu": 4, "gelu_new": 4, "gelu_erf": 3}
 
 _SUMMARY = (
     "baseline",
     "cut",
     "[UNK]",
+    "encoder",
     "checkpoint",
     "steps",
     "evaluations",
@@ -119,6 +120,7 @@ def inspect(data: Data, model: Model, schedule: Schedule, training: Training) ->
     report = Report(["Data"], [], [], [])
     _inspect_data(report, data)
     report.lines.append("Model")
+    _add_encoder(report, model.bert_config)
     _check_config(report, model.bert_config, data.tokenizer, data.max_seq_length)
     _add_checkpoint(report, model, len(data.labels))
     report.lines.append("Plan")
@@ -446,11 +448,30 @@ def _check_config(
         report.fatal.append(f"{sizes} of the model; give its own vocabulary")
     elif vocab_size < config.vocab_size - _PADDING_OF_VOCAB:
         report.warnings.append(f"{sizes} of the model: is this its own vocabulary?")
-    if config.hidden_act == "gelu" and _HUGGING_FACE_KEYS & vars(config).keys():
+    if _activation(config) == "gelu" and _is_of_hugging_face(config):
         report.warnings.append(
             "--bert_config_file is Hugging Face's, whose gelu is exact; here it means google's "
             "approximation: use bert_classifier.convert, or write gelu_erf"
         )
+
+
+def _activation(config: BertConfig) -> str:
+    return str(config.activation).lower()
+
+
+def _is_of_hugging_face(config: BertConfig) -> bool:
+    # Where google's files have keys of their own, BertConfig adds the name of the kind.
+    signs = _HUGGING_FACE_KEYS - ({"model_type"} if config.kind.keys else set())
+    return bool(signs & config.to_dict().keys())
+
+
+def _add_encoder(report: Report, config: BertConfig) -> None:
+    scopes = config.layer_scopes()
+    layers = f"{len(scopes)} layers"
+    if config.shares_layers:
+        layers += f", {len(set(scopes))} with weights of their own"
+    sizes = f"{config.hidden_size} wide with {config.num_attention_heads} heads"
+    report.add("encoder", f"{config.kind.title}: {layers}, {sizes}, {_activation(config)}")
 
 
 def _add_checkpoint(report: Report, model: Model, num_labels: int) -> None:
@@ -528,25 +549,38 @@ def memory(
     of `intermediate_size` for gelu, 3 for gelu_erf, else 1. The last layer keeps these only for the
     first token, and 2 vectors of `hidden_size` for each other token.
 
+    The gradients of a layer that is applied several times are all there before they are added up.
+
     With gradient checkpointing these are kept for one layer at a time, and the input of each layer.
     """
+    num_layers = len(config.layer_scopes())
     per_token = 10 * config.hidden_size + 3 * config.num_attention_heads * seq_length
-    per_token += _KEPT_BY_ACTIVATION.get(str(config.hidden_act), 1) * config.intermediate_size
+    per_token += _KEPT_BY_ACTIVATION.get(_activation(config), 1) * config.intermediate_size
     if gradient_checkpointing:
-        per_example = (per_token + config.num_hidden_layers * config.hidden_size) * seq_length
+        per_example = (per_token + num_layers * config.hidden_size) * seq_length
     else:
-        per_example = (config.num_hidden_layers - 1) * per_token * seq_length
+        per_example = (num_layers - 1) * per_token * seq_length
         per_example += per_token + 2 * config.hidden_size * seq_length
-    return _BYTES_PER_WEIGHT * num_weights + 4 * batch_size * per_example
+    num_bytes = _BYTES_PER_WEIGHT * num_weights + 4 * batch_size * per_example
+    if config.shares_layers and not gradient_checkpointing:
+        num_bytes += 4 * num_layers * _weights_per_layer(config)
+    return num_bytes
+
+
+def _weights_per_layer(config: BertConfig) -> int:
+    beginning = "%s/%s/" % (config.scope, config.layer_scopes()[0])
+    shapes = config.variable_shapes()
+    return sum(int(np.prod(shapes[name])) for name in shapes if name.startswith(beginning))
 
 
 def flops_per_example(config: BertConfig, seq_length: int) -> int:
-    """Count the operations in the matrix products of layers and pooler for a training example.
+    """Count the operations in the matrix products after the embeddings for a training example.
 
-    A token takes 2 per weight of each layer's kernels, and 4 `hidden_size` per token that it
-    attends to. The pooler reads only [CLS], so the last layer computes only [CLS], without the keys
-    and values of the other tokens: see `modeling._attend_from_one_position`. The gradients take
-    twice as many operations again.
+    These are the projection of the embeddings, the layers, each as often as it is applied, and the
+    pooler, where the encoder has them. A token takes 2 per weight of each layer's kernels, and 4
+    `hidden_size` per token that it attends to. The pooler reads only [CLS], so the last layer
+    computes only [CLS], without the keys and values of the other tokens: see
+    `modeling._attend_from_one_position`. The gradients take twice as many operations again.
     """
     square = config.hidden_size**2
     feed_forward = 2 * config.hidden_size * config.intermediate_size
@@ -554,7 +588,10 @@ def flops_per_example(config: BertConfig, seq_length: int) -> int:
     other_layer = (2 * (4 * square + feed_forward) + attended) * seq_length
     head = 2 * (2 * square + config.hidden_size) + attended  # kernels of key and value, a bias
     last_layer = 2 * (2 * square + feed_forward) + head * config.num_attention_heads
-    return 3 * ((config.num_hidden_layers - 1) * other_layer + last_layer + 2 * square)
+    pooler = 2 * square if config.kind.has_pooler else 0
+    projection = 2 * config.embedding_width * config.hidden_size if config.projection else 0
+    other_layers = (len(config.layer_scopes()) - 1) * other_layer
+    return 3 * (projection * seq_length + other_layers + last_layer + pooler)
 
 
 def _add_time(report: Report, flops: float) -> None:

@@ -75,7 +75,7 @@ def create_model(
     dropout_seed: tf.Tensor | None = None,
     gradient_checkpointing: bool = False,
 ) -> ModelOutputs:
-    """Build BERT and one linear layer on its pooled output.
+    """Build the encoder and one linear layer on its pooled output.
 
     Outside training a long text may come as several windows: then the inputs are
     `[batch_size, num_windows, seq_length]`, a window whose mask is all 0 does not exist, and
@@ -130,8 +130,7 @@ def create_model(
     output_bias = tf.get_variable("output_bias", [num_labels], initializer=tf.zeros_initializer())
     with tf.variable_scope("loss"):
         if is_training:
-            # 0.1 in every published configuration, as is the number in google's script.
-            pooled = modeling.dropout(pooled, bert_config.hidden_dropout_prob, dropout_seed)
+            pooled = modeling.dropout(pooled, bert_config.dropout_of_classifier, dropout_seed)
         logits = tf.nn.bias_add(tf.matmul(pooled, output_weights, transpose_b=True), output_bias)
         if window_exists is not None:
             logits = _mean_over_windows(logits, window_exists, problem)
@@ -404,7 +403,7 @@ def _initial_values(
     """
     if not init_checkpoint:
         return _seeded_by_name
-    shapes, dtypes = weights.contents(init_checkpoint)
+    found = weights.contents(init_checkpoint)
 
     def saved_value(
         name: str, shape: Sequence[int], dtype: tf.DType, partition_info: Any = None
@@ -413,9 +412,9 @@ def _initial_values(
         with tf.device("/cpu:0"):
             (value,) = tf.raw_ops.RestoreV2(
                 prefix=init_checkpoint,
-                tensor_names=[name],
+                tensor_names=[found[name].name],
                 shape_and_slices=[""],
-                dtypes=[dtypes[name]],
+                dtypes=[found[name].dtype],
             )
         return tf.cast(tf.ensure_shape(value, shape), dtype)
 
@@ -423,7 +422,7 @@ def _initial_values(
         getter: Callable[..., tf.Variable], name: str, *args: Any, **options: Any
     ) -> tf.Variable:
         is_wanted = with_classifier or bert_config.owns(name)
-        if is_wanted and shapes.get(name) == options["shape"]:
+        if is_wanted and name in found and found[name].shape == options["shape"]:
             options["initializer"] = functools.partial(saved_value, name)
         return _seeded_by_name(getter, name, *args, **options)
 

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import glob
 import os
+import re
 from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import files
-from modeling import BertConfig
+from encoder_config import KINDS, BertConfig, EncoderKind, kind_of_variables
 
 _CURE = "give the --bert_config_file that belongs to this checkpoint"
+
+# Before each name in a module of TensorFlow Hub, whose `variables/variables` is a checkpoint.
+_HUB_PREFIX = "module/"
+
+_LAYER = re.compile(r"\w+/encoder/layer_\d+/")
+
+# What names show that others have written a checkpoint, and what is wrong with it.
+_FOREIGN_NAMES = (
+    (
+        re.compile(r"\.ATTRIBUTES/VARIABLE_VALUE$"),
+        "was written by Keras or tf.train.Checkpoint of TensorFlow 2, which names no variables of "
+        "an encoder; give the TensorFlow 1 checkpoint of the model",
+    ),
+    (
+        re.compile(r"^bert/(.*/)?(group_\d+_\d+/|layer_normalization)"),
+        "was written by ALBERT's code with the behavior of TensorFlow 2, which numbers the layers "
+        "in another way; give a checkpoint of TensorFlow 1, such as google's",
+    ),
+)
 
 
 def files_of(checkpoint_path: str) -> list[str]:
@@ -55,10 +74,25 @@ def write_checkpoint(variables: Mapping[str, np.ndarray], prefix: str) -> None:
             session.run(save, {tensor: variables[name] for tensor, name in zip(tensors, names)})
 
 
-def contents(path: str) -> tuple[dict[str, list[int]], dict[str, tf.DType]]:
-    """Return the shape and the dtype of each variable in a checkpoint, by name."""
+class Stored(NamedTuple):
+    """A variable of a checkpoint, without its values."""
+
+    name: str  # in the checkpoint
+    shape: list[int]
+    dtype: tf.DType
+
+
+def contents(path: str) -> dict[str, Stored]:
+    """Return the variables of a checkpoint by their names in a model."""
     with open_checkpoint(path) as reader:
-        return reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+        shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    return {name_in_model(name): Stored(name, shapes[name], dtypes[name]) for name in shapes}
+
+
+def name_in_model(stored_name: str) -> str:
+    """Return how a model names a variable of a checkpoint."""
+    has_prefix = stored_name.startswith(_HUB_PREFIX)
+    return stored_name[len(_HUB_PREFIX) :] if has_prefix else stored_name
 
 
 def unreadable(path: str) -> str | None:
@@ -67,7 +101,12 @@ def unreadable(path: str) -> str | None:
 
 
 def find_not_finite(path: str, names: Iterable[str]) -> str | None:
-    """Return the first of some variables that has NaN or infinity as float32, None if none has."""
+    """Return the first of some variables that has NaN or infinity as float32, None if none has.
+
+    Args:
+        path: Prefix of the checkpoint.
+        names: Of the variables in a model.
+    """
     not_finite = _scan(path, _state_of_files(path)).not_finite
     return next((name for name in names if name in not_finite), None)
 
@@ -77,7 +116,7 @@ class _Scan(NamedTuple):
 
     Attributes:
         fault: Why the checkpoint cannot be read, in one line; None if it can be.
-        not_finite: The variables that have NaN or infinity as float32.
+        not_finite: The variables that have NaN or infinity as float32, by their names in a model.
     """
 
     fault: str | None
@@ -106,7 +145,7 @@ def _scan(path: str, state: tuple[tuple[Any, ...], ...]) -> _Scan:
             for name, dtype in reader.get_variable_to_dtype_map().items():
                 values = reader.get_tensor(name)
                 if dtype.is_floating and not _is_finite(values):
-                    not_finite.add(name)
+                    not_finite.add(name_in_model(name))
     # A file that is too short is an IndexError in TensorFlow 2.15.
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError, OSError) as error:
         return _Scan(str(error).splitlines()[0][:200])
@@ -150,10 +189,11 @@ def coverage(
         classifier: Name -> shape of each variable of the classifier; empty if it is to begin with
             random values anyway.
     """
-    found, dtypes = contents(path)
+    found = contents(path)
     encoder = bert_config.variable_shapes()
     shapes = {**encoder, **{name: list(shape) for name, shape in classifier.items()}}
-    taken = {name: dtypes[name] for name in shapes if found.get(name) == shapes[name]}
+    dtypes = {name: stored.dtype for name, stored in found.items()}
+    taken = {n: dtypes[n] for n, shape in shapes.items() if n in found and found[n].shape == shape}
     covered = [name for name in encoder if name in found]
     summary = f"covers {len(covered)} of the encoder's {len(encoder)} variables"
     casts = sorted({dtype.name for dtype in taken.values()} - {"float32"})
@@ -161,15 +201,59 @@ def coverage(
         summary += f", {' and '.join(casts)} cast to float32"
     if any(name in taken for name in classifier):
         summary += ", and the classifier"
+    found_shapes = {name: stored.shape for name, stored in found.items()}
     return Coverage(
         taken,
         summary,
-        list(_warnings(path, bert_config, classifier, found)),
+        list(_warnings(path, bert_config, classifier, found_shapes)),
         [
-            *_faults_of_encoder(path, bert_config, found),
+            *_faults_of_encoder(path, bert_config, found_shapes),
             *_faults_of_dtypes(path, shapes, dtypes),
         ],
     )
+
+
+def fault_of_kind(found: Mapping[str, Sequence[int]], kind: EncoderKind) -> str | None:
+    """Return why variables cannot be those of an encoder of a kind, None if they can.
+
+    Args:
+        found: Name in a model -> shape of each variable of a checkpoint.
+        kind: That of the configuration.
+    """
+    for name in found:
+        for pattern, fault in _FOREIGN_NAMES:
+            if pattern.search(name):
+                return f"{fault}; it has {name}"
+    found_kind = kind_of_variables(found)
+    if found_kind is None:
+        return None
+    for name, shape in found.items():
+        if len(shape) > 2 and name.startswith(KINDS[found_kind].scope + "/"):
+            return (
+                f"{name} has shape {list(shape)}, as in brightmart's albert_*_google_fast, but "
+                "kernels are matrices here; give another ALBERT, such as google's"
+            )
+    if KINDS[found_kind] is kind:
+        return None
+    return (
+        f"is of {KINDS[found_kind].title}, but --bert_config_file is of {kind.title}; "
+        f"{cure_of_config(found)}"
+    )
+
+
+def cure_of_config(found: Mapping[str, Sequence[int]]) -> str:
+    """Say which configuration file belongs to variables with these names in a model and shapes."""
+    name = kind_of_variables(found)
+    if name is None:
+        return _CURE
+    kind = KINDS[name]
+    table = found.get(kind.scope + "/embeddings/word_embeddings", ())
+    hidden_size = found.get(kind.scope + "/encoder/layer_0/output/dense/bias", ())
+    layers = {match.group() for match in map(_LAYER.match, found) if match}
+    ours = kind.config_files.get((*table[1:], *hidden_size, len(layers)))
+    if ours is None:
+        return f"{_CURE}, {kind.config_file} by its usual name"
+    return f'give --bert_config_file={ours}, with "vocab_size": {table[0]}'
 
 
 def _warnings(
@@ -189,24 +273,34 @@ def _warnings(
                 f"{list(shape)} in the model; the classifier begins with random values"
             )
             break
-    deeper = dataclasses.replace(bert_config, num_hidden_layers=bert_config.num_hidden_layers + 1)
-    next_layer = deeper.variable_shapes().keys() - encoder.keys()
-    if next_layer and next_layer <= found.keys():
+    if any(_is_of_further_layer(name, bert_config) for name in found):
         yield f"{path} has layers that the model lacks; {_CURE}"
+
+
+def _is_of_further_layer(name: str, bert_config: BertConfig) -> bool:
+    """Tell whether a variable belongs to a layer of this kind of encoder that this one lacks."""
+    any_layer = "%s/%s" % (bert_config.scope, bert_config.kind.layer.split("{")[0])
+    own_layers = tuple("%s/%s/" % (bert_config.scope, s) for s in bert_config.layer_scopes())
+    return name.startswith(any_layer) and not name.startswith(own_layers)
 
 
 def _faults_of_encoder(
     path: str, bert_config: BertConfig, found: Mapping[str, Sequence[int]]
 ) -> Iterator[str]:
+    fault = fault_of_kind(found, bert_config.kind)
+    if fault:
+        yield f"{path}: {fault}"
+        return
     encoder = bert_config.variable_shapes()
     for name, shape in encoder.items():
         if found.get(name, shape) != shape:
-            yield f"{path}: {name} has shape {found[name]}, but {shape} in the model; {_CURE}"
+            cure = cure_of_config(found)
+            yield f"{path}: {name} has shape {found[name]}, but {shape} in the model; {cure}"
             break
     missing = [name for name in encoder if name not in found]
     if not all(map(bert_config.is_pooler, missing)):
         count = f"{len(encoder) - len(missing)} of the encoder's {len(encoder)} variables"
-        yield f"{path}: covers {count}; {_CURE}; missing: {missing[0]} ..."
+        yield f"{path}: covers {count}; {cure_of_config(found)}; missing: {missing[0]} ..."
 
 
 def _faults_of_dtypes(

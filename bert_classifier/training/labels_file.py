@@ -45,10 +45,10 @@ def _is_text(label: str) -> bool:
 
 def check_number(labels: Sequence[str] | None, folder: str, checkpoint_path: str) -> None:
     """Raise BadInput unless there is a label for each output of a checkpoint."""
-    shapes, _ = weights.contents(checkpoint_path)
-    if labels is None or "output_bias" not in shapes:
+    found = weights.contents(checkpoint_path)
+    if labels is None or "output_bias" not in found:
         return
-    (num_outputs,) = shapes["output_bias"]
+    (num_outputs,) = found["output_bias"].shape
     if num_outputs != len(labels):
         raise BadInput(
             "%s: has %d labels, but %s has %d outputs; %s"

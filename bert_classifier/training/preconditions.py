@@ -1,4 +1,4 @@
-"""Whether a call would remove what it reads, or ask for a checkpoint that is never saved."""
+"""Whether a call asks for what cannot be done: files, checkpoints and rates."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import re
 
 from bert_classifier import files
-from bert_classifier.config import Config
+from bert_classifier.config import Config, Training
 from bert_classifier.errors import BadInput
 from bert_classifier.model import weights
 from bert_classifier.training import runs
 from bert_classifier.training.initial_weights import find_fine_tuned
 from bert_classifier.training.schedule import Schedule
+from encoder_config import BertConfig
 
 _READ_AS_THEY_ARE = (
     "data_dir",
@@ -70,6 +71,28 @@ def check_steps(config: Config, schedule: Schedule) -> None:
                 "%s: this training saves no checkpoint of step %d; give best or last as "
                 "--eval_checkpoint or --export_checkpoint" % (path, step)
             )
+
+
+def check_rates(training: Training, bert_config: BertConfig) -> None:
+    """Raise BadInput if layers are to have rates of their own, but not weights of their own."""
+    if training.layerwise_lr_decay != 1 and bert_config.shares_layers:
+        raise BadInput(
+            "--layerwise_lr_decay=%s: the layers of %s in --bert_config_file share their weights, "
+            "so none is below another one; leave it out"
+            % (training.layerwise_lr_decay, bert_config.kind.title)
+        )
+
+
+def check_has_config(config: Config) -> None:
+    """Raise BadInput if the encoder has no configuration; its checkpoint tells which it needs."""
+    if config.model.bert_config_file or not config.model.init_checkpoint:
+        return
+    found = weights.contents(config.model.init_checkpoint)
+    cure = weights.cure_of_config({name: stored.shape for name, stored in found.items()})
+    raise BadInput(
+        "--bert_config_file is missing; for --init_checkpoint=%s %s"
+        % (config.model.init_checkpoint, cure)
+    )
 
 
 def _own_step(output_dir: str, checkpoint_path: str) -> int | None:

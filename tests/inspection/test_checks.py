@@ -156,6 +156,7 @@ Tokens per example of train, with [CLS] and [SEP]
   [UNK]           1 (3.33 %) tokens
                   the vocabulary lacks 'o' U+006F 2 x, '\u2603' U+2603 1 x
 Model
+  encoder         BERT: 2 layers, 16 wide with 2 heads, gelu
   checkpoint      covers 39 of the encoder's 39 variables: bert_model.ckpt
 Plan
   steps           100 of 2 examples, 10 of them warm up; 20.5 are an epoch
@@ -188,8 +189,8 @@ def test_one_screen(run):
         labels=["0", "1"],
     )
     assert report.lines == GOLDEN.splitlines()
-    rows = "baseline", "cut", "[UNK]", "checkpoint", "steps", "evaluations", "early stopping"
-    rows += ("advice",)
+    rows = "baseline", "cut", "[UNK]", "encoder", "checkpoint", "steps", "evaluations"
+    rows += ("early stopping", "advice")
     assert [re.split("  +", row)[0] for row in report.summary] == list(rows)
     assert {"  " + row for row in report.summary} < set(report.lines)
 
@@ -413,6 +414,14 @@ def test_case_of_vocabulary_and_text(run, tmp_path, words, text, do_lower_case, 
         ({"model_type": "bert"}, "--bert_config_file is Hugging Face's, whose gelu is", None),
         ({"model_type": "bert", "hidden_act": "gelu_erf"}, None, None),
         ({"directionality": "bidi"}, None, None),
+        # google's ELECTRA computes the exact gelu, as Hugging Face does.
+        ({"model_type": "electra", "architectures": []}, None, None),
+        ({"model_type": "albert", "embedding_size": 16}, None, None),
+        (
+            {"model_type": "albert", "embedding_size": 16, "architectures": []},
+            "--bert_config_file is Hugging Face's, whose gelu is",
+            None,
+        ),
     ],
 )
 def test_configuration(run, changes, warning, fatal):
@@ -720,15 +729,33 @@ def training_graph(config, batch_size, seq_length):
 LARGER = dataclasses.replace(CONFIG, hidden_size=24, num_hidden_layers=3, intermediate_size=72)
 
 
-@pytest.mark.parametrize("config, batch_size, seq_length", [(CONFIG, 1, 8), (LARGER, 3, 20)])
+# Each with a projection, of the kinds whose layers are applied more often than they exist.
+ALBERT = dataclasses.replace(
+    CONFIG,
+    model_type="albert",
+    embedding_size=8,
+    num_hidden_layers=4,
+    num_hidden_groups=2,
+    inner_group_num=2,
+)
+ALBERT_ZH = dataclasses.replace(
+    CONFIG, model_type="albert_zh", embedding_size=8, num_hidden_layers=3
+)
+ELECTRA = dataclasses.replace(CONFIG, model_type="electra", embedding_size=8)
+
+
+@pytest.mark.parametrize(
+    "config, batch_size, seq_length",
+    [(CONFIG, 1, 8), (LARGER, 3, 20), (ALBERT, 2, 8), (ALBERT_ZH, 2, 8), (ELECTRA, 2, 8)],
+)
 def test_computation_is_that_of_the_graph(config, batch_size, seq_length):
     """Of a product: 2 for each element of the result and each summand of it."""
     forward, backward = training_graph(config, batch_size, seq_length)
     flops = 0
     for op in forward | backward:
-        if op.type in ("MatMul", "BatchMatMul", "BatchMatMulV2") and "embeddings" not in op.name:
-            if op.inputs[0].op.type == "Fill":
-                continue  # By ones: the sum that is the gradient of a bias.
+        if op.type in ("MatMul", "BatchMatMul", "BatchMatMulV2"):
+            if op.inputs[0].op.type in ("Fill", "OneHot"):
+                continue  # By ones: the sum that is the gradient of a bias. Or a row of a table.
             transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
             summands = op.inputs[0].shape.as_list()[-2 if transposed else -1]
             flops += 2 * op.outputs[0].shape.num_elements() * summands
@@ -736,7 +763,16 @@ def test_computation_is_that_of_the_graph(config, batch_size, seq_length):
 
 
 @pytest.mark.parametrize("hidden_act", ["gelu", "gelu_erf", "relu"])
-@pytest.mark.parametrize("config, seq_length", [(CONFIG, 32), (LARGER, 16)])
+@pytest.mark.parametrize(
+    "config, seq_length",
+    [
+        (CONFIG, 32),
+        (LARGER, 16),
+        (ALBERT, 32),
+        (dataclasses.replace(ALBERT_ZH, num_hidden_layers=6), 32),
+        (dataclasses.replace(ELECTRA, num_hidden_layers=4), 32),
+    ],
+)
 def test_memory_is_about_what_gradients_read(config, seq_length, hidden_act):
     """What the forward pass of the layers makes and an op of the backward pass reads again."""
     config = dataclasses.replace(config, hidden_act=hidden_act)
@@ -751,12 +787,34 @@ def test_memory_is_about_what_gradients_read(config, seq_length, hidden_act):
                 tensor = tensor.op.inputs[0]
             if (
                 tensor.op in forward
-                and "/layer_" in tensor.name
+                and "/encoder/" in tensor.name
                 and "Variable" not in tensor.op.type
             ):
                 kept[tensor.name] = tensor.shape.num_elements() * tensor.dtype.size
-    without_weights = checks.memory(config, 0, seq_length, batch_size)
+    # The gradients of shared layers are not among what the forward pass makes.
+    own_layers = dataclasses.replace(
+        config,
+        model_type="electra",
+        hidden_act=config.activation,
+        num_hidden_layers=len(config.layer_scopes()),
+        num_hidden_groups=None,
+        inner_group_num=None,
+    )
+    without_weights = checks.memory(own_layers, 0, seq_length, batch_size)
     assert without_weights == pytest.approx(sum(kept.values()), rel=0.2)
+
+
+@pytest.mark.parametrize("config, num_applications", [(ALBERT, 8), (ALBERT_ZH, 3)])
+def test_memory_of_shared_layers_has_a_gradient_for_each_application(config, num_applications):
+    """As measured: 16 kernels at 12 applications of one, none of them with checkpointing."""
+    separate = dataclasses.replace(
+        config, model_type="bert", embedding_size=None, num_hidden_layers=num_applications
+    )
+    separate = dataclasses.replace(separate, num_hidden_groups=None, inner_group_num=None)
+    size = 16 * (4 * 16 + 2 * 32) + 4 * 16 + 32 + 16 + 4 * 16  # kernels, biases, normalizations
+    more = checks.memory(config, 1000, 16, 4) - checks.memory(separate, 1000, 16, 4)
+    assert more == 4 * size * num_applications
+    assert checks.memory(config, 1000, 16, 4, True) == checks.memory(separate, 1000, 16, 4, True)
 
 
 def test_encoder_shapes(pretrained):
