@@ -33,7 +33,7 @@ advice:
 
 # Neither TensorFlow nor the version of Python changes what these find: 1.15 runs them for both.
 tested_once := test_bench.py test_docs.py test_layout.py test_quality.py
-tested_once += test_setup.py test_setup_hugging_face.py
+tested_once += test_setup.py test_setup_hugging_face.py data/test_tables.py
 
 # Two processes: most of the time goes into building graphs, which one core does.
 test: dev horovod ## Run the fast tests
