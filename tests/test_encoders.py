@@ -304,10 +304,13 @@ def site(name):
     "changes, message",
     [
         ({"model_type": "gpt2"}, '"model_type" is "gpt2"; the kinds of encoders here are'),
-        ({"model_type": "albert", "net_structure_type": 1}, '"net_structure_type" is 1, with'),
-        ({"model_type": "albert", "layers_to_keep": [1]}, '"layers_to_keep" is .1., with'),
+        (
+            {"model_type": "albert", "net_structure_type": 1},
+            '"net_structure_type" is 1, but ALBERT',
+        ),
+        ({"model_type": "albert", "layers_to_keep": [1]}, '"layers_to_keep" is .1., but ALBERT'),
         ({"ln_type": "preln"}, '"ln_type" is "preln", with which brightmart\'s ALBERT'),
-        ({"use_task_id": True}, '"use_task_id" is true, with which BERT is not computed'),
+        ({"use_task_id": True}, '"use_task_id" is true, but BERT is computed here'),
         ({"embedding_size": 16}, '"embedding_size" is 16 and "hidden_size" 32, which are equal'),
         ({"num_hidden_groups": 9}, '"num_hidden_groups" is 9, above "num_hidden_layers", 2'),
         ({"inner_group_num": 0}, '"inner_group_num" is 0; write a whole number'),
