@@ -309,7 +309,7 @@ def site(name):
             '"net_structure_type" is 1, but ALBERT',
         ),
         ({"model_type": "albert", "layers_to_keep": [1]}, '"layers_to_keep" is .1., but ALBERT'),
-        ({"ln_type": "preln"}, '"ln_type" is "preln", with which brightmart\'s ALBERT'),
+        ({"ln_type": "preln"}, '"ln_type" is "preln", but brightmart\'s ALBERT'),
         ({"use_task_id": True}, '"use_task_id" is true, but BERT is computed here'),
         ({"embedding_size": 16}, '"embedding_size" is 16 and "hidden_size" 32, which are equal'),
         ({"num_hidden_groups": 9}, '"num_hidden_groups" is 9, above "num_hidden_layers", 2'),
