@@ -193,7 +193,8 @@ def make_run_config(
         save_checkpoints_steps = None
     return tf.estimator.RunConfig(
         model_dir=os.path.abspath(model_dir),
-        save_summary_steps=100 if workers.is_chief else None,
+        # ProgressHook writes the loss for TensorBoard too, under the tag that evaluations have.
+        save_summary_steps=None,
         save_checkpoints_secs=None,
         tf_random_seed=seed,
         session_config=session_config,
@@ -218,7 +219,7 @@ def train(
     history = workers.together(lambda: EvalHistory(eval_history_path(output_dir), job.watched))
     if workers.is_chief:
         history.forget_from(start_step + 1)
-    progress = hook_builders.make_progress_hook(job, schedule)
+    progress = hook_builders.make_progress_hook(job, schedule, estimator)
     record = RunRecord(
         Run(output_dir, identity, config.values()), schedule, history, progress, start_step, workers
     )

@@ -23,15 +23,19 @@ from bert_classifier.training.hooks import (
 from bert_classifier.training.schedule import Schedule
 
 
-def make_progress_hook(job: Job, schedule: Schedule) -> ProgressHook:
+def make_progress_hook(
+    job: Job, schedule: Schedule, estimator: tf.estimator.Estimator
+) -> ProgressHook:
     """Build the hook that logs loss, learning rate and speed."""
+    is_chief = job.workers.is_chief
     return ProgressHook(
         job.config.output.log_every_n_iter,
         schedule.num_train_steps,
         schedule.steps_per_epoch,
         schedule.examples_per_step,
         job.config.training.num_accumulation_steps,
-        show_bar=job.workers.is_chief and logs.is_terminal(),
+        show_bar=is_chief and logs.is_terminal(),
+        events_dir=estimator.model_dir if is_chief else None,
     )
 
 

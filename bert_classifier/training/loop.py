@@ -22,7 +22,7 @@ from bert_classifier.training.hooks import (
     CheckpointHook,
     EarlyStoppingHook,
     JoinEvaluationsHook,
-    SameFetchesHook,
+    ReplaceEventsHook,
 )
 from bert_classifier.training.interruption import (
     Interruption,
@@ -87,7 +87,6 @@ def train_and_evaluate(
         hooks=[
             *workers.first_hooks(),
             *train_spec.hooks,
-            SameFetchesHook(),
             at_checkpoints,
             # Both ask after the evaluation of a step, if there is one.
             early_stopping,
@@ -96,7 +95,9 @@ def train_and_evaluate(
     )
     with interruption.deferred():
         if workers.is_chief:
-            eval_spec = eval_spec._replace(hooks=evaluation_hooks(workers, interruption))
+            hooks = evaluation_hooks(workers, interruption)
+            replace_events = ReplaceEventsHook(estimator.eval_dir(eval_spec.name))
+            eval_spec = eval_spec._replace(hooks=[*hooks, replace_events])
             tf.estimator.train_and_evaluate(estimator, train_spec, eval_spec)
         else:
             estimator.train(train_spec.input_fn, train_spec.hooks, max_steps=train_spec.max_steps)
@@ -167,6 +168,7 @@ def evaluate(
         join_evaluation(estimator, input_fn, workers, interruption)
         return {}
     hooks = evaluation_hooks(workers, interruption)
+    hooks.append(ReplaceEventsHook(estimator.eval_dir(name)))
     with files.plain_path(checkpoint_path) as plain:
         return estimator.evaluate(input_fn, hooks=hooks, checkpoint_path=plain, name=name)
 
