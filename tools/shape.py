@@ -38,6 +38,7 @@ LAYERS = (
     ("bert_classifier.training",),
     ("bert_classifier.inspection",),
     ("bert_classifier.export",),
+    ("bert_classifier.report",),
     ("bert_classifier.serving",),
     (
         "bert_classifier",  # Its __init__ alone.
