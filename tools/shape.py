@@ -43,6 +43,7 @@ LAYERS = (
     (
         "bert_classifier",  # Its __init__ alone.
         "bert_classifier.commands",
+        "bert_classifier.compare",
         "bert_classifier.convert",
         "bert_classifier.flags",
         "bert_classifier.hook_builders",

@@ -81,7 +81,7 @@ class ProgressHook(tf.train.SessionRunHook):
         self._start_line()
         if self._events_dir:
             # What a process has told of later steps, before it was killed, comes again.
-            replace_events(self._events_dir, self.step + 1)
+            replace_events(tf.summary.FileWriterCache.get(self._events_dir), self.step + 1)
         self._bar = tqdm.tqdm(
             total=self._num_train_steps,
             initial=self.step,
@@ -165,9 +165,8 @@ class ProgressHook(tf.train.SessionRunHook):
         writer.flush()
 
 
-def replace_events(events_dir: str, step: int) -> None:
-    """Let the events that follow replace those of this step and later ones in TensorBoard."""
-    writer = tf.summary.FileWriterCache.get(events_dir)
+def replace_events(writer: tf.summary.FileWriter, step: int) -> None:
+    """Let what is written next replace, in TensorBoard, the events of this step and later ones."""
     writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
 
 
@@ -359,7 +358,8 @@ class ReplaceEventsHook(tf.train.SessionRunHook):
 
     def end(self, session: tf.Session) -> None:
         """Replace them. Estimator writes the metrics after this."""
-        replace_events(self._events_dir, int(session.run(self._global_step)))
+        writer = tf.summary.FileWriterCache.get(self._events_dir)
+        replace_events(writer, int(session.run(self._global_step)))
 
 
 class EvaluationRecorder(tf.estimator.Exporter):
