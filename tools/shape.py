@@ -50,6 +50,7 @@ LAYERS = (
         "bert_classifier.predict",
         "bert_classifier.predictions",
         "bert_classifier.program",
+        "bert_classifier.reporting",
         "bert_classifier.summary",
         "bert_classifier.trials",
     ),
