@@ -51,6 +51,7 @@ LAYERS = (
         "bert_classifier.predict",
         "bert_classifier.predictions",
         "bert_classifier.program",
+        "bert_classifier.reporting",
         "bert_classifier.summary",
         "bert_classifier.trials",
     ),

@@ -24,7 +24,7 @@ from bert_classifier.config import Config
 from bert_classifier.data.examples import Examples, InputExample
 from bert_classifier.report import images
 from bert_classifier.report.scores import Scores, score
-from bert_classifier.training.history import EvalHistory, Evaluation
+from bert_classifier.training.history import EvalHistory
 from bert_classifier.training.hooks import replace_events
 from bert_classifier.training.outputs import Outputs
 
@@ -131,12 +131,7 @@ def _of_classes(evaluated: Evaluated, outputs: Outputs) -> Iterator[tf.Summary]:
     shown = np.sort(np.argsort(-scores.classes.support, kind="stable")[:_MOST_CLASSES])
     for name in ("precision", "recall", "f1"):
         of_classes = getattr(scores.classes, name)
-        yield tf.Summary(
-            value=[
-                tf.Summary.Value(tag="%s/%s" % (name, labels[n]), simple_value=of_classes[n])
-                for n in shown
-            ]
-        )
+        yield _scalars({"%s/%s" % (name, labels[n]): of_classes[n] for n in shown})
     yield _image("confusion", _confusion(scores, shown))
     truth = np.asarray(outputs.label_ids)
     for n in shown:
@@ -282,21 +277,27 @@ def write_end(estimator: tf.estimator.Estimator, history: EvalHistory) -> None:
     """Write that a training has ended, and the metrics of its best checkpoint for HPARAMS."""
     best = history.best()
     with _failures_logged():
-        writer = tf.summary.FileWriterCache.get(estimator.model_dir)
-        writer.add_summary(hparams.session_end_pb(api_pb2.STATUS_SUCCESS), 0)
-        writer.flush()
+        with _new_file(estimator.model_dir) as writer:
+            writer.add_summary(hparams.session_end_pb(api_pb2.STATUS_SUCCESS), 0)
         if best:
-            _write_best(estimator.eval_dir(_BEST), best)
+            with _new_file(estimator.eval_dir(_BEST)) as writer:
+                replace_events(writer, best.step)
+                writer.add_summary(_scalars(best.metrics), best.step)
 
 
-def _write_best(events_dir: str, best: Evaluation) -> None:
-    values = [
-        tf.Summary.Value(tag=name, simple_value=value) for name, value in best.metrics.items()
-    ]
-    # Not the cached writer, which would write the graph that is the default one here, an empty one.
-    # The suffix keeps the file apart from that of an evaluation in the same second.
+def _scalars(numbers: Mapping[str, float]) -> tf.Summary:
+    values = [tf.Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+    return tf.Summary(value=values)
+
+
+@contextlib.contextmanager
+def _new_file(events_dir: str) -> Iterator[tf.summary.FileWriter]:
+    """Yield a writer for what comes outside a session.
+
+    The cached one, if it is new, writes the graph that is the default one: here an empty one. The
+    suffix keeps the file apart from that of an evaluation in the same second.
+    """
     with tf.Graph().as_default(), tf.summary.FileWriter(
-        events_dir, filename_suffix=".best"
+        events_dir, filename_suffix=".end"
     ) as writer:
-        replace_events(writer, best.step)
-        writer.add_summary(tf.Summary(value=values), best.step)
+        yield writer
