@@ -136,8 +136,7 @@ def run_classifier(
             if config.actions.exports:
                 export(job, estimator, pipeline)
             if job.schedule:
-                is_pair = job.inputs.examples["dev"].is_pair
-                log_summary(config.output.output_dir, job.watched.metric, is_pair)
+                log_summary(job)
         workers.wait_for_all()
     return metrics
 

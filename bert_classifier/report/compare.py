@@ -206,7 +206,7 @@ def about_pair(first: Finished, second: Finished) -> str:
     )
 
 
-def different_pairs(rows: Sequence[Finished]) -> list[dict[str, Any]]:
+def all_pairs(rows: Sequence[Finished]) -> list[dict[str, Any]]:
     """Return McNemar's test of each pair of runs, by their numbers from 1, as JSON has it."""
     found = []
     for (number, first), (other, second) in itertools.combinations(enumerate(rows, start=1), 2):
