@@ -271,7 +271,8 @@ def evaluate(
         return {}
     numbers = {name: value.item() for name, value in sorted(result.items())}
     log_metrics(numbers)
-    reporting.write_evaluation(job, estimator, numbers, hook.outputs)
+    assert hook.outputs is not None
+    reporting.write_evaluation(job, estimator, checkpoint_path, numbers, hook.outputs)
     return numbers
 
 
