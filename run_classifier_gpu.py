@@ -34,7 +34,16 @@ from absl import app
 
 import modeling  # noqa: F401
 import tokenization  # noqa: F401
-from bert_classifier import devices, files, flags, gpus, hook_builders, program, threads, trials
+from bert_classifier import (
+    devices,
+    flags,
+    gpus,
+    hook_builders,
+    program,
+    reporting,
+    threads,
+    trials,
+)
 from bert_classifier.config import Config
 from bert_classifier.data.batches import file_based_input_fn_builder  # noqa: F401
 from bert_classifier.data.examples import InputExample  # noqa: F401
@@ -67,13 +76,14 @@ from bert_classifier.model.classifier import (  # noqa: F401
 )
 from bert_classifier.predictions import find_temperature, predictions, score_predictions
 from bert_classifier.problem_types import ClassOptions
+from bert_classifier.report import tensorboard
 from bert_classifier.serving import test_results
 from bert_classifier.summary import log_metrics, log_start, log_summary
 from bert_classifier.training import checkpoints, loop, runs
 from bert_classifier.training.history import EvalHistory, eval_history_path
-from bert_classifier.training.hooks import CompilationHook
 from bert_classifier.training.interruption import Interruption
 from bert_classifier.training.record import Run, RunRecord
+from bert_classifier.training.run_config import make_run_config
 from bert_classifier.training.schedule import Schedule
 from bert_classifier.training.workers import Workers
 
@@ -96,7 +106,8 @@ def run_classifier(
     device = workers.together(gpus.describe)
     job = prepare(config, workers, interruption or Interruption())
     config = job.config
-    summary = workers.from_chief(lambda: inspect(job))
+    inspection = workers.from_chief(lambda: inspect(job))
+    job = job._replace(data_summary=inspection.lines)
     metrics: dict[str, float] = {}
     if config.actions.dry_run:
         return metrics
@@ -104,7 +115,7 @@ def run_classifier(
         workers.from_chief(lambda: open_folder(job, folder))
         if workers.is_chief:
             job = with_plain_paths(job, folder)
-        for line in summary:
+        for line in inspection.to_log():
             _LOG.info("  %s", line)
         for line in ["Computing on " + device, *devices.prepare(config.devices)]:
             _LOG.info("%s", line)
@@ -117,14 +128,15 @@ def run_classifier(
         )
         if config.actions.do_eval:
             metrics = evaluate(job, estimator, pipeline, checkpoint_path)
+        elif job.schedule and workers.is_chief:
+            reporting.report_training(job, estimator)
         if workers.is_chief:
             if config.actions.do_predict:
                 predict(job, estimator, pipeline, checkpoint_path)
             if config.actions.exports:
                 export(job, estimator, pipeline)
             if job.schedule:
-                is_pair = job.inputs.examples["dev"].is_pair
-                log_summary(config.output.output_dir, job.watched.metric, is_pair)
+                log_summary(job)
         workers.wait_for_all()
     return metrics
 
@@ -173,37 +185,6 @@ def make_estimator(job: Job) -> tf.estimator.Estimator:
     return tf.estimator.Estimator(model_fn, config=run_config)
 
 
-def make_run_config(
-    model_dir: str,
-    save_checkpoints_steps: int | None,
-    keep_checkpoint_max: int,
-    seed: int,
-    use_xla: bool,
-    precision: devices.Precision = devices.FLOAT32,
-    workers: Workers | None = None,
-    num_parts: int = 1,
-) -> tf.estimator.RunConfig:
-    """Build the RunConfig of the Estimator; all workers but the chief write nothing."""
-    workers = workers or Workers()
-    session_config = devices.make_session_config(use_xla, precision, num_parts, workers.num_cores())
-    workers.configure(session_config)
-    if not workers.is_chief:
-        # A path that cannot be written: only worker 0 writes checkpoints, or begins with one.
-        model_dir = os.path.join(os.devnull, "worker_%d" % workers.index)
-        save_checkpoints_steps = None
-    return tf.estimator.RunConfig(
-        model_dir=os.path.abspath(model_dir),
-        save_summary_steps=100 if workers.is_chief else None,
-        save_checkpoints_secs=None,
-        tf_random_seed=seed,
-        session_config=session_config,
-        save_checkpoints_steps=save_checkpoints_steps,
-        keep_checkpoint_max=keep_checkpoint_max,
-        # ProgressHook logs the loss; Estimator's own lines would say it twice.
-        log_step_count_steps=None,
-    )
-
-
 def train(
     job: Job, schedule: Schedule, estimator: tf.estimator.Estimator, pipeline: Pipeline
 ) -> None:
@@ -218,17 +199,17 @@ def train(
     history = workers.together(lambda: EvalHistory(eval_history_path(output_dir), job.watched))
     if workers.is_chief:
         history.forget_from(start_step + 1)
-    progress = hook_builders.make_progress_hook(job, schedule)
+    progress = hook_builders.make_progress_hook(job, schedule, estimator)
     record = RunRecord(
         Run(output_dir, identity, config.values()), schedule, history, progress, start_step, workers
     )
     early_stopping = hook_builders.make_early_stopping_hook(job, schedule, estimator)
+    eval_input_fn = pipeline.input_fn("dev", config.evaluation.eval_batch_size)
+    outputs = reporting.make_outputs_hook(job, eval_input_fn)
     exporters = []
     if workers.is_chief:  # The others need not have the files that an export is made of.
-        exporters = hook_builders.make_exporters(job, schedule, estimator, history)
-    eval_spec = loop.make_eval_spec(
-        pipeline.input_fn("dev", config.evaluation.eval_batch_size), exporters
-    )
+        exporters = hook_builders.make_exporters(job, schedule, estimator, history, outputs)
+    eval_spec = loop.make_eval_spec(eval_input_fn, exporters, [outputs])
     verdict = functools.partial(judge, config, job.inputs, schedule, history)
     stop_reason = None
     if resumed_from:
@@ -240,6 +221,7 @@ def train(
         _LOG.info("Nothing left to train: the run in %s has ended", output_dir)
         if workers.is_chief and not runs.has_ended(output_dir):
             record.write_end(stop_reason, verdict)
+            tensorboard.write_end(estimator, history)
         return
     log_start(job, schedule, start_step, estimator.config.session_config)
     record.write("training")
@@ -250,7 +232,7 @@ def train(
             start_step * config.training.num_accumulation_steps,
         ),
         max_steps=schedule.num_train_steps,
-        hooks=[progress, CompilationHook()] if config.devices.use_xla else [progress],
+        hooks=[progress, *hook_builders.make_training_hooks(job, estimator)],
     )
     with record.failures_written(config.training):
         loop.train_and_evaluate(
@@ -264,30 +246,33 @@ def train(
         )
     record.check_is_complete(early_stopping.reason)
     record.write_end(early_stopping.reason, verdict)
+    if workers.is_chief:
+        tensorboard.write_end(estimator, history)
 
 
 def evaluate(
     job: Job, estimator: tf.estimator.Estimator, pipeline: Pipeline, checkpoint_path: str
 ) -> dict[str, float]:
-    """Evaluate a checkpoint on the dev set; write eval_results.txt and eval_results.json."""
-    config, output_dir = job.config, job.config.output.output_dir
+    """Evaluate a checkpoint on the dev set; write the results and a report."""
     _LOG.info("***** Eval results of %s *****", checkpoint_path)
+    input_fn = pipeline.input_fn("dev", job.config.evaluation.eval_batch_size)
+    hook = reporting.make_outputs_hook(job, input_fn)
     result = loop.evaluate(
         estimator,
-        pipeline.input_fn("dev", config.evaluation.eval_batch_size),
+        input_fn,
         checkpoint_path,
         job.workers,
         job.interruption,
         # A folder of events of its own: those of `eval/` are the run's course.
         name="best",
+        hooks=[hook],
     )
     if not job.workers.is_chief:
         return {}
     numbers = {name: value.item() for name, value in sorted(result.items())}
     log_metrics(numbers)
-    lines = "".join("%s = %s\n" % item for item in numbers.items())
-    files.write_text(os.path.join(output_dir, "eval_results.txt"), lines)
-    files.write_json(os.path.join(output_dir, "eval_results.json"), numbers)
+    assert hook.outputs is not None
+    reporting.write_evaluation(job, estimator, checkpoint_path, numbers, hook.outputs)
     return numbers
 
 

@@ -12,26 +12,34 @@ from bert_classifier import logs
 from bert_classifier.export import from_run
 from bert_classifier.export.writer import BestExporter
 from bert_classifier.job import Job
+from bert_classifier.model.classifier import metric_names
+from bert_classifier.report.tensorboard import Evaluated, EvaluationSummaries, SettingsHook
 from bert_classifier.training.history import EvalHistory
 from bert_classifier.training.hooks import (
+    CompilationHook,
     EarlyStoppingHook,
     EvaluationRecorder,
     ProgressHook,
     stop_if_no_decrease_hook,
     stop_if_no_increase_hook,
 )
+from bert_classifier.training.outputs import OutputsHook, OutputsRecorder
 from bert_classifier.training.schedule import Schedule
 
 
-def make_progress_hook(job: Job, schedule: Schedule) -> ProgressHook:
+def make_progress_hook(
+    job: Job, schedule: Schedule, estimator: tf.estimator.Estimator
+) -> ProgressHook:
     """Build the hook that logs loss, learning rate and speed."""
+    is_chief = job.workers.is_chief
     return ProgressHook(
         job.config.output.log_every_n_iter,
         schedule.num_train_steps,
         schedule.steps_per_epoch,
         schedule.examples_per_step,
         job.config.training.num_accumulation_steps,
-        show_bar=job.workers.is_chief and logs.is_terminal(),
+        show_bar=is_chief and logs.is_terminal(),
+        events_dir=estimator.model_dir if is_chief else None,
     )
 
 
@@ -55,10 +63,35 @@ def make_early_stopping_hook(
     )
 
 
+def make_training_hooks(
+    job: Job, estimator: tf.estimator.Estimator
+) -> list[tf.train.SessionRunHook]:
+    """Build the further hooks of a training, which stand after the ProgressHook."""
+    inputs, hooks = job.inputs, []
+    if job.workers.is_chief:
+        metrics = metric_names(len(inputs.labels), inputs.task.metrics, inputs.problem_type)
+        hooks.append(SettingsHook(estimator.model_dir, job.config, metrics))
+    if job.config.devices.use_xla:
+        hooks.append(CompilationHook())
+    return hooks
+
+
 def make_exporters(
-    job: Job, schedule: Schedule, estimator: tf.estimator.Estimator, history: EvalHistory
+    job: Job,
+    schedule: Schedule,
+    estimator: tf.estimator.Estimator,
+    history: EvalHistory,
+    outputs: OutputsHook,
 ) -> list[tf.estimator.Exporter]:
-    """Build what follows an evaluation: record it, and export the model if it is the best."""
+    """Build what follows an evaluation: record it, export the best model, show it.
+
+    Args:
+        job: the call.
+        schedule: its plan.
+        estimator: that is trained.
+        history: its evaluations.
+        outputs: the hook that collects what the model says in them.
+    """
     config, output_dir = job.config, job.config.output.output_dir
     writer = from_run.make_bundle_writer(config, job.inputs, estimator)
 
@@ -70,8 +103,16 @@ def make_exporters(
         return writer.export(in_output_dir(checkpoint_path), in_output_dir(export_path), metrics)
 
     return [
+        OutputsRecorder(output_dir, outputs, history),
         EvaluationRecorder(
             history, schedule.max_steps_without_improvement, schedule.num_train_steps
         ),
         BestExporter(history, write, config.export.exports_to_keep),
+        EvaluationSummaries(evaluated_set(job), lambda: outputs.outputs),
     ]
+
+
+def evaluated_set(job: Job) -> Evaluated:
+    """Return what the evaluations of a job are of."""
+    inputs = job.inputs
+    return Evaluated(inputs.problem_type, inputs.labels, inputs.examples["dev"])

@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import platform
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from bert_classifier import config as configs
 from bert_classifier import devices, files, logs
@@ -49,6 +49,7 @@ class Job(NamedTuple):
     workers: Workers
     interruption: Interruption
     model_dir: str  # output_dir, in a form that TensorFlow takes for no pattern
+    data_summary: Sequence[str] = ()  # what a dry run prints; none where nothing is trained
 
 
 def prepare(config: Config, workers: Workers, interruption: Interruption) -> Job:
@@ -85,18 +86,18 @@ def prepare(config: Config, workers: Workers, interruption: Interruption) -> Job
     )
 
 
-def inspect(job: Job) -> list[str]:
+def inspect(job: Job) -> checks.Report:
     """Check data and plan of a training run; print all about them in a dry run.
 
     Returns:
-        The lines that the log should have.
+        What was found; nothing where nothing is to be trained.
 
     Raises:
         BadInput: training would be in vain.
     """
     config, inputs, schedule = job.config, job.inputs, job.schedule
     if schedule is None:
-        return []
+        return checks.Report([], [], [], [])
     data = checks.Data(
         inputs.examples,
         {split: examples.path for split, examples in inputs.examples.items()},
@@ -111,7 +112,7 @@ def inspect(job: Job) -> list[str]:
         print("\n".join(report.lines), flush=True)
     if report.fatal:
         raise BadInput(report.fatal[0])
-    return [*report.summary, *("WARNING: " + warning for warning in report.warnings)]
+    return report
 
 
 def make_pipeline(job: Job) -> Pipeline:

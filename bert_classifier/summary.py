@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from typing import Mapping
 
 import tensorflow.compat.v1 as tf
 
 from bert_classifier.export import bundle
 from bert_classifier.job import Job, count_parts
+from bert_classifier.report.next_commands import next_commands
 from bert_classifier.training import checkpoints, runs
 from bert_classifier.training.history import eval_history_path
 from bert_classifier.training.schedule import Schedule
@@ -43,22 +43,15 @@ def log_metrics(metrics: Mapping[str, float]) -> None:
         _LOG.info("  %s = %s", name, value)
 
 
-def log_summary(output_dir: str, metric: str, is_pair: bool) -> None:
-    """Log how a training ended, and the commands that go on from there.
-
-    Args:
-        output_dir: folder of the run.
-        metric: the watched one.
-        is_pair: whether the model reads pairs of texts.
-    """
+def log_summary(job: Job) -> None:
+    """Log how a training ended, and the commands that go on from there."""
+    output_dir, metric = job.config.output.output_dir, job.watched.metric
     record = runs.read_record(output_dir)
     if record is None:
         return
     result = record["result"]
     exports = bundle.list_exports(os.path.join(output_dir, "export", "best_exporter"))
-    folder = shlex.quote(output_dir)
-    again = "python run_classifier_gpu.py --do_%s --output_dir=" + folder
-    answer = "python -m bert_classifier.predict %s TEXT%s" % (folder, " TEXT_B" if is_pair else "")
+    report = os.path.join(output_dir, "report.html")
     rows = [
         ("ended", result["reason"] or "all steps are done"),
         ("last step", "%(last_step)d of %(num_train_steps)d" % result),
@@ -69,11 +62,8 @@ def log_summary(output_dir: str, metric: str, is_pair: bool) -> None:
         ("best checkpoint", checkpoints.kept_best(output_dir)),
         ("best export", exports[-1] if exports else None),
         ("evaluations", eval_history_path(output_dir)),
-        ("evaluate", again % "eval"),
-        ("predict", again % "predict" + " --test_file=FILE"),
-        ("export", again % "export"),
-        ("answer", answer if exports else None),
-        ("curves", "tensorboard --logdir=" + folder),
+        ("report", report if os.path.exists(report) else None),
+        *next_commands(job.config, job.inputs.processor),
     ]
     _LOG.info("***** Training %s *****", result["status"])
     for name, value in rows:

@@ -1,11 +1,11 @@
-"""Several trainings of one plan with different seeds: trials.json has mean and deviation."""
+"""Several trainings of one plan with different seeds, and what trials.json says of them."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
-import shlex
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -14,7 +14,10 @@ from bert_classifier import files
 from bert_classifier.config import Config
 from bert_classifier.data.inputs import make_task
 from bert_classifier.data.processors import get_processor
+from bert_classifier.errors import BadInput
 from bert_classifier.job import watched_metric
+from bert_classifier.report import compare
+from bert_classifier.report.next_commands import export_command
 from bert_classifier.training import preconditions
 from bert_classifier.training.history import Watched
 from bert_classifier.training.interruption import Interruption
@@ -63,26 +66,54 @@ def run_trials(
 
 def _write_results(output_dir: str, results: Sequence[Mapping[str, Any]], watched: Watched) -> None:
     summary = {
-        name: {
-            "mean": float(np.mean([result[name] for result in results])),
-            # Of a sample: what another seed may be expected to differ by.
-            "standard_deviation": float(np.std([result[name] for result in results], ddof=1)),
-        }
+        name: _summarize([result[name] for result in results])
         for name in results[0]
         if name.startswith("eval_")
     }
     best = find_best_trial(results, watched)
+    compared = _compare([result["output_dir"] for result in results])
     files.write_json(
         os.path.join(output_dir, "trials.json"),
-        {"trials": results, "summary": summary, "best_trial": best},
+        {"trials": results, "summary": summary, "best_trial": best, **compared},
     )
     _LOG.info("***** %d trials *****", len(results))
     for name, numbers in summary.items():
-        _LOG.info("  %s = %.4f +- %.4f", name, numbers["mean"], numbers["standard_deviation"])
+        _LOG.info(
+            "  %s = %.4f +- %.4f, standard error %.4f",
+            name,
+            numbers["mean"],
+            numbers["standard_deviation"],
+            numbers["standard_error"],
+        )
+    for test in compared.get("mcnemar", []):
+        if test["differ"]:
+            _LOG.info(
+                "  trials %d and %d differ: McNemar's p = %.4f", *test["pair"], test["p_value"]
+            )
     if best:
         _LOG.info("  the best is trial %(trial)d, in %(output_dir)s", best)
-        folder = shlex.quote(best["output_dir"])
-        _LOG.info("  export it: python run_classifier_gpu.py --do_export --output_dir=%s", folder)
+        _LOG.info("  export it: %s", export_command(best["output_dir"]))
+
+
+def _summarize(values: Sequence[float]) -> dict[str, float]:
+    # Of a sample: what another seed may be expected to differ by.
+    deviation = float(np.std(values, ddof=1))
+    return {
+        "mean": float(np.mean(values)),
+        "standard_deviation": deviation,
+        "standard_error": deviation / math.sqrt(len(values)),
+    }
+
+
+def _compare(folders: Sequence[str]) -> dict[str, Any]:
+    """Return the 95 % interval of each trial's metric, and McNemar's test of each pair."""
+    try:
+        trials = [compare.read(folder) for folder in folders]
+    except BadInput as error:
+        _LOG.warning("WARNING: the trials are not compared: %s", error)
+        return {}
+    intervals = [trial.interval and list(trial.interval) for trial in trials]
+    return {"intervals": intervals, "mcnemar": compare.all_pairs(trials)}
 
 
 def find_best_trial(

@@ -19,6 +19,7 @@ import tensorflow.compat.v1 as tf
 import run_classifier_gpu
 from bert_classifier import flags
 from bert_classifier.export import writer
+from bert_classifier.training import outputs as outputs_files
 
 ROOT = os.path.dirname(os.path.abspath(run_classifier_gpu.__file__))
 
@@ -222,6 +223,12 @@ def parsed(*arguments):
     return flags.read(flag_values)
 
 
+def numbers_of(results):
+    """Gives the metrics of eval_results.json, which also has what is known of each class."""
+    of_evaluation = ("eval_", "global_step", "loss")
+    return {name: value for name, value in results.items() if name.startswith(of_evaluation)}
+
+
 class SmallRun:
     """A run that stops early at step 15 of 30, on every machine: to copy and to go on with.
 
@@ -294,12 +301,15 @@ def end_state(output_dir):
     }
     exports = writer.list_exports(path("export", "best_exporter"))
     result = json.loads(read("run.json"))["result"]
+    outputs = outputs_files.read(outputs_files.outputs_path(output_dir))
+    assert outputs is not None
     return {
         "checkpoints": {name: os.path.basename(prefix) for name, prefix in checkpoints.items()},
         "weights": {name: tensors(prefix) for name, prefix in checkpoints.items()},
         "number of checkpoints": len(glob.glob(path("model.ckpt-*.index"))),
         "files of the best": sorted(os.listdir(path("best")) + os.listdir(path("best", "slim"))),
         "evaluations": read("eval_history.jsonl").splitlines(),
+        "outputs": (outputs.step, outputs.predictions.tolist(), outputs.losses.tolist()),
         "exports": [writer.exported_step(folder) for folder in exports],
         "exported weights": [tensors(os.path.join(e, "variables", "variables")) for e in exports],
         "result": {name: result[name] for name in ("status", "reason", "last_step", "best_step")},

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from program import ROOT
+from program import ROOT, numbers_of
 
 from bert_classifier.export import bundle
 
@@ -101,7 +101,9 @@ def test_a_run_goes_on_in_the_other_version(pythons, small_run, tmp_path):
     # Its best checkpoint is evaluated, predicted with and exported.
     execute(reader, "run_classifier_gpu.py", *actions, "--output_dir=" + read)
     assert records_of(read).keys() == records_of(written).keys()
-    metrics, expected = (read_json(folder, "eval_results.json") for folder in (read, written))
+    metrics, expected = (
+        numbers_of(read_json(folder, "eval_results.json")) for folder in (read, written)
+    )
     assert metrics == pytest.approx(expected, rel=0, abs=1e-6)
     probabilities = read_probabilities(written)
     assert probabilities.shape == (10, 2)

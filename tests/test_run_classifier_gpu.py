@@ -15,7 +15,7 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from program import model_flags, parsed, run, succeed, write_data
+from program import model_flags, numbers_of, parsed, run, succeed, write_data
 
 import run_classifier_gpu
 import tokenization
@@ -133,7 +133,7 @@ def test_the_best_checkpoint_is_evaluated(trained):
     assert evaluated["global_step"] == result["best_step"]
     assert evaluated["eval_accuracy"] == result["best_eval_accuracy"]
     lines = dict(line.split(" = ") for line in trained.read("eval_results.txt").splitlines())
-    assert {name: float(value) for name, value in lines.items()} == evaluated
+    assert {name: float(value) for name, value in lines.items()} == numbers_of(evaluated)
 
 
 def predictions_of(trained):
@@ -292,7 +292,7 @@ def test_grouping_by_length_changes_no_number_and_no_row(trained, tmp_path):
             "--predict_batch_size=3",
             switch,
         )
-        metrics.append(json.loads((output_dir / "eval_results.json").read_text()))
+        metrics.append(numbers_of(json.loads((output_dir / "eval_results.json").read_text())))
         lines = (output_dir / "test_results.tsv").read_text().splitlines()[1:]
         rows.append([line.split("\t") for line in lines])
     # Estimator's own `loss` is the mean over batches.
@@ -319,7 +319,7 @@ def test_xla_compiles_and_gives_the_same_numbers(trained, tmp_path):
     assert list(dump.iterdir()), "nothing was compiled"
     result = json.loads(trained.read("eval_results.json"))
     assert sorted(result) == sorted(expected)
-    for name, value in expected.items():
+    for name, value in numbers_of(expected).items():
         assert result[name] == pytest.approx(value, abs=1e-5), name
 
 

@@ -39,10 +39,12 @@ LAYERS = (
     ("bert_classifier.inspection",),
     ("bert_classifier.export",),
     ("bert_classifier.hugging_face",),
+    ("bert_classifier.report",),
     ("bert_classifier.serving",),
     (
         "bert_classifier",  # Its __init__ alone.
         "bert_classifier.commands",
+        "bert_classifier.compare",
         "bert_classifier.convert",
         "bert_classifier.flags",
         "bert_classifier.hook_builders",
@@ -50,6 +52,7 @@ LAYERS = (
         "bert_classifier.predict",
         "bert_classifier.predictions",
         "bert_classifier.program",
+        "bert_classifier.reporting",
         "bert_classifier.summary",
         "bert_classifier.trials",
     ),

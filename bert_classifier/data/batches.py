@@ -202,6 +202,29 @@ class Batching(NamedTuple):
         return training_plan(num_tokens, self.batch_size, step, self.seed, first)
 
 
+class InputFn(NamedTuple):
+    """The `input_fn` of an Estimator: called, it returns a Dataset of dicts, see `features.parse`.
+
+    Attributes:
+        plan: the batches.
+        read: numbers of examples -> their records.
+        parse: records -> a batch.
+    """
+
+    plan: Plan
+    read: Callable[[np.ndarray], list[bytes]]
+    parse: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+
+    def __call__(self) -> tf.data.Dataset:
+        """Return the batches."""
+        return _dataset(*self)
+
+    def rows(self) -> np.ndarray:
+        """Return the numbers of the examples of one pass, int64, in the order of the batches."""
+        batches = [self.plan.examples(number) for number in self.plan.numbers]
+        return np.concatenate(batches) if batches else np.zeros(0, np.int64)
+
+
 def file_based_input_fn_builder(
     input_file: str,
     seq_length: int,
@@ -231,7 +254,7 @@ def file_based_input_fn_builder(
 
 def records_input_fn(
     path: str, converter: Converter, batching: Batching, labelled: bool = True
-) -> Callable[[], tf.data.Dataset]:
+) -> InputFn:
     """Build the `input_fn` of an Estimator over a TFRecord file.
 
     In training the records repeat for ever, each epoch in an order of its own: see `epoch_order`. A
@@ -249,7 +272,7 @@ def records_input_fn(
     record_file = RecordFile(path)
     plan = batching.plan(record_file.num_tokens)
     parse = _parser(converter, batching, labelled)
-    return lambda: _dataset(plan, record_file.read, parse)
+    return InputFn(plan, record_file.read, parse)
 
 
 def examples_input_fn(
@@ -259,7 +282,7 @@ def examples_input_fn(
     num_shards: int,
     shard_index: int,
     num_tokens: np.ndarray | None = None,
-) -> Callable[[], tf.data.Dataset]:
+) -> InputFn:
     """Build the `input_fn` of one of several workers, straight from the examples.
 
     The batches are those of `records_input_fn`, dealt out in turn: of each `num_shards` batches
@@ -289,7 +312,7 @@ def examples_input_fn(
     plan = batching.plan(num_tokens, num_shards)
     plan = plan._replace(numbers=plan.numbers[shard_index::num_shards])
     parse = _parser(converter, batching, labelled=examples[0].label is not None)
-    return lambda: _dataset(plan, read, parse)
+    return InputFn(plan, read, parse)
 
 
 def _parser(

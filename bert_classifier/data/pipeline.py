@@ -7,11 +7,11 @@ import os
 from typing import Any, Callable, Iterator, NamedTuple
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 from bert_classifier import logs
 from bert_classifier.data.batches import (
     Batching,
+    InputFn,
     evaluation_order,
     examples_input_fn,
     records_input_fn,
@@ -20,8 +20,6 @@ from bert_classifier.data.batches import (
 from bert_classifier.data.features import write_records_once
 from bert_classifier.data.inputs import Inputs
 from bert_classifier.data.records import RecordFile
-
-InputFn = Callable[[], tf.data.Dataset]
 
 
 class Shard(NamedTuple):

@@ -92,6 +92,12 @@ class DataProcessor:
         path = _find_file("test", self.task.test, data_dir, test_file)
         return Examples("test", self.task.test, path, self.task, self._class_labels())
 
+    def has_test_file(self, data_dir: str | None, test_file: str | None = None) -> bool:
+        """Return whether there is a file with examples to predict."""
+        if not (data_dir or test_file):
+            return False
+        return os.path.exists(_find_file("test", self.task.test, data_dir, test_file))
+
     def get_labels(self) -> list[str]:
         """Return the labels, in the order of the model's outputs; for regression, their one name.
 

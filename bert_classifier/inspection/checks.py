@@ -77,6 +77,10 @@ class Report(NamedTuple):
         if name in _SUMMARY:
             self.summary.append(row.strip())
 
+    def to_log(self) -> list[str]:
+        """Return the lines that the log of a training run has."""
+        return [*self.summary, *("WARNING: " + warning for warning in self.warnings)]
+
 
 class Data(NamedTuple):
     """The data of a training run, and how it is read.

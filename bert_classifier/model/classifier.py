@@ -370,6 +370,9 @@ def _evaluation(
     weights = tf.cast(features.get("is_real_example", tf.ones_like(losses)), tf.float32)
     evaluated = Evaluated(losses, features["label_ids"], probabilities, predictions, weights)
     metrics = problem.metrics(evaluated, extra_metrics)
+    for name, tensor in evaluated._asdict().items():
+        if tensor is not None:
+            tf.identity(tensor, name="evaluated/" + name)
     return tf.estimator.EstimatorSpec(_EVAL, loss=loss, eval_metric_ops=metrics)
 
 

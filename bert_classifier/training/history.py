@@ -111,7 +111,7 @@ class EvalHistory:
 
     def best(self) -> Evaluation | None:
         """Return the best evaluation, the earliest of equals; None if every value is NaN."""
-        bests = self._successive_bests()
+        bests = self.successive_bests()
         return bests[-1] if bests else None
 
     def steps_without_improvement(self) -> int:
@@ -126,7 +126,8 @@ class EvalHistory:
         best = self.best()
         return sum(1 for e in self.evaluations if best is None or e.step > best.step)
 
-    def _successive_bests(self) -> list[Evaluation]:
+    def successive_bests(self) -> list[Evaluation]:
+        """Return the evaluations that were the best so far when they were made."""
         bests: list[Evaluation] = []
         for evaluation in self.evaluations:
             so_far = self.value(bests[-1]) if bests else None
@@ -139,7 +140,7 @@ class EvalHistory:
             if os.path.exists(self._path):
                 os.remove(self._path)
             return
-        best_steps = {e.step for e in self._successive_bests()}
+        best_steps = {e.step for e in self.successive_bests()}
         lines = [
             files.to_json(dict(e.to_json(), is_best=e.step in best_steps)) + "\n"
             for e in self.evaluations

@@ -26,6 +26,7 @@ class ProgressHook(tf.train.SessionRunHook):
     It reads the tensors `total_loss:0` of the model and `learning_rate:0` and `gradient_norm:0` of
     the optimizer by name, because they do not exist yet when hooks are made. The loss is the mean
     since the line before. The speed is of the training steps, without the evaluations between them.
+    TensorBoard gets the same numbers: the tag of the loss is that of Estimator's evaluations.
 
     Attributes:
         step: number of steps done, with those before a resume.
@@ -41,6 +42,7 @@ class ProgressHook(tf.train.SessionRunHook):
         examples_per_step: int,
         num_accumulation_steps: int = 1,
         show_bar: bool = False,
+        events_dir: str | None = None,
     ):
         """Take the plan of the run.
 
@@ -51,6 +53,7 @@ class ProgressHook(tf.train.SessionRunHook):
             examples_per_step: examples of a step, of all workers together.
             num_accumulation_steps: how often the graph is run for one step.
             show_bar: whether to show a progress bar on stderr too.
+            events_dir: folder of the events for TensorBoard; None for none.
         """
         self.step = self.step_of_batch = 0
         self._every = every_n_iter
@@ -58,6 +61,7 @@ class ProgressHook(tf.train.SessionRunHook):
         self._steps_per_epoch = steps_per_epoch
         self._examples_per_run = examples_per_step / num_accumulation_steps
         self._show_bar = show_bar
+        self._events_dir = events_dir
         self._bar = tqdm.tqdm(disable=True)
         self._runs = 0
         self._seconds = 0.0
@@ -75,6 +79,9 @@ class ProgressHook(tf.train.SessionRunHook):
         self.step = self._first_step = int(session.run(self._global_step))
         self._started = time.monotonic()
         self._start_line()
+        if self._events_dir:
+            # What a process has told of later steps, before it was killed, comes again.
+            replace_events(tf.summary.FileWriterCache.get(self._events_dir), self.step + 1)
         self._bar = tqdm.tqdm(
             total=self._num_train_steps,
             initial=self.step,
@@ -128,6 +135,8 @@ class ProgressHook(tf.train.SessionRunHook):
         )
         elapsed = time.monotonic() - self._started
         steps_left = self._num_train_steps - self.step
+        examples_per_second = self._per_second(runs, seconds)
+        self._write_events({**results, "loss": loss, "examples_per_second": examples_per_second})
         self._bar.set_postfix(loss="%.4f" % loss, lr="%.2e" % results["learning_rate"])
         _LOG.info(
             "step %d/%d | epoch %.2f | loss %.4f | learning rate %.2e | gradient norm %.2f | "
@@ -138,30 +147,31 @@ class ProgressHook(tf.train.SessionRunHook):
             loss,
             results["learning_rate"],
             results["gradient_norm"],
-            self._per_second(runs, seconds),
+            examples_per_second,
             _clock(elapsed),
             _clock(elapsed / (self.step - self._first_step) * steps_left),
             # Not shown above the bar, which says the same; the log file has the line.
             extra={"in_bar": self._show_bar},
         )
 
+    def _write_events(self, numbers: Mapping[str, float]) -> None:
+        if not self._events_dir:
+            return
+        tags = ("loss", "learning_rate", "gradient_norm", "examples_per_second")
+        values = [tf.Summary.Value(tag=tag, simple_value=numbers[tag]) for tag in tags]
+        writer = tf.summary.FileWriterCache.get(self._events_dir)
+        writer.add_summary(tf.Summary(value=values), self.step)
+        # Before the checkpoint of this step: a run that is resumed from there has no gap.
+        writer.flush()
+
+
+def replace_events(writer: tf.summary.FileWriter, step: int) -> None:
+    """Let what is written next replace, in TensorBoard, the events of this step and later ones."""
+    writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
+
 
 def _clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=min(round(seconds), _LONGEST)))
-
-
-class SameFetchesHook(tf.train.SessionRunHook):
-    """Ask for the summaries in each step, also in those that do not write them.
-
-    TensorFlow prepares the graph once for each set of tensors that a step asks for, which takes one
-    to two seconds. Estimator's own hook asks for the summaries in the first step and in every
-    hundredth after it: without this hook there are two sets.
-    """
-
-    def before_run(self, run_context: Any) -> tf.train.SessionRunArgs:
-        """Ask for the summaries; only the hook that writes them uses them."""
-        graph = run_context.session.graph
-        return tf.train.SessionRunArgs(graph.get_collection(tf.GraphKeys.SUMMARY_OP))
 
 
 class CompilationHook(tf.train.SessionRunHook):
@@ -329,6 +339,27 @@ class AddUpMetricsHook(tf.train.SessionRunHook):
     def end(self, session: tf.Session) -> None:
         """Merge. The hook in which Estimator reads the metrics always comes later."""
         session.run(self._merge)
+
+
+class ReplaceEventsHook(tf.train.SessionRunHook):
+    """Let the events of an evaluation replace those of an earlier one of the same step.
+
+    A resumed run may evaluate a checkpoint again, and so does each later call with `--do_eval`:
+    TensorBoard would show points twice.
+    """
+
+    def __init__(self, events_dir: str):
+        """Take the folder that Estimator writes the metrics to."""
+        self._events_dir = events_dir
+
+    def begin(self) -> None:
+        """Look up the step."""
+        self._global_step = tf.train.get_global_step()
+
+    def end(self, session: tf.Session) -> None:
+        """Replace them. Estimator writes the metrics after this."""
+        writer = tf.summary.FileWriterCache.get(self._events_dir)
+        replace_events(writer, int(session.run(self._global_step)))
 
 
 class EvaluationRecorder(tf.estimator.Exporter):

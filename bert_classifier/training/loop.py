@@ -22,7 +22,7 @@ from bert_classifier.training.hooks import (
     CheckpointHook,
     EarlyStoppingHook,
     JoinEvaluationsHook,
-    SameFetchesHook,
+    ReplaceEventsHook,
 )
 from bert_classifier.training.interruption import (
     Interruption,
@@ -33,16 +33,21 @@ from bert_classifier.training.workers import Workers
 
 
 def make_eval_spec(
-    input_fn: InputFn, exporters: Sequence[tf.estimator.Exporter]
+    input_fn: InputFn,
+    exporters: Sequence[tf.estimator.Exporter],
+    hooks: Sequence[tf.train.SessionRunHook] = (),
 ) -> tf.estimator.EvalSpec:
     """Return how every checkpoint of a training is evaluated: at once, and on the whole dev set.
 
     Args:
         input_fn: gives this worker's part of the dev set, once.
         exporters: what the chief calls after an evaluation, in this order.
+        hooks: of every worker's evaluation.
     """
     # The defaults are 100 batches, and at most one evaluation in 600 seconds.
-    return tf.estimator.EvalSpec(input_fn, steps=None, throttle_secs=0, exporters=exporters)
+    return tf.estimator.EvalSpec(
+        input_fn, steps=None, throttle_secs=0, exporters=exporters, hooks=hooks
+    )
 
 
 def train_and_evaluate(
@@ -79,7 +84,9 @@ def train_and_evaluate(
         )
     else:
         at_checkpoints = JoinEvaluationsHook(
-            lambda: join_evaluation(estimator, eval_spec.input_fn, workers, interruption),
+            lambda: join_evaluation(
+                estimator, eval_spec.input_fn, workers, interruption, eval_spec.hooks
+            ),
             save_checkpoints_steps,
             lambda: interrupted.stops,
         )
@@ -87,7 +94,6 @@ def train_and_evaluate(
         hooks=[
             *workers.first_hooks(),
             *train_spec.hooks,
-            SameFetchesHook(),
             at_checkpoints,
             # Both ask after the evaluation of a step, if there is one.
             early_stopping,
@@ -96,7 +102,8 @@ def train_and_evaluate(
     )
     with interruption.deferred():
         if workers.is_chief:
-            eval_spec = eval_spec._replace(hooks=evaluation_hooks(workers, interruption))
+            hooks = _writing_hooks(estimator, eval_spec.name, workers, interruption)
+            eval_spec = eval_spec._replace(hooks=[*hooks, *eval_spec.hooks])
             tf.estimator.train_and_evaluate(estimator, train_spec, eval_spec)
         else:
             estimator.train(train_spec.input_fn, train_spec.hooks, max_steps=train_spec.max_steps)
@@ -135,7 +142,14 @@ def catch_up(
 
     result = workers.from_chief(known_result)
     if result is None:
-        result = evaluate(estimator, eval_spec.input_fn, checkpoint_path, workers, interruption)
+        result = evaluate(
+            estimator,
+            eval_spec.input_fn,
+            checkpoint_path,
+            workers,
+            interruption,
+            hooks=eval_spec.hooks,
+        )
     if workers.is_chief:
         for exporter in eval_spec.exporters:
             folder = os.path.join(estimator.model_dir, "export", exporter.name)
@@ -149,6 +163,7 @@ def evaluate(
     workers: Workers,
     interruption: Interruption,
     name: str | None = None,
+    hooks: Sequence[tf.train.SessionRunHook] = (),
 ) -> dict[str, Any]:
     """Evaluate a checkpoint, each worker on a part of the data.
 
@@ -159,14 +174,15 @@ def evaluate(
         workers: those that evaluate together; all of them call this.
         interruption: watches for signals.
         name: the events are written to the folder `eval_<name>`; default: `eval`.
+        hooks: further ones, of every worker.
 
     Returns:
         The metrics of all the data by name; empty for all workers but the chief.
     """
     if not workers.is_chief:
-        join_evaluation(estimator, input_fn, workers, interruption)
+        join_evaluation(estimator, input_fn, workers, interruption, hooks)
         return {}
-    hooks = evaluation_hooks(workers, interruption)
+    hooks = [*_writing_hooks(estimator, name, workers, interruption), *hooks]
     with files.plain_path(checkpoint_path) as plain:
         return estimator.evaluate(input_fn, hooks=hooks, checkpoint_path=plain, name=name)
 
@@ -219,6 +235,17 @@ def evaluation_hooks(workers: Workers, interruption: Interruption) -> list[tf.tr
     return [LeaveWhenInterrupted(interruption)]
 
 
+def _writing_hooks(
+    estimator: tf.estimator.Estimator,
+    name: str | None,
+    workers: Workers,
+    interruption: Interruption,
+) -> list[tf.train.SessionRunHook]:
+    """Return the hooks of a chief that evaluates: Estimator writes the metrics for TensorBoard."""
+    events_dir = estimator.eval_dir(name)
+    return [*evaluation_hooks(workers, interruption), ReplaceEventsHook(events_dir)]
+
+
 class _LeaveBeforeWriting(tf.train.SessionRunHook):
     """Leave an evaluation by an exception, before Estimator writes the metrics to an event file.
 
@@ -238,11 +265,12 @@ def join_evaluation(
     input_fn: InputFn,
     workers: Workers,
     interruption: Interruption,
+    hooks: Sequence[tf.train.SessionRunHook] = (),
 ) -> None:
     """Do this worker's part of an evaluation that the chief makes; write nothing.
 
     The arguments are those of `evaluate`.
     """
-    hooks = [*evaluation_hooks(workers, interruption), _LeaveBeforeWriting()]
+    hooks = [*evaluation_hooks(workers, interruption), *hooks, _LeaveBeforeWriting()]
     with contextlib.suppress(_LeaveBeforeWriting.Left):
         estimator.evaluate(input_fn, hooks=hooks)

@@ -27,7 +27,7 @@ _OWN_FILES = re.compile(
     r"checkpoint|graph\.pbtxt|model\.ckpt-\d+\..*|events\.out\.tfevents\..*"
     r"|(train|dev|test)\.[0-9a-f]{12}\.tf_record(\.index)?|labels\.txt|preprocessing\.json"
     r"|dev_sample\.jsonl|eval_history\.jsonl|eval_results\.(txt|json)|test_results\.tsv|test_metrics\.json"
-    r"|frozen_model\.pb"
+    r"|frozen_model\.pb|dev_outputs\.npz|report\.html|report_results\.txt"
     r"|(CoLA|MNLI-m|MNLI-mm|MRPC|QNLI|QQP|RTE|SST-2|STS-B|WNLI)\.tsv|run\.(json|log)"
 )
 _OWN_FOLDERS = re.compile(r"eval|eval_best|eval_test|best|slim|export|best_exporter|saved_model")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import VOCAB
-from program import assert_equal, end_state, parsed
+from program import assert_equal, end_state, numbers_of, parsed
 
 import run_classifier_gpu
 from bert_classifier import devices
@@ -404,7 +404,7 @@ class TestTheSameCommandAgain:
         after = tree(output_dir)
         assert "Nothing left to train: the run in %s has ended" % output_dir in log.text
         assert "***** Training stopped early *****" in log.text
-        assert json.loads(before["eval_results.json"].decode()) == metrics
+        assert numbers_of(json.loads(before["eval_results.json"].decode())) == metrics
         grown = {name for name in after if after[name] != before.get(name)}
         assert all(re.match("run.log|eval_best/events", name) for name in grown), grown
 
@@ -600,7 +600,8 @@ def test_trials_are_summed_up(small_run, tmp_path, monkeypatch):
 def test_trials_differ_by_their_seed(small_run, tmp_path):
     trials = trials_of(small_run, tmp_path, "--num_trials=2", "--num_train_epochs=1")
     folders = [tmp_path / "trial_1", tmp_path / "trial_2"]
-    results = [json.loads((folder / "eval_results.json").read_text()) for folder in folders]
+    paths = [folder / "eval_results.json" for folder in folders]
+    results = [numbers_of(json.loads(path.read_text())) for path in paths]
     assert trials["trials"] == [
         dict(result, seed=seed, output_dir=str(folder))
         for result, seed, folder in zip(results, (5, 6), folders)

@@ -22,7 +22,15 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import CONFIG
-from program import Launch, assert_equal, end_state, model_flags, parsed, write_data
+from program import (
+    Launch,
+    assert_equal,
+    end_state,
+    model_flags,
+    numbers_of,
+    parsed,
+    write_data,
+)
 
 import run_classifier_gpu
 from bert_classifier import devices
@@ -297,7 +305,7 @@ def assert_same_metrics(found, expected, tolerance):
 def assert_same_end(output_dir, expected_dir):
     """Compares what two runs have left, as exactly as rounding allows."""
     found, expected = end_state(output_dir), end_state(expected_dir)
-    exact = expected.keys() - {"weights", "evaluations", "exported weights"}
+    exact = expected.keys() - {"weights", "evaluations", "exported weights", "outputs"}
     assert_equal(found, {part: expected[part] for part in exact})
     assert len(found["evaluations"]) == len(expected["evaluations"])
     for line, other_line in zip(found["evaluations"], expected["evaluations"]):
@@ -345,7 +353,10 @@ def test_the_metrics_are_those_of_one_worker(evaluations, launches, num_workers,
     assert ("eval_recall_at_3" in expected) == (name == "four_classes")
     assert "loss" in expected
     found = read_json(evaluations.output_dir(num_workers, name), "eval_results.json")
-    assert_same_metrics(found, expected, METRICS)
+    assert_same_metrics(numbers_of(found), expected, METRICS)
+    # Those of each class are of the examples of all workers.
+    support = [of_class["support"] for of_class in found["classes"].values()]
+    assert sum(support) == found["num_examples"]
 
 
 def test_the_predictions_are_those_of_one_worker(alone, two):

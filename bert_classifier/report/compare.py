@@ -1,0 +1,268 @@
+"""Runs beside each other: metric with interval, time, settings that differ, McNemar's test.
+
+All numbers are read from the folders of the runs; nothing is evaluated again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+
+import numpy as np
+
+from bert_classifier.errors import BadInput
+from bert_classifier.report.scores import Interval, McNemar, is_right, mcnemar, score
+from bert_classifier.training import outputs as outputs_files
+from bert_classifier.training import runs
+from bert_classifier.training.history import EvalHistory, Watched, eval_history_path
+from bert_classifier.training.outputs import Outputs, outputs_path
+
+# Less is usual to be called a difference that is not chance.
+SIGNIFICANT = 0.05
+
+# What a call does and where it writes: no setting of a model.
+_NO_SETTINGS = frozenset(
+    "do_train do_eval do_predict do_export do_frozen dry_run output_dir overwrite_output_dir "
+    "export_dir eval_checkpoint export_checkpoint calibrate test_file exports_to_keep debug "
+    "keep_checkpoint_max log_every_n_iter num_trials min_confidence predict_batch_size".split()
+)
+_DATA = ("task_name", "data_dir", "dev_file", "dev_fraction")
+
+
+class Finished(NamedTuple):
+    """What is known of a run.
+
+    Attributes:
+        name: its folder, as it was given.
+        record: its run.json.
+        watched: the metric that chose its best checkpoint.
+        value: of the metric, at the best checkpoint; None if no evaluation had a finite one.
+        outputs: what its best checkpoint says about the dev set; None if there is no such file.
+        interval: of the metric, 95 %; None if it is unknown.
+    """
+
+    name: str
+    record: Mapping[str, Any]
+    watched: Watched
+    value: float | None
+    outputs: Outputs | None
+    interval: Interval | None
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """How the run ended."""
+        return self.record["result"]
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was set, by name: flags, number of workers, versions."""
+        flags = {n: v for n, v in self.record["flags"].items() if n not in _NO_SETTINGS}
+        return {**flags, "workers": self.result.get("workers"), **self.record["versions"]}
+
+
+class Comparison(NamedTuple):
+    """Runs beside each other.
+
+    Attributes:
+        rows: the runs, in the order in which they were given.
+        settings: name -> the value in each run, where not all are equal.
+        remarks: sentences about what can and cannot be compared, and McNemar's test.
+    """
+
+    rows: Sequence[Finished]
+    settings: Mapping[str, Sequence[Any]]
+    remarks: Sequence[str]
+
+
+def read(folder: str, name: str | None = None) -> Finished:
+    """Read the folder of a run.
+
+    Raises:
+        BadInput: it is none, or a file in it is damaged.
+    """
+    name = name or folder
+    record = runs.read_record(folder) if os.path.isdir(folder) else None
+    if record is None:
+        raise BadInput("%s: has no run.json; give the --output_dir of a training" % name)
+    watched = Watched(*record["identity"]["best_metric"])
+    outputs = outputs_files.read(outputs_path(folder))
+    best = EvalHistory(eval_history_path(folder), watched).best()
+    value = None if best is None else best.metrics[watched.metric]
+    if outputs is not None and (best is None or outputs.step != best.step):
+        outputs = None  # Of another checkpoint than the best one.
+    interval = None
+    if outputs is not None:
+        interval = _interval(outputs, record["identity"]["labels"], watched.metric)
+    return Finished(name, record, watched, value, outputs, interval)
+
+
+def _interval(outputs: Outputs, labels: Sequence[str], metric: str) -> Interval | None:
+    losses = outputs.losses if metric == "eval_loss" else None
+    probabilities = outputs.probabilities if "recall_at" in metric else None
+    predictions = outputs.predictions
+    scores = score(
+        _problem_type(outputs), labels, outputs.label_ids, predictions, probabilities, losses
+    )
+    return scores.intervals.get(metric)
+
+
+def _problem_type(outputs: Outputs) -> str:
+    if outputs.probabilities is None:
+        return "regression"
+    return "multi_label" if np.ndim(outputs.label_ids) == 2 else "classification"
+
+
+def compare(rows: Sequence[Finished]) -> Comparison:
+    """Compare runs."""
+    all_settings = [row.settings() for row in rows]
+    names = sorted({name for settings in all_settings for name in settings})
+    settings = {name: [of_run.get(name) for of_run in all_settings] for name in names}
+    different = {
+        name: values for name, values in settings.items() if any(v != values[0] for v in values)
+    }
+    return Comparison(rows, different, list(_remarks(rows)))
+
+
+def _remarks(rows: Sequence[Finished]) -> Iterator[str]:
+    first = rows[0]
+    comparable = []
+    for row in rows:
+        if row.watched != first.watched:
+            yield "%s: another metric than in %s, so it has no rank" % (row.name, first.name)
+        elif not _same_dev_set(row, first):
+            yield "%s: another dev set than in %s, so it has no rank" % (row.name, first.name)
+        elif row.value is None:
+            yield "%s: no evaluation had a finite %s" % (row.name, row.watched.metric)
+        else:
+            comparable.append(row)
+        if row.result["status"] not in ("finished", "stopped early"):
+            yield "%s: is not at its end (%s)" % (row.name, row.result["status"])
+    if len(comparable) < 2:
+        yield "fewer than two runs can be ranked"
+        return
+    sign = -1 if first.watched.higher_is_better else 1
+    ranked = sorted(comparable, key=lambda row: sign * (row.value or 0.0))
+    best, second = ranked[:2]
+    yield "best: %s, then %s" % (best.name, second.name)
+    yield about_pair(best, second)
+
+
+def _same_dev_set(first: Finished, second: Finished) -> bool:
+    """Tell whether two runs have the same dev examples, though maybe other word pieces of them."""
+    identities = [run.record["identity"] for run in (first, second)]
+    if identities[0]["dev data"] == identities[1]["dev data"]:
+        return True
+    if identities[0]["labels"] != identities[1]["labels"] or _data(first) != _data(second):
+        return False
+    outputs = [run.outputs for run in (first, second)]
+    labels = [None if of is None else of.label_ids for of in outputs]
+    return labels[0] is not None and labels[1] is not None and np.array_equal(*labels)
+
+
+def _data(run: Finished) -> list[Any]:
+    """Return where the dev examples of a run come from; paths are absolute."""
+    folder = run.record["folder"] or ""
+    values = [run.record["flags"].get(name) for name in _DATA]
+    return [
+        os.path.realpath(os.path.join(folder, value)) if name.endswith(("_dir", "_file")) else value
+        for name, value in zip(_DATA, values)
+        if value is not None
+    ]
+
+
+def mcnemar_of_pair(first: Finished, second: Finished) -> McNemar | str:
+    """Return McNemar's test of two runs, or why there is none."""
+    for run in (first, second):
+        if run.outputs is None:
+            return (
+                "%s has no dev_outputs.npz of its best checkpoint; --do_eval writes it" % run.name
+            )
+    if not _same_dev_set(first, second):
+        return "the runs have other dev examples"
+    assert first.outputs is not None and second.outputs is not None
+    if first.outputs.probabilities is None:
+        return "a regression has no right and wrong answers"
+    return mcnemar(*(is_right(o.label_ids, o.predictions) for o in (first.outputs, second.outputs)))
+
+
+def about_pair(first: Finished, second: Finished) -> str:
+    """Return what McNemar's test says about two runs, as a sentence."""
+    test = mcnemar_of_pair(first, second)
+    if isinstance(test, str):
+        return "no McNemar's test: %s" % test
+    verdict = "differ" if test.p_value < SIGNIFICANT else "may differ by chance only"
+    return (
+        "McNemar's test (%s): %d dev examples are right only in %s, %d only in %s, p = %.4f: the "
+        "two %s"
+        % (
+            "exact" if test.is_exact else "chi-squared, with continuity correction",
+            test.only_first,
+            first.name,
+            test.only_second,
+            second.name,
+            test.p_value,
+            verdict,
+        )
+    )
+
+
+def all_pairs(rows: Sequence[Finished]) -> list[dict[str, Any]]:
+    """Return McNemar's test of each pair of runs, by their numbers from 1, as JSON has it."""
+    found = []
+    for (number, first), (other, second) in itertools.combinations(enumerate(rows, start=1), 2):
+        test = mcnemar_of_pair(first, second)
+        if not isinstance(test, str):
+            is_different = test.p_value < SIGNIFICANT
+            found.append({"pair": [number, other], **test._asdict(), "differ": is_different})
+    return found
+
+
+HEADER = (
+    "run",
+    "metric",
+    "value",
+    "95 % interval",
+    "best step",
+    "last step",
+    "seconds",
+    "examples/s",
+    "ended",
+)
+
+
+def cells(row: Finished) -> list[str]:
+    """Return a run as texts, one for each column of the table."""
+    result = row.result
+    return [
+        row.name,
+        row.watched.metric,
+        "-" if row.value is None else "%.4f" % row.value,
+        "-" if row.interval is None else "%.4f to %.4f" % row.interval,
+        *(_cell(result.get(name)) for name in ("best_step", "last_step", "seconds")),
+        _cell(result.get("examples_per_second")),
+        _cell(result["status"]),
+    ]
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def setting_rows(comparison: Comparison) -> list[list[str]]:
+    """Return the settings that differ as texts: the name, then the value in each run."""
+    return [[name, *map(_cell, values)] for name, values in comparison.settings.items()]
+
+
+def as_text(comparison: Comparison) -> str:
+    """Return the comparison as lines of text."""
+    names = [row.name for row in comparison.rows]
+    tables = [[list(HEADER), *map(cells, comparison.rows)]]
+    if comparison.settings:
+        tables.append([["setting", *names], *setting_rows(comparison)])
+    return "\n\n".join([*map(_align, tables), "\n".join(comparison.remarks)])
+
+
+def _align(table: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*table)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in table)
+    return "\n".join(line.rstrip() for line in lines)

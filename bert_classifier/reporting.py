@@ -1,0 +1,249 @@
+"""From a call to the files that people read: results per class, and report.html."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import shlex
+import time
+from typing import Any, Iterator, Mapping
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import config as configs
+from bert_classifier import problem_types
+from bert_classifier.data.batches import Batching, InputFn, examples_input_fn
+from bert_classifier.data.examples import InputExample
+from bert_classifier.export import bundle
+from bert_classifier.hook_builders import evaluated_set
+from bert_classifier.job import Job, count_parts
+from bert_classifier.problem_types import TINY
+from bert_classifier.report import results, tensorboard
+from bert_classifier.report.scores import Scores, score
+from bert_classifier.training import checkpoints, loop, runs
+from bert_classifier.training import outputs as outputs_files
+from bert_classifier.training.history import EvalHistory, eval_history_path
+from bert_classifier.training.outputs import Outputs, OutputsHook, outputs_path
+
+_LOG = logging.getLogger(__name__)
+
+# Of the training set so many examples are looked at, or as many as can be in so many seconds.
+_MOST_SUSPECTED, _SECONDS_FOR_SUSPECTS = 1000, 4.0
+_NUM_SUSPECTS = 30
+
+
+def report_path(output_dir: str) -> str:
+    """Return the page about a run."""
+    return os.path.join(output_dir, "report.html")
+
+
+def make_outputs_hook(job: Job, input_fn: InputFn) -> OutputsHook:
+    """Build the hook that collects what the model says about the dev set.
+
+    Args:
+        job: the call.
+        input_fn: gives this worker's part of the dev set.
+    """
+    return OutputsHook(input_fn.rows(), job.inputs.fingerprints["dev"], job.workers.from_all)
+
+
+def write_evaluation(
+    job: Job,
+    estimator: tf.estimator.Estimator,
+    checkpoint_path: str,
+    metrics: Mapping[str, float],
+    outputs: Outputs,
+) -> None:
+    """Write the results of an evaluation, and a report.
+
+    Args:
+        job: the call.
+        estimator: has the model.
+        checkpoint_path: what was evaluated.
+        metrics: those of the evaluation, by name.
+        outputs: what the model said about each example.
+    """
+    output_dir = job.config.output.output_dir
+    scores = _score(job, outputs)
+    results.write(output_dir, metrics, scores)
+    best = EvalHistory(eval_history_path(output_dir), job.watched).best()
+    if best is None or best.step == outputs.step:
+        outputs_files.write(outputs_path(output_dir), outputs)
+    tensorboard.write_evaluation(estimator.eval_dir("best"), evaluated_set(job), outputs)
+    _report(job, estimator, checkpoint_path, metrics, outputs)
+
+
+def report_training(job: Job, estimator: tf.estimator.Estimator) -> None:
+    """Write a report about the best checkpoint of a training that no evaluation follows."""
+    output_dir = job.config.output.output_dir
+    best = EvalHistory(eval_history_path(output_dir), job.watched).best()
+    outputs = outputs_files.read(outputs_path(output_dir))
+    fingerprint = job.inputs.fingerprints["dev"]
+    if best and outputs and (outputs.step, outputs.fingerprint) == (best.step, fingerprint):
+        _report(job, estimator, checkpoints.kept_best(output_dir), best.metrics, outputs)
+    else:
+        _LOG.info("No report: no outputs of the best checkpoint are kept; --do_eval writes one")
+
+
+def _report(
+    job: Job,
+    estimator: tf.estimator.Estimator,
+    checkpoint_path: str | None,
+    metrics: Mapping[str, float],
+    outputs: Outputs,
+) -> None:
+    """Write report.html; whatever fails, the run itself is complete."""
+    path = report_path(job.config.output.output_dir)
+    started = time.monotonic()
+    try:
+        # Its libraries take time and memory, which only the worker that writes a report needs.
+        page = importlib.import_module("bert_classifier.report.page")
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        task = job.inputs.task
+        evaluated = page.Evaluated(
+            task.problem_type,
+            job.inputs.examples["dev"],
+            task.label_separator,
+            metrics,
+            outputs,
+            _score(job, outputs),
+        )
+        suspects = None
+        if job.schedule and checkpoint_path:
+            suspects = page.Suspects(*_find_suspects(job, estimator, checkpoint_path))
+        page.write(path, page.Run(**_facts(job)), evaluated, suspects)
+    except Exception as error:
+        _LOG.warning("WARNING: %s could not be written: %r", path, error)
+        _LOG.debug("the report failed", exc_info=True)
+    else:
+        _LOG.info("Report in %s, written in %.1f seconds", path, time.monotonic() - started)
+
+
+def _score(job: Job, outputs: Outputs) -> Scores:
+    return score(
+        job.inputs.problem_type,
+        job.inputs.labels,
+        outputs.label_ids,
+        outputs.predictions,
+        outputs.probabilities,
+        outputs.losses,
+        job.config.training.seed,
+    )
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """Return the fields of `page.Run`."""
+    output_dir = job.config.output.output_dir
+    history = EvalHistory(eval_history_path(output_dir), job.watched)
+    record = runs.read_record(output_dir) or {"result": {}, "flags": job.config.values()}
+    settings = record["flags"]
+    defaults = configs.DEFAULTS
+    return {
+        "name": os.path.basename(os.path.abspath(output_dir)),
+        "watched": job.watched,
+        "evaluations": history.evaluations,
+        "trained": _training_losses(job.model_dir),
+        "result": record["result"],
+        "settings": settings,
+        "given": sorted(name for name in settings if settings[name] != defaults.get(name)),
+        "data_summary": job.data_summary,
+        "files": _files(output_dir),
+        "commands": _commands(job),
+    }
+
+
+def _training_losses(model_dir: str) -> list[tuple[int, float]]:
+    """Return step and loss of the training, from the events for TensorBoard."""
+    found: dict[int, float] = {}
+    for name in sorted(os.listdir(model_dir)):
+        if not name.startswith("events.out.tfevents"):
+            continue
+        try:
+            for event in tf.train.summary_iterator(os.path.join(model_dir, name)):
+                for value in event.summary.value:
+                    if value.tag == "loss":
+                        found[event.step] = value.simple_value
+        except (tf.errors.DataLossError, OSError):
+            continue  # A killed process leaves a file that ends in the middle of an event.
+    return sorted((step, loss) for step, loss in found.items() if np.isfinite(loss))
+
+
+def _files(output_dir: str) -> list[tuple[str, int]]:
+    """Return name and size of the files of the run, but for what grows with each call."""
+    grows = ("run.log", "report.html", ".", "events.")
+    paths = {name: os.path.join(output_dir, name) for name in sorted(os.listdir(output_dir))}
+    return [
+        (name, os.path.getsize(path))
+        for name, path in paths.items()
+        if os.path.isfile(path) and not name.startswith(grows)
+    ]
+
+
+def _commands(job: Job) -> list[tuple[str, str]]:
+    """Return what may be done next: title and command."""
+    folder = shlex.quote(job.config.output.output_dir)
+    program = "python run_classifier_gpu.py --%s --output_dir=" + folder
+    is_pair = job.inputs.examples["dev"].is_pair
+    found = [
+        ("Classify the rows of a file:", program % "do_predict" + " --test_file=FILE"),
+        ("Write the best model as a SavedModel:", program % "do_export"),
+        ("See the curves:", "tensorboard --logdir=" + folder),
+    ]
+    if bundle.list_exports(os.path.join(job.config.output.output_dir, "export", "best_exporter")):
+        answer = "python -m bert_classifier.predict %s TEXT%s" % (folder, " TEXT_B" * is_pair)
+        found.insert(0, ("Classify a text:", answer))
+    return found
+
+
+# The training set
+
+
+def _find_suspects(
+    job: Job, estimator: tf.estimator.Estimator, checkpoint_path: str
+) -> tuple[int, int, list[tuple[InputExample, str, float]]]:
+    """Find the examples of the training set with the largest loss; see `page.Suspects`."""
+    inputs, examples = job.inputs, job.inputs.examples["train"]
+    sample = _sample(examples, len(examples))
+    batching = Batching(job.config.evaluation.predict_batch_size)
+    input_fn = examples_input_fn(sample, inputs.converters["train"], batching, 1, 0)
+    rows = loop.predict(estimator, input_fn, checkpoint_path, count_parts(job))
+    problem, converter = problem_types.get(inputs.problem_type), inputs.converters["train"]
+    found = []
+    for example, row in zip(sample, _in_time(rows)):
+        loss = _loss(row, converter.label_id(example.label), problem.has_classes)
+        prediction = row["predictions"]
+        answer = problem.name_prediction(prediction, inputs.labels, inputs.task.label_separator)
+        found.append((example, answer, loss))
+    worst = sorted(found, key=lambda row: -row[2])[:_NUM_SUSPECTS]
+    return len(found), len(examples), worst
+
+
+def _sample(examples: Any, size: int) -> list[InputExample]:
+    """Return some of the examples, in a random order: time may not do for all of them."""
+    random = np.random.RandomState(0)
+    numbers = random.choice(size, min(size, _MOST_SUSPECTED), replace=False)
+    wanted = set(numbers.tolist())
+    found = {number: of for number, of in enumerate(examples) if number in wanted}
+    return [found[number] for number in numbers.tolist()]
+
+
+def _in_time(rows: Iterator[Any]) -> Iterator[Any]:
+    """Yield rows until the time is up."""
+    end = time.monotonic() + _SECONDS_FOR_SUSPECTS
+    for row in rows:
+        yield row
+        if time.monotonic() > end:
+            return
+
+
+def _loss(row: Mapping[str, np.ndarray], label_id: Any, has_classes: bool) -> float:
+    """Return the cross entropy, for several labels their mean, or the squared error."""
+    if not has_classes:
+        return float((row["predictions"] - label_id) ** 2)
+    probabilities = row["probabilities"]
+    if isinstance(label_id, list):
+        of_truth = np.where(np.array(label_id) == 1, probabilities, 1 - probabilities)
+        return -float(np.mean(np.log(np.maximum(of_truth, TINY))))
+    return -float(np.log(max(probabilities[label_id], TINY)))
