@@ -50,12 +50,13 @@ from bert_classifier.data.examples import InputExample  # noqa: F401
 from bert_classifier.data.features import (  # noqa: F401
     InputFeatures,
     convert_single_example,
-    file_based_convert_examples_to_features,
 )
 from bert_classifier.data.pipeline import Pipeline
 from bert_classifier.data.processors import DataProcessor  # noqa: F401
+from bert_classifier.data.serialization import (  # noqa: F401
+    file_based_convert_examples_to_features,
+)
 from bert_classifier.export import from_run
-from bert_classifier.export.bundle import FROZEN_GRAPH
 from bert_classifier.export.writer import metrics_of
 from bert_classifier.inspection.verdict import judge
 from bert_classifier.job import (
@@ -296,7 +297,7 @@ def predict(
 
 
 def export(job: Job, estimator: tf.estimator.Estimator, pipeline: Pipeline) -> None:
-    """Export a checkpoint, as a SavedModel or as one file with a frozen graph, or both."""
+    """Export a checkpoint: as a SavedModel, as a frozen graph, as an ONNX model."""
     config, output_dir = job.config, job.config.output.output_dir
     checkpoint_path = checkpoints.find(output_dir, config.checkpoint_to_export())
     writer = from_run.make_bundle_writer(config, job.inputs, estimator)
@@ -305,12 +306,8 @@ def export(job: Job, estimator: tf.estimator.Estimator, pipeline: Pipeline) -> N
         writer = writer._replace(settings=writer.settings._replace(temperature=temperature))
     history = EvalHistory(eval_history_path(output_dir), job.watched)
     metrics = metrics_of(history, checkpoints.step_of(checkpoint_path))
-    frozen_path = os.path.join(output_dir, FROZEN_GRAPH) if config.actions.do_frozen else None
-    if config.actions.do_export:
-        folder = config.export.export_dir or os.path.join(output_dir, "export", "saved_model")
-        writer.export(checkpoint_path, folder, metrics, frozen_path)
-    elif frozen_path:
-        writer.freeze(checkpoint_path, frozen_path, metrics)
+    dev_set = from_run.make_dev_set(job.inputs, *job.watched) if config.export.onnx_int8 else None
+    writer.write(checkpoint_path, metrics, from_run.destinations(config), dev_set)
 
 
 def parse_flags(argv: Sequence[str]) -> Sequence[str]:

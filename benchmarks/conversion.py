@@ -29,7 +29,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 import tokenization  # noqa: E402
-from bert_classifier.data import features  # noqa: E402
+from bert_classifier.data import features, serialization  # noqa: E402
 from bert_classifier.data.examples import InputExample  # noqa: E402
 
 REPEATS = 5
@@ -97,7 +97,7 @@ def compare(examples, vocab_file):
     def ours(num_processes):
         def convert(examples, labels, max_seq_length, tokenizer, path):
             converter = features.Converter(labels, max_seq_length, tokenizer)
-            features.write_records(examples, converter, path, num_processes)
+            serialization.write_records(examples, converter, path, num_processes)
 
         return convert
 
@@ -151,7 +151,7 @@ def measure_memory(count, vocab_file):
             stream.write("5")
         before = peak_memory()
         converter = features.Converter(LABELS, MAX_SEQ_LENGTH, tokenizer)
-        features.write_records(examples, converter, path, num_processes=2)
+        serialization.write_records(examples, converter, path, num_processes=2)
         growth = peak_memory() - before
         size = os.path.getsize(path)
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

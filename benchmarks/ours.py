@@ -123,7 +123,7 @@ def latency(
 
 def convert(model_dir: str, data_dir: str, max_seq_length: int) -> dict[str, Any]:
     """Convert the training file to records."""
-    from bert_classifier.data import features  # noqa: PLC0415
+    from bert_classifier.data import serialization  # noqa: PLC0415
     from bert_classifier.data.examples import InputExample  # noqa: PLC0415
     from tokenization import FullTokenizer  # noqa: PLC0415
 
@@ -134,7 +134,7 @@ def convert(model_dir: str, data_dir: str, max_seq_length: int) -> dict[str, Any
     tokenizer = FullTokenizer(os.path.join(model_dir, "vocab.txt"))
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        features.file_based_convert_examples_to_features(
+        serialization.file_based_convert_examples_to_features(
             examples, runner.LABELS, max_seq_length, tokenizer, os.path.join(folder, "records")
         )
         return {"seconds": time.monotonic() - started}

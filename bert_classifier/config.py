@@ -20,12 +20,13 @@ class Actions:
     do_predict: bool = False
     do_export: bool = False
     do_frozen: bool = False
+    do_onnx: bool = False
     dry_run: bool = False
 
     @property
     def exports(self) -> bool:
         """Tell whether a model is written, in any form."""
-        return self.do_export or self.do_frozen
+        return self.do_export or self.do_frozen or self.do_onnx
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +143,14 @@ class Export:
     exports_to_keep: int = 2
     export_checkpoint: str | None = None
     export_dir: str | None = None
+    onnx_int8: bool = False
     calibrate: bool = False
     min_confidence: float = 0.0
+
+    @property
+    def needs_dev_set(self) -> bool:
+        """Tell whether an export takes the whole dev set."""
+        return self.calibrate or self.onnx_int8
 
 
 @dataclasses.dataclass(frozen=True)

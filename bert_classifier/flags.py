@@ -94,6 +94,7 @@ def _define_actions(define: _Definer) -> None:
     define.switch("do_predict", "Write predictions for the test set.")
     define.switch("do_export", "Export the best checkpoint as a SavedModel.")
     define.switch("do_frozen", "Write the best checkpoint as one file, frozen_model.pb.")
+    define.switch("do_onnx", "Export the best checkpoint as an ONNX model.")
     define.switch("dry_run", "Check data and plan of a training run, and do nothing else.")
 
 
@@ -287,7 +288,15 @@ def _define_exports(define: _Definer) -> None:
         "eval_checkpoint", "Checkpoint to evaluate, predict with and export: best, last, or a path."
     )
     define.path("export_checkpoint", "Checkpoint to export, if not --eval_checkpoint.")
-    define.path("export_dir", "Folder of --do_export. Default: export/saved_model in --output_dir.")
+    define.path(
+        "export_dir",
+        "Folder of --do_export; --do_onnx adds /onnx. Default: export/saved_model and export/onnx "
+        "in --output_dir.",
+    )
+    define.switch(
+        "onnx_int8",
+        "Let --do_onnx write int8 weights, and compare the model with float32 on the dev set.",
+    )
     define.switch(
         "calibrate",
         "Export with the temperature that makes the probabilities fit the dev set best.",
@@ -333,10 +342,10 @@ def _apply(is_right: Callable[..., bool], values: Mapping[str, Any]) -> bool:
 # Flags, whether their values go together, and what to do if not.
 _RULES: Sequence[tuple[Sequence[str], Callable[..., bool], str]] = (
     (
-        ["do_train", "do_eval", "do_predict", "do_export", "do_frozen", "dry_run"],
+        ["do_train", "do_eval", "do_predict", "do_export", "do_frozen", "do_onnx", "dry_run"],
         lambda **wanted: any(wanted.values()),
-        "nothing to do: give --do_train, --do_eval, --do_predict, --do_export, --do_frozen or "
-        "--dry_run",
+        "nothing to do: give --do_train, --do_eval, --do_predict, --do_export, --do_frozen, "
+        "--do_onnx or --dry_run",
     ),
     (
         ["num_trials", "do_train", "do_eval"],
@@ -356,9 +365,14 @@ _RULES: Sequence[tuple[Sequence[str], Callable[..., bool], str]] = (
         "the last trial's seed, --seed + --num_trials - 1, is to be %d at most" % _INT32,
     ),
     (
-        ["calibrate", "do_export", "do_frozen"],
-        lambda calibrate, do_export, do_frozen: do_export or do_frozen or not calibrate,
-        "--calibrate needs --do_export or --do_frozen",
+        ["calibrate", "do_export", "do_frozen", "do_onnx"],
+        lambda calibrate, **exports: any(exports.values()) or not calibrate,
+        "--calibrate needs --do_export, --do_frozen or --do_onnx",
+    ),
+    (
+        ["onnx_int8", "do_onnx"],
+        lambda onnx_int8, do_onnx: do_onnx or not onnx_int8,
+        "--onnx_int8 needs --do_onnx",
     ),
     (
         ["calibrate", "horovod"],

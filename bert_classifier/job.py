@@ -17,6 +17,7 @@ from bert_classifier.data.pipeline import Pipeline, Shard, convert
 from bert_classifier.data.tasks import Task
 from bert_classifier.data.trained import Trained
 from bert_classifier.errors import BadInput
+from bert_classifier.export import onnx
 from bert_classifier.export.from_run import sample_path
 from bert_classifier.export.writer import read_sample, write_sample
 from bert_classifier.inspection import checks
@@ -194,7 +195,7 @@ def _checked_metric(evaluation: configs.Evaluation, inputs: Inputs) -> Watched:
 
 def _splits(config: Config) -> list[str]:
     has_sample = os.path.exists(sample_path(config.output.output_dir))
-    return needed_splits(config.actions, config.export.calibrate, has_sample)
+    return needed_splits(config.actions, config.export.needs_dev_set, has_sample)
 
 
 def _find_trained(config: Config) -> Trained:
@@ -202,6 +203,8 @@ def _find_trained(config: Config) -> Trained:
     if config.model.init_checkpoint:
         checkpoints.validate_init_checkpoint(config.model.init_checkpoint)
     preconditions.check_folders(config)
+    if config.actions.do_onnx:
+        onnx.check_packages()
     output_dir = config.output.output_dir
     if config.actions.do_train:
         preconditions.check_has_config(config)

@@ -6,10 +6,11 @@
                                                                         with a tab
     python -m bert_classifier.predict EXPORT            asks for texts, on a terminal
 
-EXPORT is the folder of an export or a frozen graph; or a folder of exports, for the newest; or the
-output_dir of a run, for the best. The answers have the columns `label`, `confidence`, a
-`p(<label>)` per label, `text` and, for pairs, `text_b`; if the texts come from a table, also its
-column id, index or guid. A regression has a `score` in place of the first three.
+EXPORT is the folder of an export, a SavedModel or an ONNX model, or a frozen graph; or a folder of
+exports, for the newest; or the output_dir of a run, for the best. The answers have the columns
+`label`, `confidence`, a `p(<label>)` per label, `text` and, for pairs, `text_b`; if the texts come
+from a table, also its column id, index or guid. A regression has a `score` in place of the first
+three.
 `--output_format=jsonl` writes an object per line. Below the minimum confidence the label is empty,
 or null.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import logging
 import os
 import sys
 from typing import Any, BinaryIO, Iterator, Sequence, TextIO, Tuple, Union
@@ -30,8 +32,6 @@ if __name__ == "__main__":
     # Read by TensorFlow's C++ side when it is imported. It would log an error if there is no GPU;
     # real errors come as exceptions too.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import tensorflow.compat.v1 as tf
 
 from bert_classifier import files
 from bert_classifier.data.examples import find_ids
@@ -53,7 +53,7 @@ _INTERRUPTED = 130  # The exit status of a program that Ctrl-C has ended, in a s
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status, 2 for bad input."""
-    tf.logging.set_verbosity(tf.logging.ERROR)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     parser = _argument_parser()
     # Otherwise TEXT would have to follow EXPORT directly.
     options = parser.parse_intermixed_args(arguments)
@@ -71,7 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_output(options.output_file)
         _check_texts(options.texts)
         with Predictor(
-            options.export, options.temperature, options.min_confidence, options.batch_size
+            options.export,
+            options.temperature,
+            options.min_confidence,
+            options.batch_size,
+            options.server,
         ) as predictor:
             if predictor.export != options.export:
                 print(PROGRAM + ": %s" % predictor.origin(), file=sys.stderr)
@@ -136,6 +140,11 @@ def _argument_parser() -> argparse.ArgumentParser:
         "--temperature", type=float, help="divides the logits; default: as exported"
     )
     parser.add_argument("--batch_size", type=int, default=32, help="default: 32")
+    parser.add_argument(
+        "--server",
+        help="a TensorFlow Serving that has the model and computes, "
+        "as http://localhost:8501/v1/models/NAME",
+    )
     return parser
 
 

@@ -1,8 +1,9 @@
-"""Problem types: what a label is, and everything that follows from it.
+"""Problem types: what a label is, and how answers are made of what a model predicts.
 
-To add a problem type, add a subclass of `ProblemType` and a row to `_ALL`. The rest of the program
-knows a problem type by its name, as `--problem_type`, run.json and bundle.json have it, and asks
-`get` for the object.
+Answers need no TensorFlow, so this does not either: how a model learns and predicts a label is in
+`objectives`. To add a problem type, add a class and a row to `_ALL` there and here. The rest of the
+program knows a problem type by its name, as `--problem_type`, run.json and bundle.json have it, and
+asks `get` for the object.
 """
 
 from __future__ import annotations
@@ -11,26 +12,12 @@ import abc
 import collections
 import itertools
 import math
-from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
-import tensorflow.compat.v1 as tf
-
-import tf_metrics
 
 # One of the classes; a number; or any of the classes, several or none of them.
 Label = Union[str, float, Tuple[str, ...]]
-
-Metrics = Dict[str, Tuple[tf.Tensor, tf.Operation]]
-
-_RECALL_AT = (3, 5)
-
-_MULTI_LABEL_SCORES: Mapping[str, Callable[..., tuple[tf.Tensor, tf.Operation]]] = {
-    "precision": tf_metrics.multi_label_precision,
-    "recall": tf_metrics.multi_label_recall,
-    "f1": tf_metrics.multi_label_fbeta,
-}
-_AVERAGES = ("micro", "macro")
 
 # Smaller probabilities in float32 are not precise.
 TINY = 1e-30
@@ -56,26 +43,8 @@ class ClassOptions(NamedTuple):
 NO_OPTIONS = ClassOptions()
 
 
-class Evaluated(NamedTuple):
-    """What the metrics of an evaluation are computed from.
-
-    Attributes:
-        losses: float32 `[batch_size]`.
-        labels: of the shape and dtype of `predictions`.
-        probabilities: float32 `[batch_size, num_labels]`; None for a regression.
-        predictions: see `ProblemType.outputs`.
-        weights: float32 `[batch_size]`, 0 for an example that is padding.
-    """
-
-    losses: tf.Tensor
-    labels: tf.Tensor
-    probabilities: tf.Tensor | None
-    predictions: tf.Tensor
-    weights: tf.Tensor
-
-
 class ProblemType(abc.ABC):
-    """What a label is, and how a model predicts it.
+    """What a label is, and how it is answered.
 
     Attributes:
         name: value of `--problem_type`.
@@ -138,79 +107,6 @@ class ProblemType(abc.ABC):
         Raises:
             KeyError: there is no such class.
         """
-
-    @abc.abstractmethod
-    def label_spec(self, num_labels: int) -> tf.FixedLenFeature:
-        """Declare the feature in a record."""
-
-    # The model
-
-    @abc.abstractmethod
-    def mean_over_windows(self, logits: tf.Tensor, exists: tf.Tensor) -> tf.Tensor:
-        """Return the logits of the mean probabilities, or the mean number of a regression.
-
-        Probabilities are summed as logarithms, so that no loss becomes infinite by rounding. Sums
-        replace means where the number of windows cancels out.
-
-        Args:
-            logits: float32 `[batch_size, num_windows, num_labels]`.
-            exists: float32 `[batch_size, num_windows, 1]`, 1 or 0.
-
-        Returns:
-            float32 `[batch_size, num_labels]`, finite also for an example without windows.
-        """
-
-    @abc.abstractmethod
-    def outputs(
-        self, logits: tf.Tensor, options: ClassOptions
-    ) -> tuple[tf.Tensor | None, tf.Tensor]:
-        """Return the probabilities and the predictions.
-
-        Args:
-            logits: float32 `[batch_size, num_labels]`.
-            options: the thresholds are used.
-
-        Returns:
-            The probabilities: float32 `[batch_size, num_labels]`; None for a regression. The
-            predictions: the class, int32 `[batch_size]`; the number of a regression, float32
-            `[batch_size]`; for `multi_label` 1 for each label of an example and else 0, int32
-            `[batch_size, num_labels]`.
-        """
-
-    @abc.abstractmethod
-    def losses(self, logits: tf.Tensor, labels: tf.Tensor, options: ClassOptions) -> tf.Tensor:
-        """Return the loss of each example, float32 `[batch_size]`.
-
-        Args:
-            logits: float32 `[batch_size, num_labels]`.
-            labels: of the shape and dtype of the predictions.
-            options: class weights and label smoothing are used.
-        """
-
-    def exported(
-        self, probabilities: tf.Tensor | None, predictions: tf.Tensor, num_labels: int
-    ) -> dict[str, tf.Tensor]:
-        """Return the outputs of PREDICT, and so of an export, by name."""
-        top_3 = tf.nn.top_k(probabilities, k=min(3, num_labels)).indices
-        return {"probabilities": probabilities, "predictions": predictions, "top_3": top_3}
-
-    # Metrics
-
-    @abc.abstractmethod
-    def metric_names(self, num_labels: int, extra_metrics: Sequence[str]) -> list[str]:
-        """Name the metrics of an evaluation.
-
-        Raises:
-            ValueError: the problem type has no extra metrics.
-        """
-
-    @abc.abstractmethod
-    def metrics(self, evaluated: Evaluated, extra_metrics: Sequence[str]) -> Metrics:
-        """Build the streaming metrics: name -> (value, update_op)."""
-
-    def _without_extra(self, extra_metrics: Sequence[str]) -> None:
-        if extra_metrics:
-            raise ValueError("extra metrics are for a classification, not for %s" % self.name)
 
     # Answers; `choose`, `divide_logits` and `decisions` are for `has_classes` only
 
@@ -276,7 +172,7 @@ class ProblemType(abc.ABC):
 
 
 class Classification(ProblemType):
-    """One of several classes: softmax and cross entropy."""
+    """One of several classes."""
 
     name = "classification"
     has_confidence = True
@@ -292,70 +188,6 @@ class Classification(ProblemType):
     def label_id(self, label: Label, ids: Mapping[str, int]) -> int:
         """Return the index of the class."""
         return ids[label]  # type: ignore[index]
-
-    def label_spec(self, num_labels: int) -> tf.FixedLenFeature:
-        """Declare one integer."""
-        return tf.FixedLenFeature([], tf.int64)
-
-    def mean_over_windows(self, logits: tf.Tensor, exists: tf.Tensor) -> tf.Tensor:
-        """Return the logits of the mean softmax; see `ProblemType`."""
-        return _log_of_sum(tf.nn.log_softmax(logits), exists)
-
-    def outputs(
-        self, logits: tf.Tensor, options: ClassOptions
-    ) -> tuple[tf.Tensor | None, tf.Tensor]:
-        """Return the softmax and the most probable class; see `ProblemType`."""
-        probabilities = tf.nn.softmax(logits, name="probabilities")
-        return probabilities, tf.argmax(logits, axis=-1, output_type=tf.int32, name="predictions")
-
-    def losses(self, logits: tf.Tensor, labels: tf.Tensor, options: ClassOptions) -> tf.Tensor:
-        """Return the cross entropies; see `ProblemType`."""
-        num_labels = logits.shape.as_list()[1]
-        targets = tf.one_hot(labels, num_labels) * (1.0 - options.label_smoothing)
-        losses = tf.nn.softmax_cross_entropy_with_logits_v2(
-            labels=targets + options.label_smoothing / num_labels, logits=logits
-        )
-        if options.class_weights is not None:
-            losses *= tf.gather(tf.constant(options.class_weights, tf.float32), labels)
-        return losses
-
-    def metric_names(self, num_labels: int, extra_metrics: Sequence[str]) -> list[str]:
-        """Name the metrics; see `metrics`."""
-        names = ["eval_accuracy", "eval_loss", "eval_precision", "eval_recall", "eval_f1"]
-        names += ["eval_recall_at_%d" % k for k in _RECALL_AT if num_labels > k]
-        return names + ["eval_" + name for name in extra_metrics]
-
-    def metrics(self, evaluated: Evaluated, extra_metrics: Sequence[str]) -> Metrics:
-        """Build the metrics; see `ProblemType`.
-
-        Precision, recall and F1 are those of class 1 when there are two classes, and macro averages
-        over all classes beyond.
-        """
-        losses, labels, probabilities, predictions, weights = evaluated
-        assert probabilities is not None
-        num_labels = probabilities.shape.as_list()[-1]
-        average: dict[str, Any] = {"pos_indices": [1]} if num_labels == 2 else {"average": "macro"}
-        counted: dict[str, Any] = {
-            "labels": labels,
-            "predictions": predictions,
-            "num_classes": num_labels,
-            "weights": weights,
-        }
-        metrics = {
-            "eval_accuracy": tf.metrics.accuracy(labels, predictions, weights=weights),
-            "eval_loss": tf.metrics.mean(losses, weights=weights),
-            "eval_precision": tf_metrics.precision(**counted, **average),
-            "eval_recall": tf_metrics.recall(**counted, **average),
-            "eval_f1": tf_metrics.f1(**counted, **average),
-        }
-        for k in _RECALL_AT:
-            if num_labels > k:
-                metrics["eval_recall_at_%d" % k] = tf.metrics.recall_at_k(
-                    tf.cast(labels, tf.int64), probabilities, k, weights=weights
-                )
-        if "matthews_correlation" in extra_metrics:
-            metrics["eval_matthews_correlation"] = tf_metrics.matthews_correlation(**counted)
-        return metrics
 
     def constant_answer(
         self, labels: Iterable[Any], classes: Sequence[str]
@@ -404,7 +236,7 @@ class Classification(ProblemType):
 
 
 class MultiLabel(ProblemType):
-    """Any of several classes: sigmoid and, as a mean over the classes, binary cross entropy."""
+    """Any of several classes, or none."""
 
     name = "multi_label"
     has_thresholds = True
@@ -420,57 +252,6 @@ class MultiLabel(ProblemType):
         """Return a 1 for each class that the label has, and a 0 for each other."""
         given = {ids[name] for name in label}  # type: ignore[union-attr]
         return [int(index in given) for index in range(len(ids))]
-
-    def label_spec(self, num_labels: int) -> tf.FixedLenFeature:
-        """Declare an integer for each class."""
-        return tf.FixedLenFeature([num_labels], tf.int64)
-
-    def mean_over_windows(self, logits: tf.Tensor, exists: tf.Tensor) -> tf.Tensor:
-        """Return the logits of the mean sigmoid; see `ProblemType`."""
-        of_yes = _log_of_sum(tf.log_sigmoid(logits), exists)
-        return of_yes - _log_of_sum(tf.log_sigmoid(-logits), exists)
-
-    def outputs(
-        self, logits: tf.Tensor, options: ClassOptions
-    ) -> tuple[tf.Tensor | None, tf.Tensor]:
-        """Return the sigmoid, and which classes are above their threshold; see `ProblemType`."""
-        probabilities = tf.sigmoid(logits, name="probabilities")
-        is_predicted = probabilities > _or_half(options.thresholds)
-        return probabilities, tf.cast(is_predicted, tf.int32, name="predictions")
-
-    def losses(self, logits: tf.Tensor, labels: tf.Tensor, options: ClassOptions) -> tf.Tensor:
-        """Return the means of the binary cross entropies; see `ProblemType`."""
-        smoothing = options.label_smoothing
-        targets = tf.cast(labels, tf.float32) * (1.0 - smoothing) + smoothing / 2
-        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
-        if options.class_weights is not None:
-            losses *= tf.constant(options.class_weights, tf.float32)
-        return tf.reduce_mean(losses, axis=1)
-
-    def metric_names(self, num_labels: int, extra_metrics: Sequence[str]) -> list[str]:
-        """Name the metrics; see `ProblemType`."""
-        self._without_extra(extra_metrics)
-        names = ["eval_%s_%s" % (n, average) for n in _MULTI_LABEL_SCORES for average in _AVERAGES]
-        return ["eval_accuracy", "eval_loss", *names]
-
-    def metrics(self, evaluated: Evaluated, extra_metrics: Sequence[str]) -> Metrics:
-        """Build the metrics; see `ProblemType`.
-
-        The accuracy is the share of the examples that have all their labels and no other.
-        """
-        losses, labels, _, predictions, weights = evaluated
-        all_right = tf.reduce_all(tf.equal(labels, predictions), axis=1)
-        metrics = {
-            "eval_accuracy": tf.metrics.mean(all_right, weights),
-            "eval_loss": tf.metrics.mean(losses, weights),
-        }
-        num_labels = predictions.shape.as_list()[1]
-        for name, score in _MULTI_LABEL_SCORES.items():
-            for average in _AVERAGES:
-                metrics["eval_%s_%s" % (name, average)] = score(
-                    labels, predictions, num_labels, weights, average
-                )
-        return metrics
 
     def constant_answer(
         self, labels: Iterable[Any], classes: Sequence[str]
@@ -496,7 +277,7 @@ class MultiLabel(ProblemType):
     ) -> tuple[Label | None, float | None]:
         """Return the classes above their thresholds; see `ProblemType`."""
         # In float32, in which the model compares them too.
-        above = probabilities > np.float32(_or_half(thresholds))
+        above = probabilities > np.float32(or_half(thresholds))
         return tuple(itertools.compress(labels, above)), None
 
     def name_prediction(self, prediction: Any, labels: Sequence[str], separator: str) -> str:
@@ -519,7 +300,7 @@ class MultiLabel(ProblemType):
 
 
 class Regression(ProblemType):
-    """A number: the plain output and the mean squared error."""
+    """A number."""
 
     name = "regression"
     answer = "score"
@@ -551,46 +332,6 @@ class Regression(ProblemType):
         """Return the number, which may be given as a text."""
         return float(label)  # type: ignore[arg-type]
 
-    def label_spec(self, num_labels: int) -> tf.FixedLenFeature:
-        """Declare one number."""
-        return tf.FixedLenFeature([], tf.float32)
-
-    def mean_over_windows(self, logits: tf.Tensor, exists: tf.Tensor) -> tf.Tensor:
-        """Return the mean number; see `ProblemType`."""
-        total = tf.reduce_sum(logits * exists, axis=1)
-        return tf.math.divide_no_nan(total, tf.reduce_sum(exists, axis=1))
-
-    def outputs(
-        self, logits: tf.Tensor, options: ClassOptions
-    ) -> tuple[tf.Tensor | None, tf.Tensor]:
-        """Return no probabilities, and the number; see `ProblemType`."""
-        return None, tf.squeeze(logits, axis=1, name="predictions")
-
-    def losses(self, logits: tf.Tensor, labels: tf.Tensor, options: ClassOptions) -> tf.Tensor:
-        """Return the squared errors; see `ProblemType`."""
-        return tf.squared_difference(tf.squeeze(logits, axis=1), labels)
-
-    def exported(
-        self, probabilities: tf.Tensor | None, predictions: tf.Tensor, num_labels: int
-    ) -> dict[str, tf.Tensor]:
-        """Return the number; see `ProblemType`."""
-        return {"predictions": predictions}
-
-    def metric_names(self, num_labels: int, extra_metrics: Sequence[str]) -> list[str]:
-        """Name the metrics; see `ProblemType`."""
-        self._without_extra(extra_metrics)
-        return ["eval_pearson", "eval_spearman", "eval_mse", "eval_loss"]
-
-    def metrics(self, evaluated: Evaluated, extra_metrics: Sequence[str]) -> Metrics:
-        """Build the metrics; see `ProblemType`."""
-        losses, labels, _, predictions, weights = evaluated
-        return {
-            "eval_pearson": tf_metrics.pearson_correlation(labels, predictions, weights),
-            "eval_spearman": tf_metrics.spearman_correlation(labels, predictions, weights),
-            "eval_mse": tf.metrics.mean_squared_error(labels, predictions, weights),
-            "eval_loss": tf.metrics.mean(losses, weights),
-        }
-
     def constant_answer(
         self, labels: Iterable[Any], classes: Sequence[str]
     ) -> tuple[Any, dict[str, float]]:
@@ -603,12 +344,8 @@ class Regression(ProblemType):
         return "%.3f" % prediction
 
 
-def _log_of_sum(log_probabilities: tf.Tensor, exists: tf.Tensor) -> tf.Tensor:
-    """Return the logarithms of sums of probabilities over the windows that exist."""
-    return tf.reduce_logsumexp(log_probabilities + (1.0 - exists) * -10000.0, axis=1)
-
-
-def _or_half(thresholds: Sequence[float] | None) -> Any:
+def or_half(thresholds: Sequence[float] | None) -> Any:
+    """Return thresholds, or the one of labels that have none of their own."""
     return 0.5 if thresholds is None else thresholds
 
 

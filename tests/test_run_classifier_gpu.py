@@ -21,7 +21,7 @@ import run_classifier_gpu
 import tokenization
 from bert_classifier import devices
 from bert_classifier.config import Devices
-from bert_classifier.data import features
+from bert_classifier.data import features, serialization
 from bert_classifier.data.examples import InputExample
 from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle, writer
@@ -181,7 +181,7 @@ def test_the_three_signatures_agree_and_none_needs_a_label(trained):
         name: [getattr(row, name) for row in rows]
         for name in ("input_ids", "input_mask", "segment_ids")
     }
-    serialized = [features._serialize(row) for row in rows]
+    serialized = [serialization._serialize(row) for row in rows]
     with tf.Session(graph=tf.Graph()) as session:
         signatures = tf.saved_model.load(session, ["serve"], export_dir).signature_def
 

@@ -28,6 +28,7 @@ LAYERS = (
         "bert_classifier.files",
         "bert_classifier.gpus",
         "bert_classifier.logs",
+        "bert_classifier.objectives",
         "bert_classifier.problem_types",
         "bert_classifier.streams",
         "bert_classifier.tf_compat",

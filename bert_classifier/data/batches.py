@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier.data import features
+from bert_classifier.data import serialization
 from bert_classifier.data.examples import InputExample
 from bert_classifier.data.features import Converter
 from bert_classifier.data.records import RecordFile
@@ -172,7 +172,7 @@ class Batching(NamedTuple):
         seed: of the shuffle.
         start_step: the step at which training starts, in batches of one worker.
         examples_per_step: as for `epoch_order`; None for those of one batch of each worker.
-        pad_to_multiple_of: as for `features.parse`.
+        pad_to_multiple_of: as for `serialization.parse`.
         group_by_length: make batches of examples of similar length. One pass is then in
             `evaluation_order`, otherwise in the order of the file.
     """
@@ -247,8 +247,8 @@ def file_based_input_fn_builder(
     """
     record_file = RecordFile(input_file)
     plan = Batching(batch_size, is_training, drop_remainder).plan(record_file.num_tokens)
-    spec = features.feature_spec(labelled)
-    parse = functools.partial(features.parse, spec=spec, max_seq_length=seq_length)
+    spec = serialization.feature_spec(labelled)
+    parse = functools.partial(serialization.parse, spec=spec, max_seq_length=seq_length)
     return lambda: _dataset(plan, record_file.read, parse)
 
 
@@ -267,7 +267,7 @@ def records_input_fn(
         labelled: whether the records have `label_ids`.
 
     Returns:
-        `input_fn()` -> Dataset of dicts, see `features.parse`.
+        `input_fn()` -> Dataset of dicts, see `serialization.parse`.
     """
     record_file = RecordFile(path)
     plan = batching.plan(record_file.num_tokens)
@@ -305,7 +305,12 @@ def examples_input_fn(
     """
 
     def read(indices: Iterable[int]) -> list[bytes]:
-        return [record for record, _ in converter.records(examples[index] for index in indices)]
+        return [
+            record
+            for record, _ in serialization.serialize(
+                converter, (examples[index] for index in indices)
+            )
+        ]
 
     if num_tokens is None:
         num_tokens = np.zeros(len(examples), np.int64)
@@ -320,8 +325,8 @@ def _parser(
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """Return what parses a batch of the records of a converter."""
     return functools.partial(
-        features.parse,
-        spec=converter.feature_spec(labelled),
+        serialization.parse,
+        spec=serialization.spec_of(converter, labelled),
         max_seq_length=converter.max_seq_length,
         has_windows=converter.has_windows,
         pad_to_multiple_of=batching.pad_to_multiple_of,

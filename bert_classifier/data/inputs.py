@@ -96,16 +96,19 @@ def load_inputs(config: Config, trained: Trained, splits: Collection[str]) -> In
     )
 
 
-def needed_splits(actions: configs.Actions, calibrates: bool, has_sample: bool) -> list[str]:
+def needed_splits(actions: configs.Actions, exports_by_dev: bool, has_sample: bool) -> list[str]:
     """Return which splits the wanted actions need.
 
     Args:
         actions: what the call does.
-        calibrates: whether an export is calibrated, which takes the dev set.
+        exports_by_dev: whether an export takes the whole dev set.
         has_sample: whether the run has kept some rows of it, by which exports are tested.
     """
     needs_dev = (
-        actions.do_train or actions.do_eval or calibrates or (actions.exports and not has_sample)
+        actions.do_train
+        or actions.do_eval
+        or exports_by_dev
+        or (actions.exports and not has_sample)
     )
     wanted = {"train": actions.do_train, "dev": needs_dev, "test": actions.do_predict}
     return [split for split, is_needed in wanted.items() if is_needed]

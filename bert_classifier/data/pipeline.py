@@ -17,9 +17,9 @@ from bert_classifier.data.batches import (
     records_input_fn,
     restore_order,
 )
-from bert_classifier.data.features import write_records_once
 from bert_classifier.data.inputs import Inputs
 from bert_classifier.data.records import RecordFile
+from bert_classifier.data.serialization import write_records_once
 
 
 class Shard(NamedTuple):

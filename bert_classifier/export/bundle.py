@@ -1,7 +1,8 @@
 """Format of an exported model, a bundle: seal, find, open and verify one.
 
-A bundle is a SavedModel with its parts in `assets.extra/`, or one file with a frozen graph, in
-which the parts are the constants `bundle/<part>`. The parts are
+A bundle is a folder with a SavedModel, or with an ONNX model, and its parts in `assets.extra/`; or
+one file with a frozen graph, in which the parts are the constants `bundle/<part>`. The models are
+read by `graphs` and `onnx_models`, so that one of ONNX needs no TensorFlow. The parts are
 
     vocab.txt or spiece.model                as in training: what the texts are split by
     labels.txt bert_config.json              as in training; the labels in the order of the outputs
@@ -12,21 +13,19 @@ which the parts are the constants `bundle/<part>`. The parts are
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import json
 import os
 import re
 import sys
-from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Collection, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
-import tensorflow.compat.v1 as tf
-from google.protobuf.message import DecodeError  # type: ignore[import]
 
-import modeling
-from bert_classifier import files, tf_compat, threads
+from bert_classifier import files
 from bert_classifier.data.features import TRUNCATIONS
-from bert_classifier.errors import BadInput, bad_input
+from bert_classifier.errors import BadInput
 from bert_classifier.problem_types import PROBLEM_TYPES
 
 # Increase it when a program that reads the present format would misread the new one.
@@ -37,21 +36,22 @@ ASSETS = "assets.extra"
 VOCAB, SPM_MODEL = "vocab.txt", "spiece.model"
 LABELS, CONFIG = "labels.txt", "bert_config.json"
 METRICS, SAMPLE_REQUEST = "metrics.json", "sample_request.json"
-_DESCRIPTION = "bundle.json"
+DESCRIPTION = "bundle.json"
 
-# The names of constants, inputs and outputs in a frozen graph; users rely on them.
-PART_PREFIX = "bundle/"
+# The names of inputs and outputs; in a frozen graph and in ONNX users rely on them.
 INPUTS = ("input_ids", "input_mask", "segment_ids")
 OUTPUTS = ("probabilities", "predictions", "top_3")
-SERVING_DEFAULT = tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+SERVING_DEFAULT = "serving_default"  # The name that TensorFlow Serving takes if it gets none.
 
-# Where a run has its exports, the better ones first, and its frozen graph.
-_OF_A_RUN = (os.path.join("export", "best_exporter"), os.path.join("export", "saved_model"))
+# Folders of exports, the better ones first: of a run, and of its `export`.
+_KINDS = ("best_exporter", "saved_model", "onnx")
+_OF_A_RUN = tuple(os.path.join("export", kind) for kind in _KINDS)
+# What is read: a file, or a folder with one of the two others.
 FROZEN_GRAPH = "frozen_model.pb"
-_SAVED_MODEL = "saved_model.pb"
+ONNX_MODEL, _SAVED_MODEL = "model.onnx", "saved_model.pb"
 _TIMESTAMP = re.compile("[0-9]+")
 
-_CURE = "export the model again with --do_export or --do_frozen"
+CURE = "export the model again with --do_export, --do_frozen or --do_onnx"
 
 
 class Settings(NamedTuple):
@@ -84,45 +84,40 @@ class Settings(NamedTuple):
     label_separator: str = ","
 
 
-class Model:
-    """A graph with its weights in a session, which threads may share."""
+class Model(abc.ABC):
+    """A model that computes, which threads may share.
 
-    def __init__(self, session: tf.Session, signatures: Mapping[str, Any]):
-        """Take a session and signature -> (input -> tensor, output -> tensor), all by name."""
-        self._session = session
-        self.signatures = signatures
+    Attributes:
+        signatures: the names of its signatures, of which all but `SERVING_DEFAULT` are for clients
+            of TensorFlow Serving.
+    """
 
+    signatures: Collection[str] = (SERVING_DEFAULT,)
+
+    @abc.abstractmethod
     def run(
         self, inputs: Mapping[str, Any], signature: str = SERVING_DEFAULT
     ) -> dict[str, np.ndarray]:
         """Return the outputs of a signature for a batch of inputs, both by name."""
-        tensors, outputs = self.signatures[signature]
-        return self._session.run(outputs, {tensors[name]: inputs[name] for name in tensors})
 
     def num_outputs(self) -> int | None:
-        """Return the number of probabilities per example, None for a regression."""
-        _, outputs = self.signatures[SERVING_DEFAULT]
-        if "probabilities" not in outputs:
-            return None
-        tensor = self._session.graph.get_tensor_by_name(outputs["probabilities"])
-        return tensor.shape.as_list()[1]
+        """Return the number of probabilities per example, None where there are none, or unknown."""
+        return None
 
-    def graph_def(self) -> tf.GraphDef:
-        """Return the part of the graph that `serving_default` needs, with weights as constants."""
-        _, outputs = self.signatures[SERVING_DEFAULT]
-        return tf.graph_util.convert_variables_to_constants(
-            self._session,
-            self._session.graph.as_graph_def(),
-            [tensor.split(":")[0] for tensor in outputs.values()],
-        )
-
+    @abc.abstractmethod
     def close(self) -> None:
-        """Free the session."""
-        self._session.close()
+        """Free what the model holds."""
+
+
+class Contents(NamedTuple):
+    """What a bundle has beside the model; `parts` is name -> content, without `bundle.json`."""
+
+    settings: Settings
+    parts: Mapping[str, bytes]
 
 
 class Bundle(NamedTuple):
-    """An open bundle; `parts` is name -> content, without `bundle.json`."""
+    """An open bundle: a model and its `Contents`."""
 
     model: Model
     settings: Settings
@@ -130,42 +125,49 @@ class Bundle(NamedTuple):
 
 
 def seal(
-    settings: Settings, parts: Mapping[str, bytes], digests: Mapping[str, str]
+    settings: Settings,
+    parts: Mapping[str, bytes],
+    digests: Mapping[str, str],
+    made_with: Mapping[str, str],
 ) -> dict[str, bytes]:
     """Return the parts of a bundle with `bundle.json` added.
 
     Args:
         settings: of the model.
         parts: name -> content.
-        digests: name -> `files.digest` of everything else in the bundle: of each file of a
-            SavedModel, or, as `graph`, of a frozen graph. `open_bundle` checks them.
+        digests: name -> `files.digest` of everything else in the bundle: of each file of a folder,
+            or, as `graph`, of a frozen graph. `open_bundle` checks them.
+        made_with: package -> version.
     """
     own = {name: files.digest(content) for name, content in parts.items()}
     values = settings._asdict()
     del values["labels"]  # They are in labels.txt.
     description = {
         "format": FORMAT,
-        "made_with": {"tensorflow": tf.__version__},
+        "made_with": made_with,
         "settings": values,
         "digests": {**own, **digests},
     }
-    return {**parts, _DESCRIPTION: (files.to_json(description, indent=2) + "\n").encode()}
+    return {**parts, DESCRIPTION: (files.to_json(description, indent=2) + "\n").encode()}
 
 
 def find(path: str) -> str:
     """Return the path of the export, or frozen graph, that a path stands for.
 
     A folder of exports stands for its newest; an output_dir for its best export, else for its
-    newest of `--do_export`, else for its frozen graph.
+    newest of `--do_export`, else of `--do_onnx`, else for its frozen graph; an ONNX model for its
+    folder.
 
     Raises:
         BadInput: there is none.
     """
-    if os.path.isfile(path) or os.path.exists(os.path.join(path, _SAVED_MODEL)):
+    if os.path.isfile(path) and os.path.basename(path) == ONNX_MODEL:
+        return os.path.dirname(path) or os.curdir
+    if os.path.isfile(path) or _has_model(path):
         return path
     if not os.path.isdir(path):
         raise BadInput("%s: no such file or folder; give an export or a frozen graph" % path)
-    for folder in ("", "best_exporter", "saved_model", *_OF_A_RUN):
+    for folder in ("", *_KINDS, *_OF_A_RUN):
         exports = list_exports(os.path.join(path, folder))
         if exports:
             return exports[-1]
@@ -173,9 +175,18 @@ def find(path: str) -> str:
     if os.path.isfile(frozen):
         return frozen
     raise BadInput(
-        "%s: no %s, and no export below it; give the folder of an export, of several exports, or "
-        "an output_dir that has one" % (path, _SAVED_MODEL)
+        "%s: no %s or %s, and no export below it; give the folder of an export, of several "
+        "exports, or an output_dir that has one" % (path, _SAVED_MODEL, ONNX_MODEL)
     )
+
+
+def _has_model(folder: str) -> bool:
+    return any(os.path.exists(os.path.join(folder, name)) for name in (_SAVED_MODEL, ONNX_MODEL))
+
+
+def is_onnx(path: str) -> bool:
+    """Tell whether the export at a path that `find` has returned is an ONNX model."""
+    return os.path.exists(os.path.join(path, ONNX_MODEL))
 
 
 def is_export(text: str) -> bool:
@@ -185,9 +196,9 @@ def is_export(text: str) -> bool:
     except (BadInput, OSError, ValueError):  # Some texts cannot be a path.
         return False
     if os.path.isfile(text):
-        return text.endswith(".pb")
+        return text.endswith((".pb", ".onnx"))
     # A text of one word may also be the name of an output_dir.
-    return os.path.exists(os.path.join(text, _SAVED_MODEL)) or os.sep in text
+    return _has_model(text) or os.sep in text
 
 
 def list_exports(export_path: str) -> list[str]:
@@ -199,24 +210,52 @@ def list_exports(export_path: str) -> list[str]:
     return list(filter(os.path.isdir, paths))
 
 
-def open_bundle(path: str, session_config: tf.ConfigProto | None = None) -> Bundle:
+def open_bundle(path: str, session_config: Any = None) -> Bundle:
     """Load a bundle and check all of it.
 
     Args:
         path: see `find`.
-        session_config: of the session; by default `threads.config_for_callers`.
+        session_config: `tf.ConfigProto` of the session; by default `threads.config_for_callers`. An
+            ONNX model has no such session.
 
     Raises:
         BadInput: something is missing, damaged, of another version, or does not fit the rest.
     """
     path = find(path)
-    with tf_compat.without_deprecation_warnings():
-        if os.path.isdir(path):
-            return _open_saved_model(path, session_config)
-        return _open_frozen_graph(path, session_config)
+    if is_onnx(path):
+        from bert_classifier.export import onnx_models  # noqa: PLC0415
+
+        return onnx_models.open_folder(path)
+    return _graphs(path).open_bundle(path, session_config)
 
 
-def _open_saved_model(folder: str, session_config: tf.ConfigProto | None) -> Bundle:
+def read_contents(path: str) -> Contents:
+    """Read all of a bundle but its model, and check it.
+
+    The arguments and errors are those of `open_bundle`.
+    """
+    path = find(path)
+    if os.path.isdir(path):
+        return contents_of_folder(path, has_model=False)
+    return _graphs(path).contents_of_frozen_graph(path)
+
+
+def _graphs(path: str) -> Any:
+    """Return the module that reads models of TensorFlow."""
+    try:
+        from bert_classifier.export import graphs  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("tensorflow", "google"):
+            raise
+        raise BadInput(
+            "%s: needs TensorFlow, which is not installed; install it, or export with --do_onnx"
+            % path
+        ) from error
+    return graphs
+
+
+def contents_of_folder(folder: str, has_model: bool = True) -> Contents:
+    """Read the parts of a folder, and check the digests, those of the model only if it is used."""
 
     def read(part: str) -> bytes:
         with open(os.path.join(folder, ASSETS, part), "rb") as stream:
@@ -228,116 +267,99 @@ def _open_saved_model(folder: str, session_config: tf.ConfigProto | None) -> Bun
         return files.digest_of_file(path)
 
     description = _read_description(folder, read)
-    _check_digests(folder, description, digest)
-    parts = {name: read(name) for name in description["digests"] if _is_part(name)}
-    session = tf.Session(graph=tf.Graph(), config=session_config or _session_config(parts))
-    with _failures_are_bad_input(folder, session), files.plain_path(folder) as plain:
-        loaded = tf.saved_model.load(session, [tf.saved_model.tag_constants.SERVING], plain)
-        signatures = {
-            name: (
-                {key: info.name for key, info in signature.inputs.items()},
-                {key: info.name for key, info in signature.outputs.items()},
-            )
-            for name, signature in loaded.signature_def.items()
-        }
-        return _fitting(folder, Model(session, signatures), description, parts)
+    names = [name for name in description["digests"] if has_model or is_part(name)]
+    _check_digests(folder, description, names, digest)
+    return _contents(folder, description, read)
 
 
-def _open_frozen_graph(path: str, session_config: tf.ConfigProto | None) -> Bundle:
-    graph_def = tf.GraphDef()
-    try:
-        with open(path, "rb") as stream:
-            data = stream.read()
-        graph_def.ParseFromString(data)
-        parts_alone = tf.GraphDef(node=filter(_has_part, graph_def.node))
-        content = take_parts(graph_def)
-    except (DecodeError, IndexError) as error:
-        raise BadInput("%s: no frozen graph, or a damaged one; %s" % (path, _CURE)) from error
+def contents_of_one_file(
+    path: str, content: Mapping[str, bytes], digest: Callable[[str], str]
+) -> Contents:
+    """Return the parts that are in one file with the model, and check the digests.
 
-    def digest(name: str) -> str:
-        return files.digest(content[name] if _is_part(name) else _without(parts_alone, data))
-
-    description = _read_description(path, content.__getitem__)
-    _check_digests(path, description, digest)
-    parts = {name: content[name] for name in description["digests"] if _is_part(name)}
-    session = tf.Session(graph=tf.Graph(), config=session_config or _session_config(parts))
-    with _failures_are_bad_input(path, session):
-        with session.graph.as_default():
-            tf.import_graph_def(graph_def, name="")
-        names = {node.name for node in graph_def.node}
-        signature = tuple(
-            {name: name + ":0" for name in of_one_side if name in names}
-            for of_one_side in (INPUTS, OUTPUTS)
-        )
-        return _fitting(path, Model(session, {SERVING_DEFAULT: signature}), description, parts)
-
-
-def _session_config(parts: Mapping[str, bytes]) -> tf.ConfigProto:
-    with bad_input():
-        config = modeling.BertConfig.from_dict(json.loads(parts[CONFIG].decode("utf-8-sig")))
-    return threads.config_for_callers(config.hidden_size)
-
-
-def take_parts(graph_def: tf.GraphDef) -> dict[str, bytes]:
-    """Remove the parts of a bundle from a frozen graph; return name -> content."""
-    parts = {
-        node.name[len(PART_PREFIX) :]: node.attr["value"].tensor.string_val[0]
-        for node in graph_def.node
-        if _has_part(node)
-    }
-    others = [node for node in graph_def.node if not _has_part(node)]
-    del graph_def.node[len(others) :]
-    for node, other in zip(graph_def.node, others):
-        if node is not other:
-            node.CopyFrom(other)
-    return parts
-
-
-def put_parts(graph_def: tf.GraphDef, parts: Mapping[str, bytes]) -> None:
-    """Add the parts of a bundle to a frozen graph, as constants that no operation reads."""
-    with tf.Graph().as_default() as graph:
-        for name, content in parts.items():
-            tf.constant(content, name=PART_PREFIX + name)
-    graph_def.node.extend(graph.as_graph_def().node)
-
-
-def digest_of_graph(graph_def: tf.GraphDef) -> str:
-    """Return the digest of a graph that has no parts of a bundle."""
-    return files.digest(graph_def.SerializeToString(deterministic=True))
-
-
-def _has_part(node: tf.NodeDef) -> bool:
-    return node.name.startswith(PART_PREFIX)
-
-
-def _without(parts_alone: tf.GraphDef, data: bytes) -> bytes:
-    """Return the bytes of a frozen graph without those of its parts, which follow one another.
-
-    A digest of the graph is one of these bytes: the same graph, serialized by another version of
-    protobuf, has the attributes of its operations in another order.
+    Args:
+        path: of the file.
+        content: name -> content of what is in it.
+        digest: returns the `files.digest` of what has a name.
     """
-    before, _, after = data.rpartition(parts_alone.SerializeToString(deterministic=True))
-    return before + after
+    description = _read_description(path, content.__getitem__)
+    _check_digests(path, description, description["digests"], digest)
+    return _contents(path, description, content.__getitem__)
 
 
-def _is_part(name: str) -> bool:
+def _contents(path: str, description: Mapping[str, Any], read: Callable[[str], bytes]) -> Contents:
+    parts = {name: read(name) for name in description["digests"] if is_part(name)}
+    with failures_are_bad_input(path):
+        labels = parts[LABELS].decode("utf-8").split("\n")[:-1]
+        settings = Settings(labels=labels, **description["settings"])
+    wrong = _wrong_setting(settings)
+    if wrong is not None:
+        raise BadInput(
+            "%s: %s has %s %r; %s" % (path, DESCRIPTION, wrong, getattr(settings, wrong), CURE)
+        )
+    return Contents(settings, parts)
+
+
+def join(path: str, model: Model, contents: Contents) -> Bundle:
+    """Return an open bundle.
+
+    Raises:
+        BadInput: its model has another number of outputs than it has labels. The model is closed.
+    """
+    num_outputs, num_labels = model.num_outputs(), len(contents.settings.labels)
+    if num_outputs is not None and num_outputs != num_labels:
+        model.close()
+        raise BadInput(
+            "%s: %s has %d labels, and the model %d outputs; %s"
+            % (path, LABELS, num_labels, num_outputs, CURE)
+        )
+    return Bundle(model, *contents)
+
+
+@contextlib.contextmanager
+def failures_are_bad_input(path: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn what a damaged bundle makes its readers raise into BadInput.
+
+    Args:
+        path: of the bundle.
+        *kinds: exceptions of the package that reads the model.
+    """
+    of_damage: tuple[type[Exception], ...] = (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        *kinds,
+    )
+    try:
+        yield
+    except BadInput:
+        raise
+    except of_damage as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput("%s: cannot be loaded (%s); %s" % (path, reason, CURE)) from error
+
+
+def is_part(name: str) -> bool:
+    """Tell whether a name is that of a part."""
     return name in (VOCAB, SPM_MODEL, LABELS, CONFIG, METRICS, SAMPLE_REQUEST)
 
 
 def _read_description(path: str, read: Any) -> dict[str, Any]:
     try:
-        description = json.loads(read(_DESCRIPTION).decode("utf-8"))
+        description = json.loads(read(DESCRIPTION).decode("utf-8"))
         version = description["format"]
     except (OSError, KeyError) as error:
         raise BadInput(
-            "%s: no %s, so it is no export of this program; %s" % (path, _DESCRIPTION, _CURE)
+            "%s: no %s, so it is no export of this program; %s" % (path, DESCRIPTION, CURE)
         ) from error
     except (ValueError, TypeError) as error:
-        raise BadInput("%s: %s is damaged; %s" % (path, _DESCRIPTION, _CURE)) from error
+        raise BadInput("%s: %s is damaged; %s" % (path, DESCRIPTION, CURE)) from error
     if version != FORMAT:
         raise BadInput(
             "%s: %s has format %r, and this program reads %d; use the program that made it, or %s"
-            % (path, _DESCRIPTION, version, FORMAT, _CURE)
+            % (path, DESCRIPTION, version, FORMAT, CURE)
         )
     digests, settings = description.get("digests"), description.get("settings")
     are_objects = isinstance(digests, dict) and isinstance(settings, dict)
@@ -346,37 +368,23 @@ def _read_description(path: str, read: Any) -> dict[str, Any]:
         and {LABELS, CONFIG} <= set(digests)
         and len({VOCAB, SPM_MODEL} & set(digests)) == 1
     ):
-        raise BadInput("%s: %s is damaged; %s" % (path, _DESCRIPTION, _CURE))
+        raise BadInput("%s: %s is damaged; %s" % (path, DESCRIPTION, CURE))
     return description
 
 
-def _check_digests(path: str, description: Mapping[str, Any], digest: Any) -> None:
-    for name, expected in description["digests"].items():
+def _check_digests(
+    path: str,
+    description: Mapping[str, Any],
+    names: Iterable[str],
+    digest: Callable[[str], str],
+) -> None:
+    for name in names:
         try:
             found = digest(name)
         except (OSError, KeyError) as error:
-            raise BadInput("%s: %s is missing; %s" % (path, name, _CURE)) from error
-        if found != expected:
-            raise BadInput("%s: %s is not what was exported; %s" % (path, name, _CURE))
-
-
-def _fitting(
-    path: str, model: Model, description: Mapping[str, Any], parts: Mapping[str, bytes]
-) -> Bundle:
-    labels = parts[LABELS].decode("utf-8").split("\n")[:-1]
-    settings = Settings(labels=labels, **description["settings"])
-    wrong = _wrong_setting(settings)
-    if wrong is not None:
-        raise BadInput(
-            "%s: %s has %s %r; %s" % (path, _DESCRIPTION, wrong, getattr(settings, wrong), _CURE)
-        )
-    num_outputs = model.num_outputs()
-    if num_outputs is not None and num_outputs != len(labels):
-        raise BadInput(
-            "%s: %s has %d labels, and the model %d outputs; %s"
-            % (path, LABELS, len(labels), num_outputs, _CURE)
-        )
-    return Bundle(model, settings, parts)
+            raise BadInput("%s: %s is missing; %s" % (path, name, CURE)) from error
+        if found != description["digests"][name]:
+            raise BadInput("%s: %s is not what was exported; %s" % (path, name, CURE))
 
 
 def _wrong_setting(settings: Settings) -> str | None:
@@ -402,17 +410,3 @@ def _wrong_setting(settings: Settings) -> str | None:
 def _is_number(value: Any, kind: Any, low: float, high: float = sys.float_info.max) -> bool:
     # In Python True is the number 1; in bundle.json it is a mistake.
     return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
-
-
-@contextlib.contextmanager
-def _failures_are_bad_input(path: str, session: tf.Session) -> Iterator[None]:
-    """Turn errors of TensorFlow in loading a model into BadInput, and free the session."""
-    try:
-        yield
-    except BadInput:
-        session.close()
-        raise
-    except (tf.errors.OpError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        session.close()
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput("%s: cannot be loaded (%s); %s" % (path, reason, _CURE)) from error

@@ -15,7 +15,8 @@ from bert_classifier.config import Config
 from bert_classifier.data.inputs import Inputs
 from bert_classifier.export import bundle, calibration
 from bert_classifier.export.bundle import Settings
-from bert_classifier.export.writer import BundleWriter, read_sample
+from bert_classifier.export.scoring import DevSet
+from bert_classifier.export.writer import BundleWriter, Destinations, read_sample
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,6 +61,30 @@ def make_bundle_writer(
         inputs.tokenizer,
         _files_of_encoder(config.model),
         sample,
+    )
+
+
+def make_dev_set(inputs: Inputs, metric: str, higher_is_better: bool) -> DevSet:
+    """Return the dev set as the run evaluates it, with the metric that decides what is best."""
+    return DevSet(
+        inputs.examples["dev"],
+        inputs.converters["dev"],
+        inputs.thresholds,
+        inputs.task.metrics,
+        metric,
+        higher_is_better,
+    )
+
+
+def destinations(config: Config) -> Destinations:
+    """Return where this call writes the forms of its model."""
+    actions, output_dir = config.actions, config.output.output_dir
+    saved_model = config.export.export_dir or os.path.join(output_dir, "export", "saved_model")
+    onnx = os.path.join(config.export.export_dir or os.path.join(output_dir, "export"), "onnx")
+    return Destinations(
+        saved_model if actions.do_export else None,
+        os.path.join(output_dir, bundle.FROZEN_GRAPH) if actions.do_frozen else None,
+        onnx if actions.do_onnx else None,
     )
 
 

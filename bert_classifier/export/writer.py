@@ -1,4 +1,4 @@
-"""Export a trained model: as a SavedModel, as a frozen graph, after each best evaluation.
+"""Export a trained model: as a SavedModel, a frozen graph or an ONNX model.
 
 An export gets its name only after it was loaded and has answered like the checkpoint.
 """
@@ -17,10 +17,12 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import files, tf_compat
-from bert_classifier.data import features
+from bert_classifier.data import features, serialization
 from bert_classifier.data.examples import InputExample
-from bert_classifier.export import bundle
+from bert_classifier.export import bundle, graphs, onnx
 from bert_classifier.export.bundle import SERVING_DEFAULT, Settings, list_exports
+from bert_classifier.export.onnx_models import OnnxModel
+from bert_classifier.export.scoring import Comparison, DevSet
 from bert_classifier.training.history import EvalHistory
 from tokenization import FullTokenizer
 
@@ -28,6 +30,9 @@ _LOG = logging.getLogger(__name__)
 
 # The largest difference between the probabilities of an export and those of its checkpoint.
 _TOLERANCE = 1e-5
+
+# Begins the name of an export that is not complete; see `training.runs`.
+_TEMPORARY = "temp-"
 
 # Grappler's optimizers that suit any machine; a session adds those for its own.
 _OPTIMIZERS = ("pruning", "function", "constfold", "arithmetic", "dependency", "pruning")
@@ -59,7 +64,9 @@ def serving_input_fn_builder(
 
     def serving_input_fn() -> tf.estimator.export.ServingInputReceiver:
         serialized = tf.placeholder(tf.string, [None], name="examples")
-        parsed = features.parse(serialized, features.feature_spec(labelled=False), max_seq_length)
+        parsed = serialization.parse(
+            serialized, serialization.feature_spec(labelled=False), max_seq_length
+        )
         # The parsed columns are defaults of the placeholders, so one graph has all signatures.
         inputs = {
             name: tf.placeholder_with_default(column, [None, None], name=name)
@@ -78,6 +85,29 @@ def serving_input_fn_builder(
         )
 
     return serving_input_fn
+
+
+class Destinations(NamedTuple):
+    """Where a checkpoint is written to, in each form; None for a form that is not wanted.
+
+    Attributes:
+        saved_model: folder of exports.
+        frozen: path of a frozen graph.
+        onnx: folder of exports.
+    """
+
+    saved_model: str | None = None
+    frozen: str | None = None
+    onnx: str | None = None
+
+    @property
+    def needs_frozen_graph(self) -> bool:
+        """Tell whether one of the forms is made of the frozen graph."""
+        return bool(self.frozen or self.onnx)
+
+    def any_folder(self) -> str:
+        """Return a folder for the SavedModel that every form is made of."""
+        return self.saved_model or self.onnx or os.path.dirname(self.frozen or "")
 
 
 class BundleWriter(NamedTuple):
@@ -99,72 +129,88 @@ class BundleWriter(NamedTuple):
     copied: Mapping[str, str]
     sample: Sequence[InputExample]
 
-    def export(
+    def export(self, checkpoint_path: str, export_path: str, metrics: Mapping[str, Any]) -> str:
+        """Export a checkpoint to `<export_path>/<timestamp>/`; return that folder. See `write`."""
+        return self.write(checkpoint_path, metrics, Destinations(saved_model=export_path))[0]
+
+    def write(
         self,
         checkpoint_path: str,
-        export_path: str,
         metrics: Mapping[str, Any],
-        frozen_path: str | None = None,
-    ) -> str:
-        """Export a checkpoint to `<export_path>/<timestamp>/`; return that folder.
+        to: Destinations,
+        quantized_for: DevSet | None = None,
+    ) -> list[str]:
+        """Write a checkpoint in each form that is wanted; return the paths.
 
         Args:
             checkpoint_path: prefix of the checkpoint.
-            export_path: folder of exports.
             metrics: step and metrics of the checkpoint, for `metrics.json`.
-            frozen_path: path of a frozen graph to write too; None for none.
+            to: where to.
+            quantized_for: the dev set on which the ONNX model is compared with one of int8, which
+                takes its place; None if it is to be of float32.
 
         Raises:
-            SelfTestFailed: the export does not answer like the checkpoint, and was removed.
+            SelfTestFailed: a form does not answer like the checkpoint, and was removed.
         """
-        with self._written(checkpoint_path, export_path, metrics, frozen_path) as (folder, name):
-            final = os.path.join(export_path, name)
-            os.rename(folder, final)
-        _LOG.info("Exported %s to %s", checkpoint_path, final)
-        return final
-
-    def freeze(self, checkpoint_path: str, path: str, metrics: Mapping[str, Any]) -> None:
-        """Write a checkpoint as one file with a frozen graph; see `export`."""
-        with self._written(checkpoint_path, os.path.dirname(path), metrics, path):
-            pass
-
-    @contextlib.contextmanager
-    def _written(
-        self,
-        checkpoint_path: str,
-        parent: str,
-        metrics: Mapping[str, Any],
-        frozen_path: str | None,
-    ) -> Iterator[tuple[str, str]]:
-        """Yield the temporary folder of a tested bundle, and the name that it gets."""
         with contextlib.ExitStack() as until_done:
             plain = until_done.enter_context(files.plain_path(checkpoint_path))
             test = _SelfTest(self, plain)
-            temporary, name = until_done.enter_context(_new_folder(parent))
-            cls_id = self.tokenizer.vocab["[CLS]"]
-            receiver_fn = serving_input_fn_builder(self.settings.max_seq_length, cls_id)
-            with tf_compat.variables_for_both_versions():
-                folder = tf.compat.as_str(
-                    self.estimator.export_saved_model(temporary, receiver_fn, checkpoint_path=plain)
-                )
+            folder = until_done.enter_context(_new_folder(to.any_folder()))
             parts = self._parts(metrics, test.request)
-            assets = os.path.join(folder, bundle.ASSETS)
-            os.makedirs(assets)
-            digests = _digests_of_files(folder)
-            for part, content in bundle.seal(self.settings, parts, digests).items():
-                with open(os.path.join(assets, part), "wb") as stream:
-                    stream.write(content)
-            opened = bundle.open_bundle(folder, self.estimator.config.session_config)
-            try:
-                test.check(opened.model, "the export")
-                if frozen_path:
-                    graph_def = freeze(opened.model)
-            finally:
-                opened.model.close()
-            if frozen_path:
-                self._write_frozen(graph_def, parts, frozen_path, test)
-                _LOG.info("Wrote %s as %s", checkpoint_path, frozen_path)
-            yield folder, name
+            graph_def = self._write_saved_model(plain, parts, folder, test, to.needs_frozen_graph)
+            written = []
+            if to.frozen:
+                self._write_frozen(graph_def, parts, to.frozen, test)
+                _LOG.info("Wrote %s as %s", checkpoint_path, to.frozen)
+                written.append(to.frozen)
+            if to.onnx:
+                with _new_folder(to.onnx) as onnx_folder:
+                    self._write_onnx(graph_def, parts, onnx_folder, test, quantized_for)
+                    written.append(_move(onnx_folder, checkpoint_path, to.onnx))
+            if to.saved_model:
+                written.insert(0, _move(folder, checkpoint_path, to.saved_model))
+        return written
+
+    def _write_saved_model(
+        self,
+        checkpoint_path: str,
+        parts: Mapping[str, bytes],
+        folder: str,
+        test: _SelfTest,
+        freezes: bool,
+    ) -> tf.GraphDef | None:
+        """Write a SavedModel and test it; return its frozen graph if that is needed."""
+        cls_id = self.tokenizer.vocab["[CLS]"]
+        receiver_fn = serving_input_fn_builder(self.settings.max_seq_length, cls_id)
+        with tf_compat.variables_for_both_versions():
+            # It goes to a folder in there.
+            exported = tf.compat.as_str(
+                self.estimator.export_saved_model(
+                    folder, receiver_fn, checkpoint_path=checkpoint_path
+                )
+            )
+        for name in os.listdir(exported):
+            os.rename(os.path.join(exported, name), os.path.join(folder, name))
+        os.rmdir(exported)
+        self._seal(folder, parts, graphs.versions())
+        with self._opened(folder) as model:
+            test.check(model, "the export")
+            return freeze(model) if freezes else None
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[Any]:
+        opened = bundle.open_bundle(path, self.estimator.config.session_config)
+        with contextlib.closing(opened.model) as model:
+            yield model
+
+    def _seal(self, folder: str, parts: Mapping[str, bytes], made_with: Mapping[str, str]) -> None:
+        """Add the parts of a bundle to the folder of a model."""
+        digests = _digests_of_files(folder)
+        assets = os.path.join(folder, bundle.ASSETS)
+        os.makedirs(assets)
+        for part, content in bundle.seal(self.settings, parts, digests, made_with).items():
+            with open(os.path.join(assets, part), "wb") as stream:
+                stream.write(content)
 
     def _parts(self, metrics: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, bytes]:
         labels = "".join(label + "\n" for label in self.settings.labels)
@@ -181,16 +227,66 @@ class BundleWriter(NamedTuple):
     def _write_frozen(
         self, graph_def: tf.GraphDef, parts: Mapping[str, bytes], path: str, test: _SelfTest
     ) -> None:
-        digests = {"graph": bundle.digest_of_graph(graph_def)}
-        bundle.put_parts(graph_def, bundle.seal(self.settings, parts, digests))
+        digests = {"graph": graphs.digest_of_graph(graph_def)}
+        sealed = bundle.seal(self.settings, parts, digests, graphs.versions())
+        with_parts = tf.GraphDef()
+        with_parts.CopyFrom(graph_def)
+        graphs.put_parts(with_parts, sealed)
         with files.atomic(path) as temporary:
             with open(temporary, "wb") as stream:
-                stream.write(graph_def.SerializeToString(deterministic=True))
-            frozen = bundle.open_bundle(temporary, self.estimator.config.session_config)
-            try:
-                test.check(frozen.model, "the frozen graph")
-            finally:
-                frozen.model.close()
+                stream.write(with_parts.SerializeToString(deterministic=True))
+            with self._opened(temporary) as model:
+                test.check(model, "the frozen graph")
+
+    def _write_onnx(
+        self,
+        graph_def: tf.GraphDef,
+        parts: Mapping[str, bytes],
+        folder: str,
+        test: _SelfTest,
+        quantized_for: DevSet | None,
+    ) -> None:
+        path = os.path.join(folder, bundle.ONNX_MODEL)
+        onnx.write(graph_def, path)
+        with contextlib.closing(OnnxModel(path)) as model:
+            test.check(model, "the ONNX model")
+            before = quantized_for.outputs(model) if quantized_for else None
+        if quantized_for:
+            onnx.quantize(path)
+            with contextlib.closing(OnnxModel(path)) as model:
+                comparison = quantized_for.compare(before, quantized_for.outputs(model))
+            _log_comparison(comparison, len(before))
+            metrics = json.loads(parts[bundle.METRICS].decode("utf-8"))
+            metrics["quantization"] = comparison.to_json()
+            parts = {**parts, bundle.METRICS: _json(metrics)}
+        self._seal(folder, parts, onnx.versions())
+        with self._opened(folder):
+            pass  # All of it can be read.
+
+
+def _log_comparison(comparison: Comparison, num_examples: int) -> None:
+    _LOG.info(
+        "  int8 on all %d dev examples: outputs differ from float32 by up to %.1e, %s %.4f -> %.4f",
+        num_examples,
+        comparison.difference,
+        comparison.metric,
+        comparison.before,
+        comparison.after,
+    )
+    if comparison.is_costly:
+        _LOG.warning(
+            "int8 loses %.4f of %s, more than half a point; export without --onnx_int8",
+            comparison.lost,
+            comparison.metric,
+        )
+
+
+def _move(folder: str, checkpoint_path: str, parent: str) -> str:
+    """Give a complete export its name, the timestamp of its temporary folder."""
+    final = os.path.join(parent, os.path.basename(folder)[len(_TEMPORARY) :])
+    os.rename(folder, final)
+    _LOG.info("Exported %s to %s", checkpoint_path, final)
+    return final
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
@@ -203,8 +299,8 @@ def _digests_of_files(folder: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _new_folder(parent: str) -> Iterator[tuple[str, str]]:
-    """Yield a temporary folder, and the timestamp that becomes the name of the export.
+def _new_folder(parent: str) -> Iterator[str]:
+    """Yield a temporary folder, in the name of which is the timestamp of the export.
 
     It is newer than all exports in `parent`, because programs that serve load the newest.
     """
@@ -212,14 +308,15 @@ def _new_folder(parent: str) -> Iterator[tuple[str, str]]:
     newest = int(os.path.basename(exports[-1])) if exports else 0
     timestamp = max(int(time.time()), newest + 1)
     # Another process may export to the same folder.
-    while os.path.exists(os.path.join(parent, "temp-%d" % timestamp)):
+    while os.path.exists(os.path.join(parent, "%s%d" % (_TEMPORARY, timestamp))):
         timestamp += 1
-    temporary = os.path.join(parent, "temp-%d" % timestamp)
+    temporary = os.path.join(parent, "%s%d" % (_TEMPORARY, timestamp))
     os.makedirs(temporary)
     try:
-        yield temporary, str(timestamp)
+        yield temporary
     finally:
-        shutil.rmtree(temporary)
+        if os.path.exists(temporary):  # It was not moved.
+            shutil.rmtree(temporary)
 
 
 class _SelfTest:
@@ -238,7 +335,7 @@ class _SelfTest:
             truncation=settings.truncation,
         )
         unlabelled = [example._replace(label=None) for example in writer.sample]
-        self._serialized = [record for record, _ in converter.records(unlabelled)]
+        self._serialized = [record for record, _ in serialization.serialize(converter, unlabelled)]
         rows = [converter.convert(example) for example in unlabelled]
         length = max(len(row.input_ids) for row in rows)
         self._columns = {
@@ -291,7 +388,7 @@ class _SelfTest:
         _LOG.info("  %s", text)
 
 
-def freeze(model: bundle.Model) -> tf.GraphDef:
+def freeze(model: graphs.GraphModel) -> tf.GraphDef:
     """Return the graph of a model, with weights as constants and simplified for inference.
 
     Its tensors are `input_ids:0`, `input_mask:0`, `segment_ids:0`, all int32 `[batch_size,

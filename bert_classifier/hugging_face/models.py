@@ -88,6 +88,8 @@ def _of_export(path: str) -> Model:
     folder = bundle.find(path)
     if not os.path.isdir(folder):
         raise BadInput("%s: is a frozen graph; give the output_dir of the run" % folder)
+    if bundle.is_onnx(folder):
+        raise BadInput("%s: is an ONNX model; give the output_dir of the run" % folder)
     opened = bundle.open_bundle(folder)
     opened.model.close()
     assets, settings = os.path.join(folder, bundle.ASSETS), opened.settings

@@ -1,6 +1,6 @@
 """features -> EstimatorSpec: the output layer on the encoder, its metrics and its three modes.
 
-What differs between the problem types is in `problem_types`.
+What differs between the problem types is in `objectives`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import tensorflow.compat.v1 as tf
 
 import modeling
 import optimization
-from bert_classifier import logs, problem_types
+from bert_classifier import logs, objectives, problem_types
 from bert_classifier.errors import BadInput
 from bert_classifier.model import weights
-from bert_classifier.problem_types import NO_OPTIONS, ClassOptions, Evaluated, ProblemType
+from bert_classifier.objectives import Evaluated, Objective
+from bert_classifier.problem_types import NO_OPTIONS, ClassOptions
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class ModelOutputs(NamedTuple):
     """The result of `create_model`, in the order in which its callers unpack it.
 
     total_loss float32 `[]` and per_example_loss float32 `[batch_size]`, both None without labels;
-    probabilities and predictions as in `ProblemType.outputs`.
+    probabilities and predictions as in `Objective.outputs`.
     """
 
     total_loss: tf.Tensor | None
@@ -99,8 +100,8 @@ def create_model(
     Raises:
         ValueError: an option does not belong to the problem type, or there are windows in training.
     """
-    problem = problem_types.get(problem_type)
-    problem.check(num_labels, class_options)
+    problem_types.get(problem_type).check(num_labels, class_options)
+    objective = objectives.get(problem_type)
     window_exists = None
     if input_ids.shape.ndims == 3:
         if is_training:
@@ -133,28 +134,28 @@ def create_model(
             pooled = modeling.dropout(pooled, bert_config.dropout_of_classifier, dropout_seed)
         logits = tf.nn.bias_add(tf.matmul(pooled, output_weights, transpose_b=True), output_bias)
         if window_exists is not None:
-            logits = _mean_over_windows(logits, window_exists, problem)
-        outputs = problem.outputs(logits, class_options)
+            logits = _mean_over_windows(logits, window_exists, objective)
+        outputs = objective.outputs(logits, class_options)
         if labels is None:
             return ModelOutputs(None, None, *outputs)
-        losses = problem.losses(logits, labels, class_options)
+        losses = objective.losses(logits, labels, class_options)
         return ModelOutputs(tf.reduce_mean(losses), losses, *outputs)
 
 
 def _mean_over_windows(
-    logits: tf.Tensor, window_exists: tf.Tensor, problem: ProblemType
+    logits: tf.Tensor, window_exists: tf.Tensor, objective: Objective
 ) -> tf.Tensor:
     """Return the logits of examples, float32 `[batch_size, num_labels]`.
 
     Args:
         logits: float32 `[batch_size * num_windows, num_labels]`.
         window_exists: int32 `[batch_size, num_windows]`, 1 or 0.
-        problem: defines the mean.
+        objective: defines the mean.
     """
     batch_size, num_windows = modeling.get_shape_list(window_exists)
     logits = tf.reshape(logits, [batch_size, num_windows, logits.shape.as_list()[1]])
     exists = tf.expand_dims(tf.cast(window_exists, tf.float32), axis=2)
-    return problem.mean_over_windows(logits, exists)
+    return objective.mean_over_windows(logits, exists)
 
 
 def create_model_in_parts(
@@ -200,7 +201,7 @@ def metric_names(
     Raises:
         ValueError: there are extra metrics, and the problem type has none.
     """
-    return problem_types.get(problem_type).metric_names(num_labels, extra_metrics)
+    return objectives.get(problem_type).metric_names(num_labels, extra_metrics)
 
 
 def metric_fn(
@@ -227,7 +228,7 @@ def metric_fn(
         name -> (value, update_op), the names as in `metric_names`.
     """
     evaluated = Evaluated(per_example_loss, label_ids, probabilities, predictions, is_real_example)
-    return problem_types.get(problem_type).metrics(evaluated, extra_metrics)
+    return objectives.get(problem_type).metrics(evaluated, extra_metrics)
 
 
 def model_fn_builder(
@@ -269,7 +270,7 @@ def model_fn_builder(
         share: see `Share`.
         **optimizer_options: further arguments of `optimization.create_optimizer`.
     """
-    problem = problem_types.get(problem_type)
+    objective = objectives.get(problem_type)
     minimize = functools.partial(
         optimization.create_optimizer,
         init_lr=learning_rate,
@@ -311,10 +312,10 @@ def model_fn_builder(
         with tf.variable_scope(tf.get_variable_scope(), custom_getter=getter):
             outputs = create_model_in_parts(create, _columns(features, mode), dropout_seeds)
         if mode == _PREDICT:
-            exported = problem.exported(outputs.probabilities, outputs.predictions, num_labels)
+            exported = objective.exported(outputs.probabilities, outputs.predictions, num_labels)
             return tf.estimator.EstimatorSpec(mode, predictions=exported)
         if mode == _EVAL:
-            return _evaluation(features, outputs, problem, extra_metrics)
+            return _evaluation(features, outputs, objective, extra_metrics)
         _log_initial_values(init_checkpoint, bert_config, with_classifier)
         return _training(outputs.total_loss, minimize(outputs.total_loss), share)
 
@@ -363,13 +364,13 @@ def _training(loss: tf.Tensor, train_op: tf.Operation, share: Share) -> tf.estim
 def _evaluation(
     features: Mapping[str, tf.Tensor],
     outputs: ModelOutputs,
-    problem: ProblemType,
+    objective: Objective,
     extra_metrics: Sequence[str],
 ) -> tf.estimator.EstimatorSpec:
     loss, losses, probabilities, predictions = outputs
     weights = tf.cast(features.get("is_real_example", tf.ones_like(losses)), tf.float32)
     evaluated = Evaluated(losses, features["label_ids"], probabilities, predictions, weights)
-    metrics = problem.metrics(evaluated, extra_metrics)
+    metrics = objective.metrics(evaluated, extra_metrics)
     for name, tensor in evaluated._asdict().items():
         if tensor is not None:
             tf.identity(tensor, name="evaluated/" + name)

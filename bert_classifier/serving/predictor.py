@@ -27,16 +27,22 @@ _CHARACTERS_PER_CHUNK = 1 << 20
 class Predictor:
     """An exported model that answers texts. Use it as a context manager, or call `close()`.
 
-    Threads may share it. TensorFlow is imported when the first one is made.
+    Threads may share it. TensorFlow, or ONNX Runtime, is imported when the first one is made; for
+    an ONNX model, and for any folder of an export if the model is on a server, TensorFlow need not
+    be installed.
 
     Args:
-        export: folder of an export, or file of a frozen graph; or a folder of exports, for the
-            newest, or the output_dir of a run, for the best.
+        export: folder of an export, a SavedModel or an ONNX model, or file of a frozen graph; or a
+            folder of exports, for the newest, or the output_dir of a run, for the best.
         temperature: divisor of the logits; by default the one of the export. 1 gives the
             probabilities of the model itself.
         min_confidence: the label is None where the best one has a lower probability; by default
             the one of the export. For classification only.
         batch_size: the largest number of texts, or windows of texts, in a batch.
+        server: address of the same model in a TensorFlow Serving that is to compute, such as
+            `http://localhost:8501/v1/models/NAME`; only tokens are made here. By default the export
+            itself computes.
+        timeout: seconds that the server may be silent.
 
     Attributes:
         export: path of the export that answers.
@@ -44,7 +50,8 @@ class Predictor:
         evaluation: step and metrics of its checkpoint, as in `metrics.json`.
 
     Raises:
-        BadInput: the export cannot be used, or an argument does not fit it.
+        BadInput: the export cannot be used, or an argument does not fit it. `predict` raises
+            `remote.ServerFailed`, a BadInput, if the server gives no answer.
     """
 
     def __init__(
@@ -53,6 +60,8 @@ class Predictor:
         temperature: float | None = None,
         min_confidence: float | None = None,
         batch_size: int = 32,
+        server: str | None = None,
+        timeout: float = 60.0,
     ):
         if batch_size < 1:
             raise BadInput("batch_size=%d: give 1 or more" % batch_size)
@@ -60,10 +69,11 @@ class Predictor:
         # GPU; real errors come as exceptions too.
         if "tensorflow" not in sys.modules:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        # Imports TensorFlow, which takes seconds: not when this module is imported.
-        from bert_classifier.serving.loaded import LoadedModel  # noqa: PLC0415
+        # Imports NumPy and more: not when this module is imported.
+        from bert_classifier.serving.loaded import LoadedModel, Options  # noqa: PLC0415
 
-        self._model = LoadedModel(export, temperature, min_confidence, batch_size)
+        options = Options(temperature, min_confidence, batch_size, server, timeout)
+        self._model = LoadedModel(export, options)
         self.export = self._model.export
         self.settings = self._model.settings
         self.evaluation = self._model.evaluation

@@ -19,8 +19,9 @@ _LOG = logging.getLogger(__name__)
 
 # What a call does, on which workers, and where it writes: never taken from the training.
 _OF_EACH_CALL = frozenset(
-    "do_train do_eval do_predict do_export do_frozen dry_run output_dir overwrite_output_dir "
-    "export_dir eval_checkpoint export_checkpoint calibrate init_checkpoint warm_start_from "
+    "do_train do_eval do_predict do_export do_frozen do_onnx dry_run output_dir "
+    "overwrite_output_dir export_dir onnx_int8 eval_checkpoint export_checkpoint calibrate "
+    "init_checkpoint warm_start_from "
     "labels_file thresholds num_trials horovod fp16_allreduce debug".split()
 )
 _DATA_FILES = frozenset("train_file dev_file test_file".split())

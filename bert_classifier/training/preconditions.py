@@ -33,7 +33,8 @@ def check_folders(config: Config) -> None:
     """
     overwrites = config.output.overwrite_output_dir and config.actions.do_train
     runs.check_is_kept(config.output.output_dir, overwrites, _files_to_read(config))
-    if config.actions.do_export and config.export.export_dir:
+    writes_folders = config.actions.do_export or config.actions.do_onnx
+    if writes_folders and config.export.export_dir:
         files.check_can_be_written("export_dir", config.export.export_dir)
 
 

@@ -30,15 +30,17 @@ _OWN_FILES = re.compile(
     r"|frozen_model\.pb|dev_outputs\.npz|report\.html|report_results\.txt"
     r"|(CoLA|MNLI-m|MNLI-mm|MRPC|QNLI|QQP|RTE|SST-2|STS-B|WNLI)\.tsv|run\.(json|log)"
 )
-_OWN_FOLDERS = re.compile(r"eval|eval_best|eval_test|best|slim|export|best_exporter|saved_model")
+_OWN_FOLDERS = re.compile(
+    r"eval|eval_best|eval_test|best|slim|export|best_exporter|saved_model|onnx"
+)
 # TensorFlow means temp-1795409899 and writes temp-b'1795409899'. A clock that was reset makes short
 # numbers; outside the folders of exports such a name may be a file of the user.
 _UNFINISHED_EXPORT = re.compile(
-    r"(best_exporter|saved_model)/temp-(b')?[0-9]+'?|.*/temp-(b')?[0-9]{10}'?"
+    r"(best_exporter|saved_model|onnx)/temp-(b')?[0-9]+'?|.*/temp-(b')?[0-9]{10}'?"
 )
 # Made by one rename or by the Saver, so all content is of the run too.
 _OWN_TREES = re.compile(
-    r".*/model\.ckpt-\d+_temp_.*|(best_exporter|saved_model)/([0-9]+|temp-(b')?[0-9]+'?)"
+    r".*/model\.ckpt-\d+_temp_.*|(best_exporter|saved_model|onnx)/([0-9]+|temp-(b')?[0-9]+'?)"
 )
 # Suffixes of files that are renamed when they are complete: by `files`, and by TensorFlow for a
 # small file or the tensors of a checkpoint.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenization
-from bert_classifier.data import batches, features, records
+from bert_classifier.data import batches, features, records, serialization
 from bert_classifier.data.batches import Batching
 from bert_classifier.data.examples import InputExample
 
@@ -187,7 +187,7 @@ def examples():
 @pytest.fixture
 def path(tokenizer, tmp_path, examples):
     path = str(tmp_path / "train.tf_record")
-    features.write_records_once(examples, features.Converter(LABELS, 16, tokenizer), path)
+    serialization.write_records_once(examples, features.Converter(LABELS, 16, tokenizer), path)
     return path
 
 

@@ -17,7 +17,7 @@ from google_bert import run_classifier as google
 from program import ROOT
 
 import tokenization
-from bert_classifier.data import features, processes, records
+from bert_classifier.data import features, processes, records, serialization
 from bert_classifier.data.batches import (
     Batching,
     examples_input_fn,
@@ -73,7 +73,7 @@ class LazyExamples:
 def write_records(folder, split, examples, *arguments, **options):
     converter = Converter(*arguments, **options)
     path = str(folder / ("%s.%s.tf_record" % (split, features.fingerprint(examples, converter))))
-    features.write_records_once(examples, converter, path)
+    serialization.write_records_once(examples, converter, path)
     return path
 
 
@@ -236,7 +236,7 @@ def test_records_that_google_wrote_are_read_as_well(tokenizer, tmp_path):
 
     ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
     arguments = (examples_of(TEXTS), LABELS, 16, tokenizer)
-    features.file_based_convert_examples_to_features(*arguments, ours)
+    serialization.file_based_convert_examples_to_features(*arguments, ours)
     google.file_based_convert_examples_to_features(*arguments, theirs)
     for name, column in read(theirs).items():
         np.testing.assert_array_equal(column, read(ours)[name])
@@ -266,11 +266,11 @@ def test_the_size_of_a_batch_is_static_in_training(tokenizer, tmp_path):
 def test_a_batch_is_padded_to_its_longest(max_seq_length, multiple, lengths):
     def record(length):
         row = features.InputFeatures([3] * length, [1] * length, [0] * length)
-        return features._serialize(row)
+        return serialization._serialize(row)
 
     serialized = tf.placeholder(tf.string, [None])
-    parsed = features.parse(
-        serialized, features.feature_spec(False), max_seq_length, pad_to_multiple_of=multiple
+    parsed = serialization.parse(
+        serialized, serialization.feature_spec(False), max_seq_length, pad_to_multiple_of=multiple
     )
     with tf.Session() as session:
         for longest, padded in lengths.items():
@@ -295,7 +295,7 @@ def test_a_record_that_does_not_fit_is_an_error(missing, length, error):
         if name != missing:
             record.features.feature[name].int64_list.value.extend([1] * length)
     serialized = tf.placeholder(tf.string, [None])
-    parsed = features.parse(serialized, features.feature_spec(False), 8)
+    parsed = serialization.parse(serialized, serialization.feature_spec(False), 8)
     with tf.Session() as session, pytest.raises(tf.errors.InvalidArgumentError, match=error):
         session.run(parsed, {serialized: [record.SerializeToString()]})
 
@@ -505,12 +505,12 @@ def test_a_conversion_that_fails_leaves_nothing(tokenizer, tmp_path):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(features, "_EXAMPLES_PER_CHUNK", 3)
+    monkeypatch.setattr(serialization, "_EXAMPLES_PER_CHUNK", 3)
 
 
 def convert_in_processes(examples, tokenizer, path, num_processes, **options):
     converter = Converter(LABELS, 10, tokenizer)
-    features.write_records(examples, converter, str(path), num_processes, **options)
+    serialization.write_records(examples, converter, str(path), num_processes, **options)
 
 
 @pytest.mark.parametrize("count", [1, 3, 6, 40])
@@ -539,7 +539,7 @@ def test_few_examples_start_no_process(tokenizer, tmp_path, monkeypatch):
 
     monkeypatch.setattr(processes, "WorkerProcess", Recorded)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 5})
-    monkeypatch.setattr(features, "_EXAMPLES_WORTH_PROCESSES", 20)
+    monkeypatch.setattr(serialization, "_EXAMPLES_WORTH_PROCESSES", 20)
     convert_in_processes(LazyExamples(19), tokenizer, tmp_path / "few", None)
     assert started == []
     convert_in_processes(LazyExamples(20), tokenizer, tmp_path / "many", None)
@@ -601,7 +601,7 @@ def test_two_conversions_at_once_make_the_one_file(tokenizer, tmp_path):
 ENDLESS = """
 import itertools, multiprocessing, sys
 import tokenization
-from bert_classifier.data import features
+from bert_classifier.data import features, serialization
 from bert_classifier.data.examples import InputExample
 from bert_classifier.training import interruption
 
@@ -620,7 +620,7 @@ watcher.watch()
 tokenizer = tokenization.FullTokenizer(sys.argv[1])
 try:
     converter = features.Converter(["positive"], 128, tokenizer)
-    features.write_records(Endless(), converter, sys.argv[2], num_processes=3)
+    serialization.write_records(Endless(), converter, sys.argv[2], num_processes=3)
 except interruption.Interrupted as interrupted:
     watcher.acknowledge()
     sys.exit(interrupted.exit_status)
@@ -689,7 +689,7 @@ def test_memory_does_not_grow_with_the_examples(tokenizer, tmp_path):
 def test_progress_is_shown_in_a_bar_or_in_the_log(
     tokenizer, tmp_path, monkeypatch, caplog, capsys, show_bar
 ):
-    monkeypatch.setattr(features, "_EXAMPLES_PER_LOG_LINE", 20)
+    monkeypatch.setattr(serialization, "_EXAMPLES_PER_LOG_LINE", 20)
     with caplog.at_level(logging.INFO):
         convert_in_processes(LazyExamples(50), tokenizer, tmp_path / "a", 1, show_bar=show_bar)
     lines = [message.strip() for message in caplog.messages if "converted" in message]

@@ -16,7 +16,7 @@ from program import ROOT, parsed
 import run_classifier_gpu
 from bert_classifier import files
 from bert_classifier.errors import BadInput
-from bert_classifier.export import bundle, writer
+from bert_classifier.export import bundle, graphs, writer
 
 
 @pytest.fixture(scope="module")
@@ -211,13 +211,13 @@ def test_a_damaged_frozen_graph_is_refused(copied):
 def test_an_export_that_answers_otherwise_is_none(small_run, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     output_dir = small_run.copy(tmp_path / "output")
-    run = bundle.Model.run
+    run = graphs.GraphModel.run
 
     def slightly_wrong(self, inputs, signature):
         answers = run(self, inputs, signature)
         return dict(answers, probabilities=answers["probabilities"] + 2e-5)
 
-    monkeypatch.setattr(bundle.Model, "run", slightly_wrong)
+    monkeypatch.setattr(graphs.GraphModel, "run", slightly_wrong)
     arguments = [*small_run.arguments, "--output_dir=" + output_dir]
     export_dir = str(tmp_path / "exports")
     with pytest.raises(writer.SelfTestFailed, match="2.0e-05"):

@@ -17,7 +17,7 @@ from program import parsed, write_data
 import run_classifier_gpu
 import tokenization
 from bert_classifier import files, predict
-from bert_classifier.data import features, records
+from bert_classifier.data import features, records, serialization
 from bert_classifier.data.examples import InputExample
 from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle
@@ -257,7 +257,7 @@ def test_records_of_several_processes_are_those_of_one(run, tmp_path):
     converter = features.Converter(["a"], 32, run.tokenizer)
     paths = [str(tmp_path / ("%d.tf_record" % number)) for number in (1, 2)]
     for number, path in enumerate(paths, start=1):
-        features.write_records(examples(2500), converter, path, num_processes=number)
+        serialization.write_records(examples(2500), converter, path, num_processes=number)
     first, second = (open(path, "rb").read() for path in paths)
     assert first == second
     assert len(records.RecordFile(paths[0]).num_tokens) == 2500

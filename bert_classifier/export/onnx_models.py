@@ -1,0 +1,97 @@
+"""Models of ONNX in bundles, which ONNX Runtime computes. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+from typing import Any, Mapping
+
+import numpy as np
+
+from bert_classifier.errors import BadInput, bad_input
+from bert_classifier.export import bundle
+from bert_classifier.export.bundle import INPUTS, SERVING_DEFAULT, Bundle
+from encoder_config import BertConfig
+
+INSTALL = "install it with `pip install onnxruntime`"
+
+# Those of the packages `onnxruntime-gpu` and `onnxruntime`, the faster one first.
+_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+_ONLY_FATAL = 4  # Other errors come as exceptions too.
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime without the line that it writes where NumPy is older than it expects.
+
+    The last version for Python 3.7 was built with a newer NumPy than TensorFlow 1.15 allows. It
+    says so on stderr, as the traceback of an exception that nobody gets, and works all the same.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    written = io.StringIO()
+    with contextlib.redirect_stderr(written):
+        import onnxruntime  # noqa: PLC0415
+    if "module compiled against API version" not in written.getvalue():
+        sys.stderr.write(written.getvalue())
+    return onnxruntime
+
+
+class OnnxModel(bundle.Model):
+    """A model of ONNX in a session of ONNX Runtime."""
+
+    def __init__(self, path: str, num_threads: int = 0):
+        """Load a model.
+
+        Args:
+            path: of the file.
+            num_threads: that share an operation; 0 for one per core.
+        """
+        onnxruntime = import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = _ONLY_FATAL
+        available = onnxruntime.get_available_providers()
+        providers = [name for name in _PROVIDERS if name in available]
+        self._session = onnxruntime.InferenceSession(path, options, providers=providers)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        if {model_input.name for model_input in self._session.get_inputs()} != set(INPUTS):
+            raise ValueError("the inputs are not %s" % ", ".join(INPUTS))
+
+    def run(
+        self, inputs: Mapping[str, Any], signature: str = SERVING_DEFAULT
+    ) -> dict[str, np.ndarray]:
+        """Return the outputs; see `bundle.Model`. There is no other signature."""
+        found = self._session.run(self._outputs, {name: inputs[name] for name in INPUTS})
+        return dict(zip(self._outputs, found))
+
+    def num_outputs(self) -> int | None:
+        """Return the number of probabilities per example, None for a regression."""
+        shapes = {output.name: output.shape for output in self._session.get_outputs()}
+        return shapes["probabilities"][1] if "probabilities" in shapes else None
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+def open_folder(folder: str) -> Bundle:
+    """Load the bundle in a folder; see `bundle.open_bundle`."""
+    contents = bundle.contents_of_folder(folder)
+    with bad_input():
+        text = contents.parts[bundle.CONFIG].decode("utf-8-sig")
+        BertConfig.from_dict(json.loads(text))
+    try:
+        # ONNX Runtime has a class for each kind of error, and no base class for all.
+        with bundle.failures_are_bad_input(folder, Exception):
+            model = OnnxModel(os.path.join(folder, bundle.ONNX_MODEL))
+    except BadInput as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise BadInput(
+                "%s: needs ONNX Runtime, which is not installed; %s" % (folder, INSTALL)
+            ) from error
+        raise
+    return bundle.join(folder, model, contents)

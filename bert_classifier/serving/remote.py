@@ -1,0 +1,122 @@
+"""A model in a TensorFlow Serving elsewhere, through its REST API. Needs no TensorFlow.
+
+The API is that of https://www.tensorflow.org/tfx/serving/api_rest: tensors go in columns, as
+`inputs`, and come in columns, as `outputs`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import urllib.parse
+from typing import Any, Mapping
+
+import numpy as np
+
+from bert_classifier.errors import BadInput
+from bert_classifier.export.bundle import INPUTS, SERVING_DEFAULT, Model
+
+# The dtypes of the outputs, which JSON does not tell.
+_DTYPES = {"probabilities": np.float32, "predictions": np.float32, "top_3": np.int32}
+
+
+class ServerFailed(BadInput):
+    """A server gives no answer, or a wrong one. The message is one line."""
+
+
+class RemoteModel(Model):
+    """A model of a TensorFlow Serving.
+
+    Each call has a connection of its own, so that threads may share the model, and a server that
+    was started anew is found again.
+
+    Args:
+        address: of the model, as `http://host:8501/v1/models/NAME`; for one of its versions with
+            `/versions/N` behind it.
+        timeout: seconds to wait for a connection, and for each part of an answer.
+
+    Raises:
+        BadInput: the address or the time is none.
+    """
+
+    def __init__(self, address: str, timeout: float):
+        if not 0 < timeout < math.inf:
+            raise BadInput("timeout=%s: give a number of seconds above 0" % timeout)
+        self._address = address.rstrip("/")
+        self._timeout = timeout
+        self._host, self._port, self._path, self._connection = _parse(address)
+
+    def run(
+        self, inputs: Mapping[str, Any], signature: str = SERVING_DEFAULT
+    ) -> dict[str, np.ndarray]:
+        """Return the outputs; see `Model`.
+
+        Raises:
+            ServerFailed: there is no answer, or a wrong one.
+        """
+        columns = {name: np.asarray(inputs[name]).tolist() for name in INPUTS}
+        answer = self._ask({"signature_name": signature, "inputs": columns})
+        outputs = answer.get("outputs")
+        # TensorFlow Serving gives a single output, that of a regression, without its name.
+        if not isinstance(outputs, dict):
+            outputs = {"predictions": outputs}
+        try:
+            arrays = {
+                name: np.array(value, _DTYPES[name])
+                for name, value in outputs.items()
+                if name in _DTYPES
+            }
+        except (ValueError, TypeError) as error:
+            raise self._failed("answers with no numbers") from error
+        num_rows = len(columns[INPUTS[0]])
+        if not arrays or any(array.shape[:1] != (num_rows,) for array in arrays.values()):
+            raise self._failed("does not answer like the model of this export")
+        return arrays
+
+    def close(self) -> None:
+        """Do nothing: no connection is kept."""
+
+    def _ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        body = json.dumps(request).encode("utf-8")
+        connection = self._connection(self._host, self._port, timeout=self._timeout)
+        try:
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", self._path + ":predict", body, headers)
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._failed("gives no answer (%s)" % (error or type(error).__name__)) from error
+        finally:
+            connection.close()
+        try:
+            answer = json.loads(content.decode("utf-8"))
+        except ValueError:
+            answer = None
+        if response.status != 200 or not isinstance(answer, dict):
+            reason = answer.get("error") if isinstance(answer, dict) else None
+            told = " ".join(str(reason or "no JSON").split())
+            raise self._failed("answers with status %d (%.200s)" % (response.status, told))
+        return answer
+
+    def _failed(self, what: str) -> ServerFailed:
+        return ServerFailed(
+            "server=%s: %s; check the address and the server" % (self._address, what)
+        )
+
+
+def _parse(address: str) -> tuple[str, int | None, str, type[http.client.HTTPConnection]]:
+    """Return host, port, path and kind of connection."""
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    try:
+        parts = urllib.parse.urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    path = parts.path.rstrip("/") if host else ""
+    if not host or parts.scheme not in kinds or not path or parts.query or parts.fragment:
+        raise BadInput(
+            "server=%s: is no address of a model; give one as http://localhost:8501/v1/models/NAME"
+            % address
+        )
+    return host, port, path, kinds[parts.scheme]
