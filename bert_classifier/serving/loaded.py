@@ -42,6 +42,8 @@ class LoadedModel:
         self.export = bundle.find(export)
         self._model, settings, parts = bundle.open_bundle(self.export)
         self.evaluation = json.loads(parts.get(bundle.METRICS, b"{}").decode("utf-8"))
+        self.signatures = self._model.signatures
+        self.encoder = json.loads(parts[bundle.CONFIG].decode("utf-8-sig"))
         self.settings = _adjusted(settings, temperature, min_confidence)
         self._threads = concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         self._converter = features.Converter(
@@ -65,6 +67,10 @@ class LoadedModel:
         counts = np.array([len(of_text) for of_text in windows])
         sums = np.add.reduceat(outputs, np.cumsum(counts) - counts)
         return answers.decide(self.settings, (sums.T / counts.astype(np.float32)).T, top_k)
+
+    def run(self, inputs: Mapping[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:
+        """Return the outputs of a signature; see `Predictor.run`."""
+        return self._model.run(inputs, signature)
 
     def _windows(self, text: Text) -> list[np.ndarray]:
         """Return the windows of a text, each int32 `[3, length]`, rows in the order of `INPUTS`."""
