@@ -95,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limits = Limits(*(getattr(options, name) for name in Limits._fields))
         limits.check()
         access = Access(_read_token(options.api_token_file), _check_origins(options.cors_origin))
-        if not re.fullmatch("[^/:]+", options.name):
-            raise BadInput("--name=%s: give a name without / and :" % options.name)
+        if not re.fullmatch(r"[^/:\s]+", options.name):
+            raise BadInput("--name=%s: give a name without /, : and spaces" % options.name)
         if not 0 < options.poll_seconds <= 1e6:
             raise BadInput("--poll_seconds=%s: give a number above 0" % options.poll_seconds)
         listener = _listen(options.host, options.port)

@@ -27,7 +27,7 @@ Signatures = Mapping[str, Tuple[Mapping[str, str], Mapping[str, str]]]
 Text = Union[str, Tuple[str, str]]
 
 _PATH = re.compile(
-    r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]{1,19})|/labels/(?P<label>[^/:]+))?"
+    r"/v1/models/(?P<name>[^/:\s]+)(?:/versions/(?P<version>[0-9]{1,19})|/labels/(?P<label>[^/:\s]+))?"
     r"(?::(?P<verb>predict|classify|regress)|(?P<metadata>/metadata))?"
 )
 
@@ -95,9 +95,10 @@ def parse_path(method: str, path: str) -> Address:
 
 def not_found(address: Address) -> Refusal:
     """Return the 404 for a model, or a version of it, that is not served."""
-    which = "Latest(%s)" % _shown(address.name)
+    name = _shown(address.name)[1:-1]  # Without the quotation marks.
+    which = "Latest(%s)" % name
     if address.version is not None:
-        which = "Specific(%s, %d)" % (_shown(address.name), address.version)
+        which = "Specific(%s, %d)" % (name, address.version)
     return Refusal(404, "Servable not found for request: %s" % which)
 
 
