@@ -12,6 +12,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from google_bert import tokenization as google_tokenization
 from program import Forks, SmallRun
+from served import TOKEN, Server, write_export
 
 import modeling
 
@@ -83,6 +84,26 @@ def tiny_bert(tmp_path_factory) -> TinyBert:
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory, tiny_bert) -> SmallRun:
     return SmallRun(tmp_path_factory.mktemp("small_run"), tiny_bert)
+
+
+@pytest.fixture(scope="session")
+def served_export(tmp_path_factory, tiny_bert) -> str:
+    return write_export(tmp_path_factory.mktemp("served"), tiny_bert)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, served_export):
+    """A server with a token, and with limits that a test can reach."""
+    folder = tmp_path_factory.mktemp("server")
+    token = folder / "token"
+    token.write_text(TOKEN + "\n")
+    arguments = "--largest_body 60000 --largest_head 4000 --longest_text 1000 --most_texts 40"
+    arguments += " --sender_timeout 1.5 --queue_size 200 --name film"
+    arguments += " --cors_origin https://a.example --api_token_file"
+    server = Server(folder, served_export, *arguments.split(), str(token))
+    yield server.wait_until_ready()
+    assert server.end() == 0, server.log()
+    assert "Traceback" not in server.log()
 
 
 @pytest.fixture(scope="session")

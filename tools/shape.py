@@ -42,6 +42,7 @@ LAYERS = (
     ("bert_classifier.hugging_face",),
     ("bert_classifier.report",),
     ("bert_classifier.serving",),
+    ("bert_classifier.server",),
     (
         "bert_classifier",  # Its __init__ alone.
         "bert_classifier.commands",
@@ -54,13 +55,15 @@ LAYERS = (
         "bert_classifier.predictions",
         "bert_classifier.program",
         "bert_classifier.reporting",
+        "bert_classifier.serve",
         "bert_classifier.summary",
         "bert_classifier.trials",
     ),
     (FRONT_DOOR,),
 )
 # What a package must not need, not even through others, though it stands above it.
-NEVER = {"bert_classifier.serving": ("bert_classifier.training", "bert_classifier.inspection")}
+_NO_TRAINING = ("bert_classifier.training", "bert_classifier.inspection")
+NEVER = {"bert_classifier.serving": _NO_TRAINING, "bert_classifier.server": _NO_TRAINING}
 
 # What only one module may use.
 ONLY_USERS = {

@@ -19,7 +19,7 @@ import json
 import os
 import re
 import sys
-from typing import Any, Callable, Collection, Iterable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
@@ -88,11 +88,11 @@ class Model(abc.ABC):
     """A model that computes, which threads may share.
 
     Attributes:
-        signatures: the names of its signatures, of which all but `SERVING_DEFAULT` are for clients
-            of TensorFlow Serving.
+        signatures: signature -> (input -> its name in the model, output -> its name in the model).
+            All but `SERVING_DEFAULT` are for clients of TensorFlow Serving.
     """
 
-    signatures: Collection[str] = (SERVING_DEFAULT,)
+    signatures: Mapping[str, Any] = {SERVING_DEFAULT: ({name: name for name in INPUTS}, {})}
 
     @abc.abstractmethod
     def run(

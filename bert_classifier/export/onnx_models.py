@@ -60,6 +60,8 @@ class OnnxModel(bundle.Model):
         self._outputs = [output.name for output in self._session.get_outputs()]
         if {model_input.name for model_input in self._session.get_inputs()} != set(INPUTS):
             raise ValueError("the inputs are not %s" % ", ".join(INPUTS))
+        outputs = {name: name for name in self._outputs}
+        self.signatures = {SERVING_DEFAULT: ({name: name for name in INPUTS}, outputs)}
 
     def run(
         self, inputs: Mapping[str, Any], signature: str = SERVING_DEFAULT

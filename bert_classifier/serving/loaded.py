@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from typing import TYPE_CHECKING, Mapping, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Sequence
 
 from bert_classifier import problem_types
 from bert_classifier.data import features
@@ -43,6 +43,8 @@ class LoadedModel:
         self.export = bundle.find(export)
         self._model, settings, parts = _open(self.export, options)
         self.evaluation = json.loads(parts.get(bundle.METRICS, b"{}").decode("utf-8"))
+        self.signatures = self._model.signatures
+        self.encoder = json.loads(parts[bundle.CONFIG].decode("utf-8-sig"))
         self.settings = _adjusted(settings, options.temperature, options.min_confidence)
         converter = features.Converter(
             settings.labels,
@@ -63,6 +65,10 @@ class LoadedModel:
         """Return the answers to texts, at least one, in their order; see `Predictor.predict`."""
         outputs = self._runner.outputs(map(_example, texts))
         return answers.decide(self.settings, outputs, top_k)
+
+    def run(self, inputs: Mapping[str, Any], signature: str) -> dict[str, Any]:
+        """Return the outputs of a signature; see `Predictor.run`."""
+        return self._model.run(inputs, signature)
 
 
 def _open(export: str, options: Options) -> bundle.Bundle:

@@ -7,11 +7,13 @@ import itertools
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Tuple, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Tuple, TypeVar, Union
 
 from bert_classifier.errors import BadInput
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from bert_classifier.serving.answers import Prediction
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class Predictor:
         export: path of the export that answers.
         settings: `bundle.Settings` of the export, with the temperature and confidence in use.
         evaluation: step and metrics of its checkpoint, as in `metrics.json`.
+        signatures: signature -> (input -> tensor, output -> tensor), all by name.
+        encoder: the configuration of the encoder, as in `bert_config.json`.
 
     Raises:
         BadInput: the export cannot be used, or an argument does not fit it. `predict` raises
@@ -77,6 +81,8 @@ class Predictor:
         self.export = self._model.export
         self.settings = self._model.settings
         self.evaluation = self._model.evaluation
+        self.signatures = self._model.signatures
+        self.encoder = self._model.encoder
         if self.export != export:
             _LOG.info("%s", self.origin())
 
@@ -110,6 +116,15 @@ class Predictor:
             BadInput: the texts are pairs and the model reads single texts, or the reverse.
         """
         return self._answer(list(self._checked(texts)), top_k)
+
+    def run(
+        self, inputs: Mapping[str, Any], signature: str = "serving_default"
+    ) -> dict[str, np.ndarray]:
+        """Return the outputs of a signature for a batch of its inputs, both by name.
+
+        They are those of the model itself, as of TensorFlow Serving: without the temperature.
+        """
+        return self._model.run(inputs, signature)
 
     def predict_stream(self, texts: Iterable[Text], top_k: int = 3) -> Iterator[Prediction]:
         """Yield the answers to any number of texts, in their order, in bounded memory.

@@ -1,0 +1,169 @@
+"""HTTP with limits: what is too slow, too large or no HTTP is refused with one line of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+from typing import Any, Callable
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from bert_classifier.server.contract import to_json
+from bert_classifier.server.limits import Limits
+
+# How long what a refused client still sends is read and thrown away, in seconds. A connection that
+# is closed with unread data is reset, and the client might not see the answer.
+_LINGER = 1.0
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection.
+
+    uvicorn bounds neither the size of headers nor the time in which a request must have been sent.
+    """
+
+    def __init__(self, limits: Limits, count_refusal: Callable[[int], None], **options: Any):
+        """Take the limits, and what is told the status of each refusal."""
+        super().__init__(**options)
+        self._limits = limits
+        self._count_refusal = count_refusal
+        self._is_refused = False
+        self._is_head = True
+        self._head_size = (
+            0  # As received, and below as parsed: one piece may have several requests.
+        )
+        self._parsed_size = 0
+        self._sender_timer: asyncio.TimerHandle | None = None
+        self._answer_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for a request, if there is a place for one more connection."""
+        super().connection_made(transport)
+        self._start_sender_timer()
+        if len(self.connections) > self._limits.most_connections:
+            self._refuse(503, "too many connections; try again later")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_timers()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read a part of a request."""
+        if self._is_refused:
+            return
+        if self._is_head:
+            self._head_size += len(data)
+        self._start_sender_timer()
+        super().data_received(data)
+        # The parser tells nothing of a header that has not ended.
+        if self._is_head and self._head_size > self._limits.largest_head:
+            self._refuse_head()
+
+    def on_url(self, url: bytes) -> None:
+        """Read a part of the first line."""
+        super().on_url(url)
+        self._check_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Read a header."""
+        super().on_header(name, value)
+        self._check_head(len(name) + len(value) + 4)
+
+    def on_message_begin(self) -> None:
+        """Begin to count the size of the headers."""
+        self._parsed_size = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Let the application answer."""
+        if self._is_refused:
+            return
+        self._is_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Wait for the answer instead of the request."""
+        if self._is_refused:
+            return
+        self._is_head, self._head_size = True, 0
+        self._stop_timers()
+        if self.cycle.response_complete:
+            # It was refused before all of it was here; uvicorn has stopped this timer since.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            self._start_answer_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+        if self.pipeline:
+            self._start_answer_timer()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        self._refuse(400, msg)
+
+    def _check_head(self, size: int) -> None:
+        self._parsed_size += size
+        if self._parsed_size > self._limits.largest_head:
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, "the headers are larger than %d bytes" % self._limits.largest_head)
+
+    def _start_sender_timer(self) -> None:
+        if self._sender_timer is None:
+            self._sender_timer = self.loop.call_later(
+                self._limits.sender_timeout, self._refuse_slow_sender
+            )
+
+    def _start_answer_timer(self) -> None:
+        # The application gives up first; what is left is a client that does not read the answer.
+        self._answer_timer = self.loop.call_later(
+            self._limits.answer_timeout + self._limits.sender_timeout, self.transport.abort
+        )
+
+    def _stop_timers(self) -> None:
+        for timer in (self._sender_timer, self._answer_timer):
+            if timer is not None:
+                timer.cancel()
+        self._sender_timer = self._answer_timer = None
+
+    def _refuse_slow_sender(self) -> None:
+        self._refuse(
+            408, "the request was not complete after %g seconds" % self._limits.sender_timeout
+        )
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer with an error, and close the connection when the client has seen it."""
+        if self._is_refused or self.transport.is_closing():
+            return
+        self._is_refused = True
+        self._stop_timers()
+        self._unset_keepalive_if_required()
+        if self.cycle is not None and not self._is_head and self.cycle.response_started:
+            # The body of a request that has been answered already.
+            self.transport.close()
+            return
+        if self.cycle is not None:
+            # The application must not answer too.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._count_refusal(status)
+        body = to_json({"error": message})
+        head = "HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % (
+            status,
+            http.HTTPStatus(status).phrase,
+            len(body),
+        )
+        self.transport.write(head.encode("ascii") + b"connection: close\r\n\r\n" + body)
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER, self.transport.close)
