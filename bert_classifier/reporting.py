@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import shlex
 import time
 from typing import Any, Iterator, Mapping
 
@@ -16,11 +15,11 @@ from bert_classifier import config as configs
 from bert_classifier import problem_types
 from bert_classifier.data.batches import Batching, InputFn, examples_input_fn
 from bert_classifier.data.examples import InputExample
-from bert_classifier.export import bundle
 from bert_classifier.hook_builders import evaluated_set
 from bert_classifier.job import Job, count_parts
 from bert_classifier.problem_types import TINY
 from bert_classifier.report import results, tensorboard
+from bert_classifier.report.next_commands import next_commands
 from bert_classifier.report.scores import Scores, score
 from bert_classifier.training import checkpoints, loop, runs
 from bert_classifier.training import outputs as outputs_files
@@ -183,18 +182,10 @@ def _files(output_dir: str) -> list[tuple[str, int]]:
 
 def _commands(job: Job) -> list[tuple[str, str]]:
     """Return what may be done next: title and command."""
-    folder = shlex.quote(job.config.output.output_dir)
-    program = "python run_classifier_gpu.py --%s --output_dir=" + folder
-    is_pair = job.inputs.examples["dev"].is_pair
-    found = [
-        ("Classify the rows of a file:", program % "do_predict" + " --test_file=FILE"),
-        ("Write the best model as a SavedModel:", program % "do_export"),
-        ("See the curves:", "tensorboard --logdir=" + folder),
+    return [
+        (title.capitalize() + ":", command)
+        for title, command in next_commands(job.config, job.inputs.processor)
     ]
-    if bundle.list_exports(os.path.join(job.config.output.output_dir, "export", "best_exporter")):
-        answer = "python -m bert_classifier.predict %s TEXT%s" % (folder, " TEXT_B" * is_pair)
-        found.insert(0, ("Classify a text:", answer))
-    return found
 
 
 # The training set

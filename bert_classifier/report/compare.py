@@ -11,6 +11,7 @@ from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
+from bert_classifier import files
 from bert_classifier.errors import BadInput
 from bert_classifier.report.scores import Interval, McNemar, is_right, mcnemar, score
 from bert_classifier.training import outputs as outputs_files
@@ -84,7 +85,8 @@ def read(folder: str, name: str | None = None) -> Finished:
     record = runs.read_record(folder) if os.path.isdir(folder) else None
     if record is None:
         raise BadInput("%s: has no run.json; give the --output_dir of a training" % name)
-    watched = Watched(*record["identity"]["best_metric"])
+    with files.damage_told(runs.record_path(folder), "give a run of this version"):
+        watched = Watched(*record["identity"]["best_metric"])
     outputs = outputs_files.read(outputs_path(folder))
     best = EvalHistory(eval_history_path(folder), watched).best()
     value = None if best is None else best.metrics[watched.metric]
