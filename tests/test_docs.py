@@ -50,7 +50,8 @@ def flags_of_the_program():
 
 
 def flags_of_the_other_commands():
-    sources = [ROOT / "bert_classifier" / "predict.py", *(ROOT / "benchmarks").glob("*.py")]
+    commands = [ROOT / "bert_classifier" / name for name in ("compare.py", "predict.py")]
+    sources = [*commands, *(ROOT / "benchmarks").glob("*.py")]
     return {name for path in sources for name in re.findall('"--([a-z_]+)"', path.read_text())}
 
 
