@@ -90,8 +90,10 @@ def read(folder: str, name: str | None = None) -> Finished:
     outputs = outputs_files.read(outputs_path(folder))
     best = EvalHistory(eval_history_path(folder), watched).best()
     value = None if best is None else best.metrics[watched.metric]
-    if outputs is not None and (best is None or outputs.step != best.step):
-        outputs = None  # Of another checkpoint than the best one.
+    # They may be of another checkpoint than the best one, or of data that was evaluated later.
+    expected = (best.step if best else None, record["identity"].get("dev data"))
+    if outputs is not None and (outputs.step, outputs.fingerprint) != expected:
+        outputs = None
     interval = None
     if outputs is not None:
         interval = _interval(outputs, record["identity"]["labels"], watched.metric)

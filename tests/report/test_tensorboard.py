@@ -292,7 +292,9 @@ def test_a_failure_is_a_warning(tmp_path, caplog, monkeypatch):
         raise RuntimeError("no font")
 
     monkeypatch.setattr(images, "matrix", fail)
-    write(tmp_path, "classification", ["a", "b"], made_up("classification", 10, 2))
+    events = write(tmp_path, "classification", ["a", "b"], made_up("classification", 10, 2))
+    assert "mistakes/text_summary" in events.Tags()["tensors"]
+    assert events.Tags()["images"] == []
     assert "TensorBoard lacks a part of this run: RuntimeError('no font')" in caplog.text
 
 
