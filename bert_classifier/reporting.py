@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import shlex
 import time
 from typing import Any, Iterator, Mapping
 
@@ -16,11 +15,12 @@ from bert_classifier import config as configs
 from bert_classifier import problem_types
 from bert_classifier.data.batches import Batching, InputFn, examples_input_fn
 from bert_classifier.data.examples import InputExample
-from bert_classifier.export import bundle
+from bert_classifier.errors import BadInput
 from bert_classifier.hook_builders import evaluated_set
 from bert_classifier.job import Job, count_parts
 from bert_classifier.problem_types import TINY
 from bert_classifier.report import results, tensorboard
+from bert_classifier.report.next_commands import next_commands
 from bert_classifier.report.scores import Scores, score
 from bert_classifier.training import checkpoints, loop, runs
 from bert_classifier.training import outputs as outputs_files
@@ -69,22 +69,37 @@ def write_evaluation(
     scores = _score(job, outputs)
     results.write(output_dir, metrics, scores)
     best = EvalHistory(eval_history_path(output_dir), job.watched).best()
-    if best is None or best.step == outputs.step:
+    kept = _kept_outputs(output_dir)
+    # Those of the run's own dev set stay, where another file is evaluated later.
+    is_of_other_data = (
+        kept is not None and kept.step == outputs.step and kept.fingerprint != outputs.fingerprint
+    )
+    if (best is None or best.step == outputs.step) and not is_of_other_data:
         outputs_files.write(outputs_path(output_dir), outputs)
     tensorboard.write_evaluation(estimator.eval_dir("best"), evaluated_set(job), outputs)
-    _report(job, estimator, checkpoint_path, metrics, outputs)
+    _report(job, estimator, checkpoint_path, metrics, outputs, scores)
 
 
 def report_training(job: Job, estimator: tf.estimator.Estimator) -> None:
     """Write a report about the best checkpoint of a training that no evaluation follows."""
     output_dir = job.config.output.output_dir
     best = EvalHistory(eval_history_path(output_dir), job.watched).best()
-    outputs = outputs_files.read(outputs_path(output_dir))
+    outputs = _kept_outputs(output_dir)
     fingerprint = job.inputs.fingerprints["dev"]
     if best and outputs and (outputs.step, outputs.fingerprint) == (best.step, fingerprint):
-        _report(job, estimator, checkpoints.kept_best(output_dir), best.metrics, outputs)
+        kept, scores = checkpoints.kept_best(output_dir), _score(job, outputs)
+        _report(job, estimator, kept, best.metrics, outputs, scores)
     else:
         _LOG.info("No report: no outputs of the best checkpoint are kept; --do_eval writes one")
+
+
+def _kept_outputs(output_dir: str) -> Outputs | None:
+    """Return the outputs of the best checkpoint, None if they are not known."""
+    try:
+        return outputs_files.read(outputs_path(output_dir))
+    except BadInput as error:
+        _LOG.warning("WARNING: %s", error)
+        return None
 
 
 def _report(
@@ -93,6 +108,7 @@ def _report(
     checkpoint_path: str | None,
     metrics: Mapping[str, float],
     outputs: Outputs,
+    scores: Scores,
 ) -> None:
     """Write report.html; whatever fails, the run itself is complete."""
     path = report_path(job.config.output.output_dir)
@@ -108,7 +124,7 @@ def _report(
             task.label_separator,
             metrics,
             outputs,
-            _score(job, outputs),
+            scores,
         )
         suspects = None
         if job.schedule and checkpoint_path:
@@ -183,18 +199,10 @@ def _files(output_dir: str) -> list[tuple[str, int]]:
 
 def _commands(job: Job) -> list[tuple[str, str]]:
     """Return what may be done next: title and command."""
-    folder = shlex.quote(job.config.output.output_dir)
-    program = "python run_classifier_gpu.py --%s --output_dir=" + folder
-    is_pair = job.inputs.examples["dev"].is_pair
-    found = [
-        ("Classify the rows of a file:", program % "do_predict" + " --test_file=FILE"),
-        ("Write the best model as a SavedModel:", program % "do_export"),
-        ("See the curves:", "tensorboard --logdir=" + folder),
+    return [
+        (title.capitalize() + ":", command)
+        for title, command in next_commands(job.config, job.inputs.processor)
     ]
-    if bundle.list_exports(os.path.join(job.config.output.output_dir, "export", "best_exporter")):
-        answer = "python -m bert_classifier.predict %s TEXT%s" % (folder, " TEXT_B" * is_pair)
-        found.insert(0, ("Classify a text:", answer))
-    return found
 
 
 # The training set

@@ -50,7 +50,8 @@ def flags_of_the_program():
 
 
 def flags_of_the_other_commands():
-    commands = [ROOT / "bert_classifier" / name for name in ("convert.py", "predict.py")]
+    names = ("compare.py", "convert.py", "predict.py", "serve.py")
+    commands = [ROOT / "bert_classifier" / name for name in names]
     sources = [*commands, *(ROOT / "benchmarks").glob("*.py")]
     return {name for path in sources for name in re.findall('"--([a-z_]+)"', path.read_text())}
 

@@ -26,6 +26,7 @@ from bert_classifier.data.examples import InputExample
 from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle, writer
 from bert_classifier.serving.predictor import Predictor
+from bert_classifier.training import outputs as outputs_files
 from bert_classifier.training.schedule import make_schedule, scale_learning_rate
 
 
@@ -279,8 +280,10 @@ def test_grouping_by_length_changes_no_number_and_no_row(trained, tmp_path):
     path.write_text("text\tlabel\n" + "".join(text + "\tpositive\n" for text in texts))
     output_dir = tmp_path / "output"
     shutil.copytree(trained.output_dir, str(output_dir))
-    metrics, rows = [], []
+    metrics, rows, outputs = [], [], []
     for switch in ("--group_by_length", "--nogroup_by_length"):
+        # Those of the dev set of the training would stay.
+        os.remove(outputs_files.outputs_path(str(output_dir)))
         succeed(
             *trained.common,
             "--output_dir=%s" % output_dir,
@@ -295,9 +298,13 @@ def test_grouping_by_length_changes_no_number_and_no_row(trained, tmp_path):
         metrics.append(numbers_of(json.loads((output_dir / "eval_results.json").read_text())))
         lines = (output_dir / "test_results.tsv").read_text().splitlines()[1:]
         rows.append([line.split("\t") for line in lines])
+        outputs.append(outputs_files.read(outputs_files.outputs_path(str(output_dir))))
     # Estimator's own `loss` is the mean over batches.
     del metrics[0]["loss"], metrics[1]["loss"]
     assert metrics[0] == pytest.approx(metrics[1], abs=1e-5)
+    for of_dev, of_test in zip(outputs, rows):
+        probabilities = [[float(p) for p in row[3:5]] for row in of_test]
+        np.testing.assert_allclose(of_dev.probabilities, probabilities, atol=2e-6)
     for grouped, plain, text in zip(rows[0], rows[1], texts):
         assert grouped[6] == plain[6] == text
         assert grouped[:2] == plain[:2]

@@ -11,6 +11,7 @@ from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
+from bert_classifier import files
 from bert_classifier.errors import BadInput
 from bert_classifier.report.scores import Interval, McNemar, is_right, mcnemar, score
 from bert_classifier.training import outputs as outputs_files
@@ -84,12 +85,15 @@ def read(folder: str, name: str | None = None) -> Finished:
     record = runs.read_record(folder) if os.path.isdir(folder) else None
     if record is None:
         raise BadInput("%s: has no run.json; give the --output_dir of a training" % name)
-    watched = Watched(*record["identity"]["best_metric"])
+    with files.damage_told(runs.record_path(folder), "give a run of this version"):
+        watched = Watched(*record["identity"]["best_metric"])
     outputs = outputs_files.read(outputs_path(folder))
     best = EvalHistory(eval_history_path(folder), watched).best()
     value = None if best is None else best.metrics[watched.metric]
-    if outputs is not None and (best is None or outputs.step != best.step):
-        outputs = None  # Of another checkpoint than the best one.
+    # They may be of another checkpoint than the best one, or of data that was evaluated later.
+    expected = (best.step if best else None, record["identity"].get("dev data"))
+    if outputs is not None and (outputs.step, outputs.fingerprint) != expected:
+        outputs = None
     interval = None
     if outputs is not None:
         interval = _interval(outputs, record["identity"]["labels"], watched.metric)

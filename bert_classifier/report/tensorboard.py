@@ -108,31 +108,38 @@ def write_evaluation(events_dir: str, evaluated: Evaluated, outputs: Outputs) ->
     with _failures_logged():
         # The cache gives the writer of the metrics: two would write to files of the same name.
         writer = tf.summary.FileWriterCache.get(events_dir)
-        for summary in _of_evaluation(evaluated, outputs):
-            writer.add_summary(summary, outputs.step)
-        writer.flush()
+        try:
+            for summary in _of_evaluation(evaluated, outputs):
+                writer.add_summary(summary, outputs.step)
+        finally:
+            writer.flush()
 
 
 def _of_evaluation(evaluated: Evaluated, outputs: Outputs) -> Iterator[tf.Summary]:
-    problem = problem_types.get(evaluated.problem_type)
-    if problem.has_classes:
-        yield from _of_classes(evaluated, outputs)
+    """Yield all summaries, the picture last: drawing it is what may fail."""
+    problem_type, labels = evaluated.problem_type, evaluated.labels
+    if problem_types.get(problem_type).has_classes:
+        scores = score(problem_type, labels, outputs.label_ids, outputs.predictions)
+        assert scores.classes is not None
+        shown = np.sort(np.argsort(-scores.classes.support, kind="stable")[:_MOST_CLASSES])
+        yield from _of_classes(evaluated, outputs, scores, shown)
+        yield _mistakes(evaluated, outputs)
+        yield _image("confusion", _confusion(scores, shown))
     else:
-        yield _image("predictions", images.scatter(outputs.label_ids, outputs.predictions))
         errors = outputs.predictions - outputs.label_ids
         yield summaries.histogram_pb("error", errors, display_name="prediction - label")
-    yield _mistakes(evaluated, outputs)
+        yield _mistakes(evaluated, outputs)
+        yield _image("predictions", images.scatter(outputs.label_ids, outputs.predictions))
 
 
-def _of_classes(evaluated: Evaluated, outputs: Outputs) -> Iterator[tf.Summary]:
+def _of_classes(
+    evaluated: Evaluated, outputs: Outputs, scores: Scores, shown: np.ndarray
+) -> Iterator[tf.Summary]:
     labels = evaluated.labels
-    scores = score(evaluated.problem_type, labels, outputs.label_ids, outputs.predictions)
-    assert scores.classes is not None and outputs.probabilities is not None
-    shown = np.sort(np.argsort(-scores.classes.support, kind="stable")[:_MOST_CLASSES])
+    assert outputs.probabilities is not None
     for name in ("precision", "recall", "f1"):
         of_classes = getattr(scores.classes, name)
         yield _scalars({"%s/%s" % (name, labels[n]): of_classes[n] for n in shown})
-    yield _image("confusion", _confusion(scores, shown))
     truth = np.asarray(outputs.label_ids)
     for n in shown:
         is_class = truth[:, n] == 1 if truth.ndim == 2 else truth == n

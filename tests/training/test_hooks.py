@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bert_classifier.export import writer
 from bert_classifier.training import checkpoints, hooks
@@ -196,7 +197,9 @@ def test_exactly_one_way_to_say_when(secs, steps):
 def test_progress_lines(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     run = ScriptedRun(str(tmp_path), [2, 1], LOSS, patience=0, max_steps=25)
-    run.early_stopping = hooks.ProgressHook(10, 25, steps_per_epoch=20.0, examples_per_step=2)
+    run.early_stopping = hooks.ProgressHook(
+        10, 25, steps_per_epoch=20.0, examples_per_step=2, events_dir=run.estimator.model_dir
+    )
     run.train_and_evaluate()
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("step ")]
     # The loss of step n is n - 1 here, and a line has the mean since the line before.
@@ -207,6 +210,15 @@ def test_progress_lines(tmp_path, caplog):
     ]
     assert "learning rate 5.00e-01 | gradient norm 2.00" in lines[0]
     assert lines[2].endswith("ETA 0:00:00")
+    # TensorBoard has the same numbers.
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    expected = {"loss": [4.5, 14.5, 22.0], "learning_rate": [0.5] * 3, "gradient_norm": [2.0] * 3}
+    for tag, values in expected.items():
+        points = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert points == list(zip([10, 20, 25], values))
+    for event, line in zip(events.Scalars("examples_per_second"), lines):
+        assert " | %.1f examples/s" % event.value in line
 
 
 def test_an_evaluation_says_what_comes_next(tmp_path, caplog):
