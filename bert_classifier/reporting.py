@@ -33,6 +33,19 @@ _LOG = logging.getLogger(__name__)
 _MOST_SUSPECTED, _SECONDS_FOR_SUSPECTS = 1000, 4.0
 _NUM_SUSPECTS = 30
 
+# Not those that the same call may write later: the report of the same run is the same.
+_FILES = (
+    ("best", "the best checkpoint; best/slim has only what an evaluation needs"),
+    ("export/best_exporter", "the best models, ready to be served"),
+    ("eval_results.json", "the metrics, and the results of each class, for programs"),
+    ("report_results.txt", "the results of each class, as text"),
+    ("dev_outputs.npz", "what the model says about each dev row, for numpy.load"),
+    ("eval_history.jsonl", "the metrics of each evaluation"),
+    ("labels.txt", "the labels, in the order of the model's outputs"),
+    ("run.json", "how the run ended, its flags and versions"),
+    ("run.log", "the log of all calls"),
+)
+
 
 def report_path(output_dir: str) -> str:
     """Return the page about a run."""
@@ -186,15 +199,9 @@ def _training_losses(model_dir: str) -> list[tuple[int, float]]:
     return sorted((step, loss) for step, loss in found.items() if np.isfinite(loss))
 
 
-def _files(output_dir: str) -> list[tuple[str, int]]:
-    """Return name and size of the files of the run, but for what grows with each call."""
-    grows = ("run.log", "report.html", ".", "events.")
-    paths = {name: os.path.join(output_dir, name) for name in sorted(os.listdir(output_dir))}
-    return [
-        (name, os.path.getsize(path))
-        for name, path in paths.items()
-        if os.path.isfile(path) and not name.startswith(grows)
-    ]
+def _files(output_dir: str) -> list[tuple[str, str]]:
+    """Return name and purpose of the files of the run that exist when a report is written."""
+    return [(name, what) for name, what in _FILES if os.path.exists(os.path.join(output_dir, name))]
 
 
 def _commands(job: Job) -> list[tuple[str, str]]:

@@ -57,7 +57,7 @@ class Run(NamedTuple):
         settings: the flags by name.
         given: the names of those that differ from their defaults.
         data_summary: what a dry run prints.
-        files: name and size in bytes of each file.
+        files: name and purpose of each file.
         commands: what to do next: title and command.
     """
 
@@ -69,7 +69,7 @@ class Run(NamedTuple):
     settings: Mapping[str, Any]
     given: Sequence[str]
     data_summary: Sequence[str]
-    files: Sequence[tuple[str, int]]
+    files: Sequence[tuple[str, str]]
     commands: Sequence[tuple[str, str]]
 
 
@@ -116,7 +116,6 @@ def render(run: Run, evaluated: Evaluated, suspects: Suspects | None = None) -> 
         finalize=_printable,
     )
     environment.filters["number"] = _number
-    environment.filters["size"] = _size
     template = environment.get_template("template.html")
     outputs, problem = evaluated.outputs, problem_types.get(evaluated.problem_type)
     examples = list(evaluated.examples)
@@ -324,12 +323,3 @@ def _printable(value: Any) -> Any:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else "%.4f" % value
-
-
-def _size(num_bytes: int) -> str:
-    size = float(num_bytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return "%.3g %s" % (size, unit)
-        size /= 1000
-    return "%.3g GB" % size

@@ -403,6 +403,8 @@ def _score_numbers(
     intervals = _intervals_of_means(means, seed)
     pairs = (_Ranked(truth), _Ranked(predictions))
 
+    # A model that has failed gives NaN or infinite numbers, and so do its scores.
+    @np.errstate(invalid="ignore", over="ignore", divide="ignore")
     def score_draws(numbers: np.ndarray) -> _Values:
         mse = numbers @ errors**2 / numbers.sum(axis=1)
         return {

@@ -32,7 +32,7 @@ def run(metric="eval_accuracy", **fields):
         "settings": {"learning_rate": 3e-05, "seed": 12345},
         "given": ["learning_rate"],
         "data_summary": ["Data", "  train 100 rows"],
-        "files": [("eval_results.json", 2300)],
+        "files": [("eval_results.json", "the metrics")],
         "commands": COMMANDS,
     }
     return page.Run(**{**values, **fields})

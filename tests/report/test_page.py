@@ -90,7 +90,7 @@ def test_each_panel_is_there():
     assert "Best step: 20 of 30." in " ".join(parsed.text["headline"].split())
     assert "stopped early: no progress" in parsed.text["headline"]
     assert made_up.COMMANDS[0][1] in parsed.text["commands"]
-    assert parsed.rows["files"] == [["eval_results.json", "2.3 kB"]]
+    assert parsed.rows["files"] == [["eval_results.json", "the metrics"]]
     assert ["--learning_rate", "3e-05"] in parsed.rows["settings"]
     assert "train 100 rows" in parsed.text["data"]
 
@@ -150,7 +150,7 @@ def test_html_in_texts_and_names_is_text():
         "data_summary": [EVIL],
         "settings": {"task_name": EVIL},
         "given": ["task_name"],
-        "files": [(EVIL, 1)],
+        "files": [(EVIL, EVIL)],
         "commands": [(EVIL, EVIL)],
         "result": {"status": EVIL, "reason": EVIL, "best_step": 1, "last_step": 2, "warning": EVIL},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 
@@ -10,6 +11,7 @@ import pytest
 import sklearn.metrics
 from scipy import stats
 
+from bert_classifier import files
 from bert_classifier.report import scores
 
 AVERAGES = ("micro", "macro", "weighted")
@@ -155,6 +157,16 @@ def test_without_a_correlation(truth, numbers):
     assert math.isnan(found.values["eval_pearson"])
     assert "eval_pearson" not in found.intervals
     assert found.intervals["eval_mse"][0] <= found.values["eval_mse"]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_have_no_interval(number):
+    truth, numbers = np.arange(5.0), np.array([0, 1, 2, 3, number])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = scores.score("regression", ["score"], truth, numbers)
+    assert not math.isfinite(found.values["eval_mse"]) and "eval_mse" not in found.intervals
+    json.dumps(files.to_json(found.to_json()))
 
 
 def interval_of_plain_draws(statistic, *columns):
