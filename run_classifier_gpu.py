@@ -47,13 +47,11 @@ from bert_classifier import (
 from bert_classifier.config import Config
 from bert_classifier.data.batches import file_based_input_fn_builder  # noqa: F401
 from bert_classifier.data.examples import InputExample  # noqa: F401
-from bert_classifier.data.features import (  # noqa: F401
-    InputFeatures,
-    convert_single_example,
-)
+from bert_classifier.data.features import InputFeatures  # noqa: F401
 from bert_classifier.data.pipeline import Pipeline
 from bert_classifier.data.processors import DataProcessor  # noqa: F401
 from bert_classifier.data.serialization import (  # noqa: F401
+    convert_single_example,
     file_based_convert_examples_to_features,
 )
 from bert_classifier.export import from_run

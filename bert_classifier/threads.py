@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 
-import tensorflow.compat.v1 as tf
-
 # The largest hidden size of a narrow model. In parts, a step of BERT-base (768) is slower, one of
 # MiniLM (384) faster; one of 512 takes the same time.
 _NARROW = 512
@@ -54,12 +52,9 @@ def count_threads(num_parts: int, num_cores: int) -> int:
     return num_cores if num_parts == 1 else max(1, num_cores - num_parts)
 
 
-def config_for_callers(hidden_size: int) -> tf.ConfigProto:
-    """Return the configuration of a session that several threads call, each for a whole batch.
+def count_threads_of_callers(hidden_size: int) -> int:
+    """Return the threads that share an operation where several threads call, each for a batch.
 
-    The calling thread runs the operations; those of a wide model are shared with other threads.
+    The calling thread runs those of a narrow model alone. 0 stands for one per core.
     """
-    return tf.ConfigProto(
-        inter_op_parallelism_threads=-1,
-        intra_op_parallelism_threads=1 if hidden_size <= _NARROW else 0,
-    )
+    return 1 if hidden_size <= _NARROW else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -15,10 +16,13 @@ from program import ROOT, parsed
 import bert_classifier
 import run_classifier_gpu
 
+# What is installed must not be hidden by what this process imports.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
 # An application's own modules, which have the names of modules of ours.
 OWN_MODULES = ("errors", "tables", "records", "files", "logs")
 SOURCES = ("run_classifier_gpu.py", "modeling.py", "optimization.py", "tokenization.py")
-SOURCES += ("tf_metrics.py", "pyproject.toml", "README.md", "bert_classifier")
+SOURCES += ("encoder_config.py", "tf_metrics.py", "pyproject.toml", "README.md", "bert_classifier")
 
 APPLICATION = """
 import errors, files, logs, records, tables
@@ -59,10 +63,7 @@ def _output(command, cwd, **environment):
     ).stdout
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """Installs the project in a new virtual environment, which has our dependencies; no network."""
-    folder = tmp_path_factory.mktemp("installed")
+def copy_sources(folder):
     sources = folder / "sources"
     sources.mkdir()
     for name in SOURCES:
@@ -72,6 +73,14 @@ def installed(tmp_path_factory):
             shutil.copytree(path, str(sources / name), ignore=ignored)
         else:
             shutil.copy(path, str(sources))
+    return sources
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Installs the project in a new virtual environment, which has our dependencies; no network."""
+    folder = tmp_path_factory.mktemp("installed")
+    sources = copy_sources(folder)
     environment = folder / "environment"
     venv.create(str(environment), symlinks=True)
     python = str(environment / "bin" / "python")
@@ -84,6 +93,30 @@ def installed(tmp_path_factory):
     pip = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-build-isolation"]
     _output([*pip, "--no-deps", str(sources)], folder)
     return environment
+
+
+def find_python(version):
+    """Returns the path of an interpreter; skips the test if there is none."""
+    of_pyenv = os.path.expanduser("~/.pyenv/versions/%s.*/bin/python" % version)
+    for path in [shutil.which("python" + version), *glob.glob(of_pyenv)]:
+        # One on PATH may be a shim that starts nothing.
+        if path and subprocess.run([path, "-c", ""], stderr=subprocess.DEVNULL).returncode == 0:
+            return path
+    return pytest.skip("there is no Python %s" % version)
+
+
+@pytest.fixture(params=["3.9", "3.10", "3.11", "3.12", "3.13"])
+def with_onnx(request, tmp_path):
+    """Installs the project with its extra `onnx`, and so without TensorFlow, for a Python."""
+    environment = tmp_path / "environment"
+    _output([find_python(request.param), "-m", "venv", str(environment)], tmp_path)
+    sources = copy_sources(tmp_path)
+    python = str(environment / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", str(sources) + "[onnx]"]
+    # The answers are what is tested, and not the network.
+    if subprocess.run(install, cwd=str(tmp_path), env=_ENVIRONMENT).returncode != 0:
+        pytest.skip("the packages cannot be installed")
+    return python
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +157,29 @@ def test_the_installed_commands_do_what_python_m_does(installed, export, applica
     assert json.loads(answered)["text"] == "good"
     convert = str(installed / "bin" / "bert-classifier-convert")
     assert "hf_dir" in _output([convert, "--help"], application, PYTHONPATH="")
+
+
+ANSWERS = """
+import json, sys
+from bert_classifier import Predictor
+with Predictor(sys.argv[1]) as predictor:
+    found = predictor.predict(["good", "bad", "good " * 99])
+print(json.dumps([list(answer.probabilities.values()) for answer in found]))
+assert "tensorflow" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_an_onnx_model_is_answered_without_tensorflow(with_onnx, small_run, tmp_path):
+    pytest.importorskip("tf2onnx")
+    output_dir = small_run.copy(tmp_path / "output")
+    arguments = ["--do_export", "--do_onnx", "--output_dir=" + output_dir]
+    run_classifier_gpu.run_classifier(parsed(*small_run.arguments, *arguments))
+    is_there = "import importlib.util; print(importlib.util.find_spec('tensorflow'))"
+    assert _output([with_onnx, "-c", is_there], tmp_path, PYTHONPATH="") == "None\n"
+    command = [with_onnx, "-c", ANSWERS, os.path.join(output_dir, "export", "onnx")]
+    answered = json.loads(_output(command, tmp_path, PYTHONPATH=""))
+    with bert_classifier.Predictor(os.path.join(output_dir, "export", "saved_model")) as predictor:
+        expected = predictor.predict(["good", "bad", "good " * 99])
+    for numbers, answer in zip(answered, expected):
+        assert numbers == pytest.approx(list(answer.probabilities.values()), abs=1e-5)

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-import itertools
-import logging
 import math
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
-from bert_classifier import logs, problem_types
+from bert_classifier import problem_types
 from bert_classifier.data.examples import InputExample
 from bert_classifier.errors import BadInput
-from tokenization import FullTokenizer, printable_text
-
-_LOG = logging.getLogger(__name__)
+from tokenization import FullTokenizer
 
 # Part of every fingerprint: raise it when the format of the records changes.
 _RECORD_FORMAT = 2
-EXAMPLES_LOGGED = 3
 
 TOKEN_FEATURES = ("input_ids", "input_mask", "segment_ids")
 
@@ -237,35 +231,6 @@ def _shares(length_a: int, length_b: int, room: int) -> tuple[int, int]:
     share_a = max(room - length_b, (room + 1) // 2)
     share_b = max(room - length_a, room // 2)
     return min(length_a, share_a), min(length_b, share_b)
-
-
-def convert_single_example(
-    ex_index: int,
-    example: InputExample,
-    label_list: Sequence[str],
-    max_seq_length: int,
-    tokenizer: FullTokenizer,
-) -> InputFeatures:
-    """Convert one example of a classification, as google's function of this name.
-
-    The first few, by `ex_index`, are logged.
-    """
-    converter = Converter(label_list, max_seq_length, tokenizer)
-    if ex_index < EXAMPLES_LOGGED:
-        log_example(example, converter)
-    return converter.convert_padded(example)
-
-
-def log_example(example: InputExample, converter: Converter) -> None:
-    """Log the tokens and the label of an example, as google's function does."""
-    features = converter.convert_padded(example)
-    ids = itertools.compress(features.input_ids, features.input_mask)
-    tokens = converter.tokenizer.convert_ids_to_tokens(ids)
-    log = functools.partial(_LOG.info, extra=logs.FOR_FILE)
-    log("*** Example ***")
-    log("  guid: %s", example.guid)
-    log("  tokens: %s", " ".join(map(printable_text, tokens)))
-    log("  label: %s (id = %s)", example.label, features.label_id)
 
 
 def fingerprint(examples: Iterable[InputExample], converter: Converter) -> str:

@@ -16,20 +16,20 @@ from typing import Any, Collection, Iterable, Iterator, Mapping, Sequence
 import tensorflow.compat.v1 as tf
 import tqdm
 
-from bert_classifier import objectives, tf_compat
+from bert_classifier import logs, objectives, tf_compat
 from bert_classifier.data import records
 from bert_classifier.data.examples import InputExample
 from bert_classifier.data.features import (
-    EXAMPLES_LOGGED,
     TOKEN_FEATURES,
     Converter,
     InputFeatures,
-    log_example,
 )
 from bert_classifier.data.processes import map_in_processes
-from tokenization import FullTokenizer
+from tokenization import FullTokenizer, printable_text
 
 _LOG = logging.getLogger(__name__)
+
+_EXAMPLES_LOGGED = 3
 
 # Of one message to or from a process, whose cost is then small beside that of the conversion.
 _EXAMPLES_PER_CHUNK = 1000
@@ -86,6 +86,35 @@ def _serialize(features: InputFeatures) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
+def convert_single_example(
+    ex_index: int,
+    example: InputExample,
+    label_list: Sequence[str],
+    max_seq_length: int,
+    tokenizer: FullTokenizer,
+) -> InputFeatures:
+    """Convert one example of a classification, as google's function of this name.
+
+    The first few, by `ex_index`, are logged.
+    """
+    converter = Converter(label_list, max_seq_length, tokenizer)
+    if ex_index < _EXAMPLES_LOGGED:
+        _log_example(example, converter)
+    return converter.convert_padded(example)
+
+
+def _log_example(example: InputExample, converter: Converter) -> None:
+    """Log the tokens and the label of an example, as google's function does."""
+    features = converter.convert_padded(example)
+    ids = itertools.compress(features.input_ids, features.input_mask)
+    tokens = converter.tokenizer.convert_ids_to_tokens(ids)
+    log = functools.partial(_LOG.info, extra=logs.FOR_FILE)
+    log("*** Example ***")
+    log("  guid: %s", example.guid)
+    log("  tokens: %s", " ".join(map(printable_text, tokens)))
+    log("  label: %s (id = %s)", example.label, features.label_id)
+
+
 def file_based_convert_examples_to_features(
     examples: Collection[InputExample],
     label_list: Sequence[str],
@@ -123,8 +152,8 @@ def write_records(
     Raises:
         RuntimeError: one of the processes was killed.
     """
-    for example in itertools.islice(examples, EXAMPLES_LOGGED):
-        log_example(example, converter)
+    for example in itertools.islice(examples, _EXAMPLES_LOGGED):
+        _log_example(example, converter)
     if num_processes is None:
         several = len(examples) >= _EXAMPLES_WORTH_PROCESSES
         num_processes = len(os.sched_getaffinity(0)) if several else 1

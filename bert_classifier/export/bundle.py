@@ -23,10 +23,11 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Seque
 
 import numpy as np
 
-from bert_classifier import files
+from bert_classifier import files, threads
 from bert_classifier.data.features import TRUNCATIONS
-from bert_classifier.errors import BadInput
+from bert_classifier.errors import BadInput, bad_input
 from bert_classifier.problem_types import PROBLEM_TYPES
+from encoder_config import BertConfig
 
 # Increase it when a program that reads the present format would misread the new one.
 FORMAT = 1
@@ -114,6 +115,12 @@ class Contents(NamedTuple):
 
     settings: Settings
     parts: Mapping[str, bytes]
+
+    def num_threads(self) -> int:
+        """Return the number of threads that share an operation of the model; 0 for one per core."""
+        with bad_input():
+            config = BertConfig.from_dict(json.loads(self.parts[CONFIG].decode("utf-8-sig")))
+        return threads.count_threads_of_callers(config.hidden_size)
 
 
 class Bundle(NamedTuple):
@@ -215,8 +222,8 @@ def open_bundle(path: str, session_config: Any = None) -> Bundle:
 
     Args:
         path: see `find`.
-        session_config: `tf.ConfigProto` of the session; by default `threads.config_for_callers`. An
-            ONNX model has no such session.
+        session_config: `tf.ConfigProto` of the session of a model of TensorFlow; by default as
+            `threads.count_threads_of_callers` says.
 
     Raises:
         BadInput: something is missing, damaged, of another version, or does not fit the rest.

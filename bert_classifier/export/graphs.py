@@ -6,7 +6,6 @@ The format of bundles is in `bundle`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from typing import Any, Iterator, Mapping
 
@@ -14,11 +13,10 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError  # type: ignore[import]
 
-from bert_classifier import files, tf_compat, threads
-from bert_classifier.errors import BadInput, bad_input
+from bert_classifier import files, tf_compat
+from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle
 from bert_classifier.export.bundle import INPUTS, OUTPUTS, SERVING_DEFAULT, Bundle, Contents
-from encoder_config import BertConfig
 
 # The names of the constants that are the parts of a frozen graph; users rely on them.
 PART_PREFIX = "bundle/"
@@ -122,10 +120,10 @@ def _read_frozen_graph(path: str) -> tuple[tf.GraphDef, Contents]:
 
 
 def _session_config(contents: Contents) -> tf.ConfigProto:
-    with bad_input():
-        text = contents.parts[bundle.CONFIG].decode("utf-8-sig")
-        config = BertConfig.from_dict(json.loads(text))
-    return threads.config_for_callers(config.hidden_size)
+    # The thread that calls runs the operations.
+    return tf.ConfigProto(
+        inter_op_parallelism_threads=-1, intra_op_parallelism_threads=contents.num_threads()
+    )
 
 
 @contextlib.contextmanager

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import sys
 from typing import Any, Mapping
 
 import numpy as np
 
-from bert_classifier.errors import BadInput, bad_input
+from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle
 from bert_classifier.export.bundle import INPUTS, SERVING_DEFAULT, Bundle
-from encoder_config import BertConfig
 
 INSTALL = "install it with `pip install onnxruntime`"
 
@@ -83,13 +81,11 @@ class OnnxModel(bundle.Model):
 def open_folder(folder: str) -> Bundle:
     """Load the bundle in a folder; see `bundle.open_bundle`."""
     contents = bundle.contents_of_folder(folder)
-    with bad_input():
-        text = contents.parts[bundle.CONFIG].decode("utf-8-sig")
-        BertConfig.from_dict(json.loads(text))
+    num_threads = contents.num_threads()
     try:
         # ONNX Runtime has a class for each kind of error, and no base class for all.
         with bundle.failures_are_bad_input(folder, Exception):
-            model = OnnxModel(os.path.join(folder, bundle.ONNX_MODEL))
+            model = OnnxModel(os.path.join(folder, bundle.ONNX_MODEL), num_threads)
     except BadInput as error:
         if isinstance(error.__cause__, ModuleNotFoundError):
             raise BadInput(

@@ -59,14 +59,14 @@ def decide(settings: Settings, outputs: np.ndarray, top_k: int = 3) -> list[Pred
         return [Prediction(number, None, {}, ()) for number in outputs.tolist()]
     probabilities = apply_temperature(outputs, settings.temperature, settings.problem_type)
     # A stable sort keeps equal ones in the order of the labels, as the model does.
-    rankings = np.argsort(-probabilities, axis=1, kind="stable")
+    rankings = (-probabilities).argsort(axis=1, kind="stable").tolist()
     return [
         _decide_one(settings, row, ranking, top_k) for row, ranking in zip(probabilities, rankings)
     ]
 
 
 def _decide_one(
-    settings: Settings, probabilities: np.ndarray, ranking: np.ndarray, top_k: int
+    settings: Settings, probabilities: np.ndarray, ranking: list[int], top_k: int
 ) -> Prediction:
     labels, values = settings.labels, probabilities.tolist()
     by_label = dict(zip(labels, values))

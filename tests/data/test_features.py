@@ -91,7 +91,7 @@ def read_all(dataset):
 @pytest.mark.parametrize("max_seq_length", [4, 5, 8, 13, 32])
 @pytest.mark.parametrize("text_a,text_b", TEXTS)
 def test_conversion_equals_googles(tokenizer, text_a, text_b, max_seq_length):
-    ours = features.convert_single_example(
+    ours = serialization.convert_single_example(
         9, InputExample("x", text_a, text_b, "positive"), LABELS, max_seq_length, tokenizer
     )
     theirs = google.convert_single_example(

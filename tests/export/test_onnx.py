@@ -1,0 +1,356 @@
+"""ONNX models: what they answer, with which faults they are refused, what int8 costs."""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from program import ROOT, parsed
+
+import run_classifier_gpu
+from bert_classifier import Predictor
+from bert_classifier.errors import BadInput
+from bert_classifier.export import bundle, onnx, onnx_models, scoring, writer
+
+pytest.importorskip("tf2onnx")
+onnxruntime = onnx_models.import_onnxruntime()
+
+# A process in which TensorFlow, and what makes ONNX models, cannot be imported.
+WITHOUT_TENSORFLOW = """
+import json, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_core", "tf2onnx", "onnx"):
+            raise ModuleNotFoundError("No module named %r" % name, name=name)
+
+sys.meta_path.insert(0, Missing())
+sys.path.insert(0, sys.argv[1])
+"""
+ANSWERS = """
+from bert_classifier import Predictor
+with Predictor(sys.argv[2]) as predictor:
+    answers = predictor.predict(json.loads(sys.argv[3]))
+print(json.dumps([list(answer.probabilities.values()) for answer in answers]))
+"""
+TEXTS = ["good", "the film was bad .", "good " * 40, ""]
+
+
+@pytest.fixture(scope="module")
+def output_dir(small_run, tmp_path_factory):
+    """A run with a SavedModel and an ONNX model."""
+    folder = small_run.copy(tmp_path_factory.mktemp("onnx") / "run")
+    arguments = ["--do_export", "--do_onnx", "--output_dir=" + folder]
+    run_classifier_gpu.run_classifier(parsed(*small_run.arguments, *arguments))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved_model(output_dir):
+    return writer.list_exports(os.path.join(output_dir, "export", "saved_model"))[-1]
+
+
+@pytest.fixture(scope="module")
+def exported(output_dir):
+    (folder,) = writer.list_exports(os.path.join(output_dir, "export", "onnx"))
+    return folder
+
+
+@pytest.fixture()
+def copied(exported, tmp_path):
+    return shutil.copytree(exported, str(tmp_path / "copy"))
+
+
+def numbers_of(path, texts=TEXTS, **options):
+    with Predictor(path, **options) as predictor:
+        answers = predictor.predict(texts)
+    return np.array([list(a.probabilities.values()) for a in answers])
+
+
+def test_it_answers_like_the_saved_model(exported, saved_model):
+    np.testing.assert_allclose(numbers_of(exported), numbers_of(saved_model), atol=1e-5)
+    of_batches = numbers_of(exported, TEXTS * 3, batch_size=2)
+    np.testing.assert_allclose(of_batches, np.tile(numbers_of(exported), [3, 1]), atol=1e-6)
+
+
+def test_the_bundle_has_the_same_parts(exported, saved_model):
+    ours, theirs = bundle.read_contents(exported), bundle.read_contents(saved_model)
+    assert ours.settings == theirs.settings
+    assert ours.parts == theirs.parts
+    with open(os.path.join(exported, "assets.extra", "bundle.json")) as stream:
+        description = json.load(stream)
+    assert set(description["made_with"]) == {"tensorflow", "tf2onnx", "onnxruntime"}
+    assert set(description["digests"]) == {*ours.parts, "model.onnx"}
+    assert os.listdir(os.path.dirname(exported)) == [os.path.basename(exported)]
+
+
+def test_others_can_read_the_model(exported):
+    """With ONNX Runtime alone, by the names and shapes that the documentation tells."""
+    session = onnxruntime.InferenceSession(
+        os.path.join(exported, "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    assert {i.name: i.type for i in session.get_inputs()} == {
+        name: "tensor(int32)" for name in ("input_ids", "input_mask", "segment_ids")
+    }
+    assert all(i.shape == ["batch_size", "seq_length"] for i in session.get_inputs())
+    shapes = {output.name: output.shape for output in session.get_outputs()}
+    assert shapes["probabilities"][0] == "batch_size"
+    assert set(shapes) == {"probabilities", "predictions", "top_3"}
+    with open(os.path.join(exported, "assets.extra", "sample_request.json")) as stream:
+        instance = json.load(stream)["instances"][0]
+    feeds = {name: np.array([instance[name]], np.int32) for name in bundle.INPUTS}
+    probabilities, predictions, top_3 = session.run(
+        ["probabilities", "predictions", "top_3"], feeds
+    )
+    assert predictions[0] == top_3[0][0] == np.argmax(probabilities[0])
+    format_of_onnx = pytest.importorskip("onnx")
+    model = format_of_onnx.load(os.path.join(exported, "model.onnx"))
+    assert [(entry.domain, entry.version) for entry in model.opset_import][0] == ("", 17)
+    format_of_onnx.checker.check_model(model)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("length", [1, 5, 16])
+def test_batch_and_length_are_of_any_size(exported, saved_model, batch_size, length):
+    chance = np.random.RandomState(0)
+    mask = np.arange(length) < chance.randint(1, length + 1, [batch_size, 1])
+    feeds = {
+        "input_ids": chance.randint(5, 20, [batch_size, length]) * mask,
+        "input_mask": mask,
+        "segment_ids": chance.randint(0, 2, [batch_size, length]) * mask,
+    }
+    feeds = {name: value.astype(np.int32) for name, value in feeds.items()}
+    opened = [bundle.open_bundle(path).model for path in (exported, saved_model)]
+    ours, theirs = (model.run(feeds) for model in opened)
+    np.testing.assert_allclose(ours["probabilities"], theirs["probabilities"], atol=1e-5)
+    np.testing.assert_array_equal(ours["predictions"], theirs["predictions"])
+    for model in opened:
+        model.close()
+
+
+@pytest.mark.parametrize("path", ["", "/", "/export", "/export/onnx"])
+def test_the_path_may_be_that_of_a_folder_above(output_dir, exported, tmp_path, path):
+    run = str(tmp_path / "run")
+    shutil.copytree(os.path.join(output_dir, "export", "onnx"), run + "/export/onnx")
+    expected = os.path.join(run, "export", "onnx", os.path.basename(exported))
+    assert os.path.normpath(bundle.find(run + path)) == expected
+    assert bundle.find(expected + "/model.onnx") == expected
+    assert bundle.is_export(expected + "/model.onnx")
+
+
+# Without TensorFlow
+
+
+def python(code, *arguments):
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW + code, ROOT, *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_answers_need_no_tensorflow(exported):
+    process = python(ANSWERS, exported, json.dumps(TEXTS))
+    assert process.stderr == ""  # Not even the line about the version of NumPy.
+    np.testing.assert_allclose(json.loads(process.stdout), numbers_of(exported), atol=1e-6)
+
+
+def test_the_command_needs_no_tensorflow(exported):
+    code = "from bert_classifier import predict; sys.exit(predict.main(sys.argv[2:]))"
+    process = python(code, exported, "good", "--output_format=jsonl")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert json.loads(process.stdout)["text"] == "good"
+
+
+def test_a_saved_model_says_that_it_needs_tensorflow(saved_model):
+    code = "from bert_classifier import predict; sys.exit(predict.main(sys.argv[2:]))"
+    process = python(code, saved_model, "good")
+    assert process.returncode == 2
+    assert process.stderr == (
+        "bert_classifier.predict: %s: needs TensorFlow, which is not installed; install it, or "
+        "export with --do_onnx\n" % saved_model
+    )
+
+
+# Faults
+
+
+def assert_refused(path, expected):
+    with pytest.raises(BadInput) as caught:
+        Predictor(path)
+    assert path in str(caught.value) and expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def damage(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("change", [damage, lambda content: content[:100], lambda content: b""])
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "assets.extra/labels.txt", "assets.extra/vocab.txt"]
+)
+def test_a_damaged_file_is_refused(copied, name, change):
+    path = os.path.join(copied, name)
+    with open(path, "rb") as stream:
+        content = stream.read()
+    with open(path, "wb") as stream:
+        stream.write(change(content))
+    assert_refused(copied, "%s is not what was exported" % os.path.basename(name))
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x07"])
+def test_a_model_that_is_none_is_refused_even_with_its_digest(copied, content):
+    with open(os.path.join(copied, "model.onnx"), "wb") as stream:
+        stream.write(content)
+    path = os.path.join(copied, "assets.extra", "bundle.json")
+    with open(path) as stream:
+        description = json.load(stream)
+    description["digests"]["model.onnx"] = bundle.files.digest(content)
+    with open(path, "w") as stream:
+        json.dump(description, stream)
+    assert_refused(copied, "cannot be loaded")
+
+
+def test_a_missing_model_is_no_export(copied):
+    os.remove(os.path.join(copied, "model.onnx"))
+    assert_refused(copied, "no saved_model.pb or model.onnx")
+
+
+def test_a_missing_onnxruntime_is_told(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert_refused(exported, "needs ONNX Runtime, which is not installed; install it with `pip")
+
+
+def test_what_is_missing_to_make_one_is_told_before_the_work(small_run, tmp_path, monkeypatch):
+    find = onnx.importlib.util.find_spec
+    monkeypatch.setattr(
+        onnx.importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name)
+    )
+    with pytest.raises(BadInput, match="--do_onnx: the package tf2onnx is not installed; install"):
+        run_classifier_gpu.run_classifier(
+            parsed(*small_run.arguments, "--do_train", "--do_onnx", "--output_dir=%s" % tmp_path)
+        )
+    assert os.listdir(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("change, is_refused", [(2e-5, True), (5e-6, False)])
+def test_a_model_that_answers_otherwise_gets_no_name(
+    small_run, tmp_path, monkeypatch, change, is_refused
+):
+    run = onnx_models.OnnxModel.run
+
+    def changed(self, *arguments):
+        answers = run(self, *arguments)
+        return dict(answers, probabilities=answers["probabilities"] + change)
+
+    monkeypatch.setattr(onnx_models.OnnxModel, "run", changed)
+    folder = small_run.copy(tmp_path / "run")
+    export_dir = tmp_path / "mine"
+    arguments = ["--do_onnx", "--output_dir=" + folder, "--export_dir=%s" % export_dir]
+    config = parsed(*small_run.arguments, *arguments)
+    if is_refused:
+        with pytest.raises(writer.SelfTestFailed, match="self-test of the ONNX model"):
+            run_classifier_gpu.run_classifier(config)
+        assert os.listdir(str(export_dir / "onnx")) == []
+    else:
+        run_classifier_gpu.run_classifier(config)
+        assert len(os.listdir(str(export_dir / "onnx"))) == 1
+
+
+def test_an_interrupted_export_leaves_nothing_and_the_next_one_cleans_up(
+    small_run, tmp_path, monkeypatch
+):
+    folder = small_run.copy(tmp_path / "run")
+    config = parsed(*small_run.arguments, "--do_onnx", "--output_dir=" + folder)
+    exports = os.path.join(folder, "export", "onnx")
+
+    def fail(graph_def, path):
+        with open(path, "wb") as stream:
+            stream.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx, "write", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run_classifier_gpu.run_classifier(config)
+    assert os.listdir(exports) == []
+    # A process that is killed cannot clean up after itself.
+    os.makedirs(os.path.join(exports, "temp-5"))
+    run_classifier_gpu.run_classifier(config)
+    (name,) = os.listdir(exports)
+    assert name.isdigit()
+
+
+# int8
+
+
+@pytest.fixture(scope="module")
+def quantized(small_run, tmp_path_factory):
+    """The folder of an int8 model, of a run whose metrics are known."""
+    folder = small_run.copy(tmp_path_factory.mktemp("int8") / "run")
+    arguments = ["--do_eval", "--do_onnx", "--onnx_int8", "--output_dir=" + folder]
+    run_classifier_gpu.run_classifier(parsed(*small_run.arguments, *arguments))
+    (export,) = writer.list_exports(os.path.join(folder, "export", "onnx"))
+    return export
+
+
+def test_int8_is_compared_on_the_whole_dev_set(quantized):
+    path = os.path.join(quantized, "assets.extra", "metrics.json")
+    with open(path) as stream:
+        metrics = json.load(stream)
+    found = metrics["quantization"]
+    before = found[metrics["best_metric"]]["float32"]
+    # The oracle of the metric is the evaluation of the checkpoint, by TensorFlow.
+    results = os.path.join(quantized, "..", "..", "..", "eval_results.json")
+    with open(results) as stream:
+        assert before == pytest.approx(json.load(stream)[metrics["best_metric"]], abs=1e-5)
+    assert 0 < found["largest_difference"] < 0.2
+
+
+def test_int8_makes_the_model_smaller(quantized, exported):
+    sizes = [os.path.getsize(os.path.join(path, "model.onnx")) for path in (quantized, exported)]
+    assert sizes[0] < 0.8 * sizes[1]
+    difference = np.abs(numbers_of(quantized) - numbers_of(exported)).max()
+    assert 0 < difference < 0.2
+
+
+def test_int8_needs_the_model(small_run, tmp_path):
+    with pytest.raises(Exception, match="--onnx_int8 needs --do_onnx"):
+        parsed("--do_export", "--onnx_int8", "--output_dir=%s" % tmp_path)
+
+
+@pytest.mark.parametrize(
+    "higher_is_better, after, lost, is_costly",
+    [(True, 0.894, 0.006, True), (True, 0.896, 0.004, False), (True, 0.95, -0.05, False),
+     (False, 0.906, 0.006, True), (False, 0.85, -0.05, False), (True, np.nan, np.nan, True)],
+)  # fmt: skip
+def test_a_loss_of_more_than_half_a_point_is_warned_of(
+    monkeypatch, caplog, higher_is_better, after, lost, is_costly
+):
+    scores = {0.0: 0.9, 1.0: after}
+    monkeypatch.setattr(
+        scoring.DevSet, "metrics", lambda self, outputs: {"m": scores[float(outputs[0])]}
+    )
+    dev_set = scoring.DevSet([], None, None, (), "m", higher_is_better)
+    comparison = dev_set.compare(np.zeros(2), np.ones(2))
+    assert comparison.lost == pytest.approx(lost, nan_ok=True)
+    with caplog.at_level(logging.INFO):
+        writer._log_comparison(comparison, 2)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert bool(warnings) == comparison.is_costly == is_costly
+
+
+def test_one_import_alone_is_silent(capfd):
+    code = "from bert_classifier.export.onnx_models import import_onnxruntime as load; load()"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
+    assert process.stderr == b""
+
+
+def test_no_other_file_is_left(output_dir):
+    assert glob.glob(os.path.join(output_dir, "**", "*.int8"), recursive=True) == []

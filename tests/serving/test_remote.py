@@ -1,0 +1,197 @@
+"""A model in a TensorFlow Serving elsewhere: a process that answers as its REST API documents."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+from program import ROOT, parsed
+
+import run_classifier_gpu
+from bert_classifier import Predictor, predict
+from bert_classifier.errors import BadInput
+from bert_classifier.export import writer
+from bert_classifier.serving.remote import RemoteModel, ServerFailed
+
+# The form of requests and answers is that of
+# https://www.tensorflow.org/tfx/serving/api_rest#predict_api: columns in, columns out, a single
+# output without its name, errors as {"error": ...}. The model is computed by TensorFlow.
+SERVER = """
+import http.server, json, sys, time
+import numpy as np
+from bert_classifier.export import bundle
+
+model = bundle.open_bundle(sys.argv[1]).model
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        kind = self.path.split("/")[3]
+        status, answer = 200, None
+        if self.path != "/v1/models/%s:predict" % kind:
+            status, answer = 404, {"error": "Malformed request: POST " + self.path}
+        elif kind == "mine":
+            columns = {k: np.array(v, np.int32) for k, v in request["inputs"].items()}
+            outputs = model.run(columns, request["signature_name"])
+            answer = {"outputs": {k: v.tolist() for k, v in outputs.items()}}
+        elif kind == "number":
+            answer = {"outputs": [0.5] * len(request["inputs"]["input_ids"])}
+        elif kind == "unknown":
+            status, answer = 404, {"error": "Servable not found for request: Latest(unknown)"}
+        elif kind == "short":
+            answer = {"outputs": {"probabilities": [[0.5, 0.5]]}}
+        elif kind == "words":
+            answer = {"outputs": {"probabilities": [["high", "low"]]}}
+        elif kind == "list":
+            answer = [1]
+        elif kind == "slow":
+            time.sleep(60)
+        elif kind == "closed":
+            self.close_connection = True
+            return
+        body = b"<html>\\nno JSON" if kind == "html" else json.dumps(answer).encode()
+        self.send_response(502 if kind == "html" else status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def export(small_run, tmp_path_factory):
+    folder = small_run.copy(tmp_path_factory.mktemp("remote") / "run")
+    arguments = ["--do_export", "--do_frozen", "--output_dir=" + folder]
+    run_classifier_gpu.run_classifier(parsed(*small_run.arguments, *arguments))
+    (path,) = writer.list_exports(os.path.join(folder, "export", "saved_model"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(export):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, export], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    yield "http://127.0.0.1:%d/v1/models/" % int(process.stdout.readline())
+    process.kill()
+    process.wait()
+
+
+TEXTS = ["good", "the film was bad .", "good " * 40, ""]
+
+
+def test_the_answers_are_those_of_the_export(export, server):
+    with Predictor(export) as local, Predictor(export, server=server + "mine") as remote:
+        expected, found = local.predict(TEXTS * 9), remote.predict(TEXTS * 9)
+        assert remote.evaluation == local.evaluation
+    assert [answer.label for answer in found] == [answer.label for answer in expected]
+    for one, other in zip(expected, found):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+
+
+def test_a_frozen_graph_has_what_the_tokens_need(export, server):
+    frozen = os.path.join(export, "..", "..", "..", "frozen_model.pb")
+    with Predictor(frozen, server=server + "mine/") as remote, Predictor(export) as local:
+        assert remote.predict(["good"])[0].label == local.predict(["good"])[0].label
+
+
+def test_the_model_need_not_be_there(export, server, tmp_path):
+    assets = tmp_path / "export" / "assets.extra"
+    assets.mkdir(parents=True)
+    (tmp_path / "export" / "saved_model.pb").write_bytes(b"")
+    for name in os.listdir(os.path.join(export, "assets.extra")):
+        with open(os.path.join(export, "assets.extra", name), "rb") as stream:
+            (assets / name).write_bytes(stream.read())
+    with Predictor(str(tmp_path / "export"), server=server + "mine") as remote:
+        assert remote.predict(["good"])[0].label
+
+
+def test_the_command_asks_a_server(export, server, capsys):
+    assert predict.main([export, "good", "--server=" + server + "mine"]) == 0
+    asked = capsys.readouterr().out
+    assert predict.main([export, "good"]) == 0
+    assert asked == capsys.readouterr().out
+    assert predict.main([export, "good", "--server=" + server + "unknown"]) == 2
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and "Servable not found" in err
+
+
+def inputs(num_rows=2):
+    return {
+        name: np.ones([num_rows, 3], np.int32)
+        for name in ("input_ids", "input_mask", "segment_ids")
+    }
+
+
+def test_a_single_output_has_no_name(server):
+    """That of a regression; documented as: the value itself, where there is one named tensor."""
+    found = RemoteModel(server + "number", 5).run(inputs())["predictions"]
+    np.testing.assert_array_equal(found, np.array([0.5, 0.5], np.float32))
+
+
+@pytest.mark.parametrize(
+    "name, timeout, message",
+    [
+        ("unknown", 5, "answers with status 404 (Servable not found for request: Latest(unknown))"),
+        ("html", 5, "answers with status 502 (no JSON)"),
+        ("list", 5, "answers with status 200 (no JSON)"),
+        ("short", 5, "does not answer like the model of this export"),
+        ("words", 5, "answers with no numbers"),
+        ("closed", 5, "gives no answer ("),
+        ("slow", 0.2, "gives no answer (timed out)"),
+        ("mine/versions", 5, "answers with status 404 (Malformed request: POST /v1/models/mine/"),
+    ],
+)
+def test_a_server_that_fails_is_told_in_one_line(server, name, timeout, message):
+    with pytest.raises(ServerFailed) as caught:
+        RemoteModel(server + name, timeout).run(inputs())
+    told = str(caught.value)
+    assert told.startswith("server=%s: %s" % (server + name, message))
+    assert "\n" not in told and told.endswith("; check the address and the server")
+
+
+def test_a_server_that_is_not_there_is_told():
+    with socket.socket() as taken:  # Bound, and not listening.
+        taken.bind(("127.0.0.1", 0))
+        address = "http://127.0.0.1:%d/v1/models/m" % taken.getsockname()[1]
+        with pytest.raises(ServerFailed, match="gives no answer .*refused"):
+            RemoteModel(address, 5).run(inputs())
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "localhost:8501/v1/models/m", "ftp://host/v1/models/m", "http://", "http:///v1/models/m",
+     "http://host", "http://host/", "http://host:many/m", "http://host/v1/models/m?x=1",
+     "http://[::1/v1/models/m", "http://host:99999/m"],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused_at_once(export, address):
+    with pytest.raises(BadInput, match="is no address of a model; give one as http://"):
+        Predictor(export, server=address)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_time_that_is_none_is_refused(export, timeout):
+    with pytest.raises(BadInput, match="give a number of seconds above 0"):
+        Predictor(export, server="http://host/v1/models/m", timeout=timeout)
+
+
+def test_the_server_answers_as_documented_to_others_too(server, export):
+    """The sample request of the export is in rows, and this server reads columns only."""
+    with open(os.path.join(export, "assets.extra", "sample_request.json")) as stream:
+        (instance,) = json.load(stream)["instances"]
+    body = {"signature_name": "serving_default", "inputs": {k: [v] for k, v in instance.items()}}
+    request = urllib.request.Request(server + "mine:predict", json.dumps(body).encode())
+    answer = json.loads(urllib.request.urlopen(request).read().decode())
+    assert sum(answer["outputs"]["probabilities"][0]) == pytest.approx(1.0, abs=1e-5)
