@@ -57,9 +57,11 @@ _KEEP_ALIVE = 30
 class Server(uvicorn.Server):
     """uvicorn's server, which tells the application first that it is about to end."""
 
-    def __init__(self, config: uvicorn.Config, app: App):
+    def __init__(self, config: uvicorn.Config, app: App, origin: str):
+        """Take the application, and what answers, for the log."""
         super().__init__(config)
         self._app = app
+        self._origin = origin
 
     def install_signal_handlers(self) -> None:
         """Leave the signals to `_serve`; older versions of uvicorn call this."""
@@ -68,6 +70,14 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to `_serve`; newer versions would end with the signal again."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say where."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            host = "[%s]" % host if ":" in host else host
+            _LOG.info("%s answers on http://%s:%d/", self._origin, host, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what has been asked, and end."""
@@ -136,19 +146,11 @@ async def _serve(
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(limits.answer_timeout + limits.sender_timeout),
     )
-    server = Server(config, app)
+    server = Server(config, app, "Version %d of %s" % (models.number, options.name))
     loop = asyncio.get_event_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.stop)
     watching = asyncio.ensure_future(models.watch(options.poll_seconds))
-    host, port = listener.getsockname()[:2]
-    _LOG.info(
-        "Version %d of %s answers on http://%s:%d/",
-        models.number,
-        options.name,
-        "[%s]" % host if ":" in host else host,
-        port,
-    )
     await server.serve(sockets=[listener])
     watching.cancel()
     batcher.close()

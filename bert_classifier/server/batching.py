@@ -66,6 +66,8 @@ class Batcher:
             Refusal: 429, the queue has no place for all of them; or 504, it took too long.
             Exception: what `run` has raised for one of them.
         """
+        if not items:
+            return []
         if len(self._waiting) + len(items) > self._limits.queue_size:
             raise Refusal(429, "the server is busy; send it again later", {"Retry-After": "1"})
         loop = asyncio.get_event_loop()
@@ -76,16 +78,19 @@ class Batcher:
         self._waiting += entries
         # Not at once: what has come in the same moment shares the batch.
         loop.call_soon(self._start_batches)
+        answers = [entry.answer for entry in entries]
         try:
-            return await asyncio.wait_for(
-                asyncio.gather(*(entry.answer for entry in entries)), self._limits.answer_timeout
-            )
-        except asyncio.TimeoutError as error:
-            self._start_batches()  # Takes what has been given up out of the queue.
-            raise Refusal(504, "there was no answer in time; send it again later") from error
+            _, missing = await asyncio.wait(answers, timeout=self._limits.answer_timeout)
         finally:
-            for entry in entries:
-                entry.answer.cancel()
+            for answer in answers:
+                answer.cancel()
+        if missing:
+            self._start_batches()  # Takes what has been given up out of the queue.
+            raise Refusal(504, "there was no answer in time; send it again later")
+        errors = [error for error in (answer.exception() for answer in answers) if error]
+        if errors:
+            raise errors[0]
+        return [answer.result() for answer in answers]
 
     def close(self) -> None:
         """End the threads when they are done."""

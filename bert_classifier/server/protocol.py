@@ -68,6 +68,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Read a header."""
         super().on_header(name, value)
+        if name[-1:] in b" \t":
+            # Some proxies would see another header, or none (RFC 7230, 3.2.4).
+            self._refuse(400, "there is a space before a colon")
         self._check_head(len(name) + len(value) + 4)
 
     def on_message_begin(self) -> None:

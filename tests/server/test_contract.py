@@ -7,6 +7,8 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
+from google.protobuf import json_format
 
 from bert_classifier.server import contract
 from bert_classifier.server.contract import Reads, Refusal
@@ -136,15 +138,12 @@ class TestAnswers:
     def test_metadata_is_a_json_representation_of_the_protobuf(self):
         """If successful, returns a JSON representation of GetModelMetadataResponse protobuf: read
         by protobuf's own parser of JSON, as the SignatureDefs that it has there."""
-        from google.protobuf import json_format
-        from tensorflow.core.protobuf import meta_graph_pb2
-
         answer = contract.answer_metadata("m", 7, SIGNATURES, 5)
         assert answer["model_spec"] == {"name": "m", "signature_name": "", "version": "7"}
         found = answer["metadata"]["signature_def"]["signature_def"]
         assert set(found) == set(SIGNATURES)
         for name, value in found.items():
-            signature = json_format.ParseDict(value, meta_graph_pb2.SignatureDef())
+            signature = json_format.ParseDict(value, tf.MetaGraphDef.SignatureDefEntry().value)
             assert signature.method_name == "tensorflow/serving/predict"
             assert set(signature.inputs) == set(SIGNATURES[name][0])
         tensor = signature.inputs["examples"]
