@@ -56,9 +56,8 @@ def write_export(folder, model, texts_per_example=1):
         {bundle.VOCAB: model.vocab_file, bundle.CONFIG: model.bert_config_file},
         [example],
     )
-    return bundle_writer.export(
-        checkpoint, str(folder / "export"), {"step": 0}, str(folder / "frozen.pb")
-    )
+    to = writer.Destinations(str(folder / "export"), str(folder / "frozen.pb"))
+    return bundle_writer.write(checkpoint, {"step": 0}, to)[0]
 
 
 def add_version(export, folder, number):

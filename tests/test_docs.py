@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bert_classifier import flags
+from bert_classifier.server.limits import Limits
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -53,7 +54,8 @@ def flags_of_the_other_commands():
     names = ("compare.py", "convert.py", "predict.py", "serve.py")
     commands = [ROOT / "bert_classifier" / name for name in names]
     sources = [*commands, *(ROOT / "benchmarks").glob("*.py")]
-    return {name for path in sources for name in re.findall('"--([a-z_]+)"', path.read_text())}
+    written = {name for path in sources for name in re.findall('"--([a-z_]+)"', path.read_text())}
+    return written | set(Limits._fields)
 
 
 def names_defined_in(path):

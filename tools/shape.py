@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import os
 import tokenize
-from typing import Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = "bert_classifier"
@@ -279,12 +279,15 @@ def _reachable(name: str, ours: dict[str, set[str]]) -> set[str]:
     return reached
 
 
-def _definitions(node: ast.AST, name: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _definitions(node: ast.AST, name: str) -> Iterator[tuple[str, Any]]:
     """Yield the dotted name and the node of each function, in the order of the file."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(child, (*_FUNCTIONS, ast.ClassDef)):
             child_name = "%s.%s" % (name, child.name)
-            if isinstance(child, ast.FunctionDef):
+            if isinstance(child, _FUNCTIONS):
                 yield child_name, child
             yield from _definitions(child, child_name)
         else:
@@ -322,7 +325,7 @@ def _lines_of_function(tokens: list[tokenize.TokenInfo]) -> set[int]:
     return lines
 
 
-def _count_arguments(node: ast.FunctionDef) -> int:
+def _count_arguments(node: Any) -> int:
     """Count the arguments that have names, without `self` and `cls`."""
     arguments = [argument.arg for argument in node.args.args + node.args.kwonlyargs]
     return len(arguments) - (arguments[:1] in (["self"], ["cls"]))
