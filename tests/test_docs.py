@@ -14,7 +14,8 @@ from bert_classifier.server.limits import Limits
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
+README, README_ZH = ROOT / "README.md", ROOT / "README.zh-CN.md"
+PAGES = [README, README_ZH, ROOT / "CONTRIBUTING.md", *DOCS]
 STAGES = "data|model|training|inspection|export|serving"
 GOOGLES_MODULES = "run_classifier_gpu|modeling|optimization|tokenization|tf_metrics"
 FOLDERS = "bert_classifier|tests|docs|tools|examples|benchmarks"
@@ -97,6 +98,30 @@ def test_links_lead_to_a_file_and_a_heading(page):
 def test_every_page_is_in_the_readme():
     links = re.findall(r"\]\(docs/([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert {page.name for page in DOCS} == set(links)
+
+
+def shape_of(page):
+    """What a translation keeps: commands, headings by their level, rows of tables, links."""
+    text = page.read_text(encoding="utf-8")
+    code = re.findall("```.*?```", text, flags=re.DOTALL)
+    prose = re.sub("```.*?```", "", text, flags=re.DOTALL)
+    return {
+        "code": [re.sub(" +# .*", "", block) for block in code],
+        "headings": re.findall("^#+", prose, flags=re.MULTILINE),
+        "rows": [row.count("|") for row in prose.splitlines() if row.startswith("|")],
+        "links": [link for link in re.findall(r"\]\(([^)]+)\)", prose) if "README" not in link],
+        "spans": sorted(re.findall("`([^`\n]+)`", prose)),
+    }
+
+
+@pytest.mark.parametrize("part", ["code", "headings", "rows", "links", "spans"])
+def test_the_chinese_readme_has_the_commands_and_headings_of_the_english_one(part):
+    assert shape_of(README_ZH)[part] == shape_of(README)[part]
+
+
+def test_the_two_readmes_name_each_other():
+    assert "](README.zh-CN.md)" in README.read_text(encoding="utf-8")
+    assert "](README.md)" in README_ZH.read_text(encoding="utf-8")
 
 
 @each(PAGES)
