@@ -224,12 +224,9 @@ def train(
         return
     log_start(job, schedule, start_step, estimator.config.session_config)
     record.write("training")
+    first_batch = start_step * config.training.num_accumulation_steps
     train_spec = tf.estimator.TrainSpec(
-        pipeline.input_fn(
-            "train",
-            config.training.train_batch_size,
-            start_step * config.training.num_accumulation_steps,
-        ),
+        pipeline.input_fn("train", config.training.train_batch_size, first_batch),
         max_steps=schedule.num_train_steps,
         hooks=[progress, *hook_builders.make_training_hooks(job, estimator)],
     )

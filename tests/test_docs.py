@@ -20,11 +20,11 @@ STAGES = "data|model|training|inspection|export|serving"
 GOOGLES_MODULES = "run_classifier_gpu|modeling|optimization|tokenization|tf_metrics"
 FOLDERS = "bert_classifier|tests|docs|tools|examples|benchmarks"
 NOT_OURS = {"run_classifier.py", "model.safetensors"}
-# Of absl, horovodrun, saved_model_cli, TensorBoard, TensorFlow, TensorFlow Serving and Slurm.
+# Of absl, curl, horovodrun, saved_model_cli, TensorBoard, TensorFlow, TensorFlow Serving and Slurm.
 FLAGS_OF_OTHERS = set(
     "help network-interfaces ssh-port ssh-identity-file dir tag_set signature_def logdir "
     "tf_xla_cpu_global_jit enable_batching nodes ntasks-per-node gpus-per-node cpus-per-task time "
-    "signal query-gpu format".split()
+    "signal query-gpu format silent fail data".split()
 )
 
 
