@@ -196,7 +196,7 @@ def about_pair(first: Finished, second: Finished) -> str:
         return "no McNemar's test: %s" % test
     verdict = "differ" if test.p_value < SIGNIFICANT else "may differ by chance only"
     return (
-        "McNemar's test (%s): %d dev examples are right only in %s, %d only in %s, p = %.4f: the "
+        "McNemar's test (%s): %d dev examples are right only in %s, %d only in %s, %s: the "
         "two %s"
         % (
             "exact" if test.is_exact else "chi-squared, with continuity correction",
@@ -204,7 +204,7 @@ def about_pair(first: Finished, second: Finished) -> str:
             first.name,
             test.only_second,
             second.name,
-            test.p_value,
+            "p < 0.0001" if test.p_value < 0.0001 else "p = %.4f" % test.p_value,
             verdict,
         )
     )

@@ -19,8 +19,11 @@ from bert_classifier.training import runs
 _PROGRAM = "run_classifier_gpu.py"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # What a later call does not take from the record of the training, and what it changes.
-_NOT_TAKEN_UP = {"eval": ["thresholds"], "predict": ["thresholds", "calibrate"]}
-_NOT_TAKEN_UP["export"] = _NOT_TAKEN_UP["predict"]
+_NOT_TAKEN_UP = {
+    "eval": ["thresholds"],
+    "predict": ["thresholds"],
+    "export": ["thresholds", "calibrate"],
+}
 _MOST_CHARACTERS = 60
 _MOST_RUNS = 4
 

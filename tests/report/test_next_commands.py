@@ -19,7 +19,7 @@ from bert_classifier.report import next_commands as module
 from bert_classifier.report.next_commands import next_commands
 
 # What a shell, an option parser or TensorFlow could take for something else.
-ODD_NAMES = ["run", "a run", "-run", "ru'n $HOME;", "~run", "[1e-5]*"]
+ODD_NAMES = ["run", "a run", "-run", "ru'n $HOME;", "./~run", "[1e-5]*"]
 
 
 def commands_of(small_run, output_dir, *arguments):
@@ -95,14 +95,14 @@ def test_a_real_shell_runs_them(beside):
 
 
 def test_what_a_later_call_does_not_take_up_is_given_again(small_run, tmp_path):
-    commands = commands_of(
-        small_run, tmp_path, "--problem_type=multi_label", "--thresholds=0.3,0.7", "--calibrate"
-    )
-    assert "--thresholds=0.3,0.7" in words_of(commands["evaluate"])[0]
-    assert "--calibrate=True" not in words_of(commands["evaluate"])[0]
-    for use in ("predict", "export"):
-        assert {"--thresholds=0.3,0.7", "--calibrate=True"} <= set(words_of(commands[use])[0])
-        assert parsed(*words_of(commands[use])[0][2:]).export.calibrate
+    several = ["--problem_type=multi_label", "--thresholds=0.3,0.7"]
+    commands = commands_of(small_run, tmp_path, *several, "--do_export", "--calibrate")
+    for use in ("evaluate", "predict", "export"):
+        words = words_of(commands[use])[0]
+        assert "--thresholds=0.3,0.7" in words
+        # Which is for exports, and refused without one.
+        assert ("--calibrate=True" in words) == (use == "export")
+        assert parsed(*words[2:]).data.thresholds == "0.3,0.7"
 
 
 def test_without_a_test_file_there_is_nothing_to_predict(small_run, tmp_path):
@@ -114,14 +114,19 @@ def test_without_a_test_file_there_is_nothing_to_predict(small_run, tmp_path):
 
 
 def test_python_is_named_as_the_shell_finds_it(monkeypatch, tmp_path):
-    folder = os.path.dirname(sys.executable)
-    monkeypatch.setenv("PATH", folder)
+    python = tmp_path / "venv" / "bin" / "python"
+    os.makedirs(str(python.parent))
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PATH", str(python.parent))
     assert module._python() == "python"
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert module._python() == sys.executable
-    monkeypatch.chdir(os.path.dirname(folder))
-    assert module._python() == os.path.join("bin", os.path.basename(sys.executable))
+    assert module._python() == os.path.join("venv", "bin", "python")
+    monkeypatch.chdir(python.parent.parent)
+    assert module._python() == os.path.join("bin", "python")
+    monkeypatch.chdir(os.path.dirname(sys.base_prefix))
+    assert module._python() == str(python)
 
 
 @pytest.mark.parametrize(
