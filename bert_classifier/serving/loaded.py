@@ -49,7 +49,7 @@ class LoadedModel:
         converter = features.Converter(
             settings.labels,
             settings.max_seq_length,
-            _read_tokenizer(parts, settings.do_lower_case),
+            read_tokenizer(parts, settings.do_lower_case),
             settings.problem_type,
             settings.truncation,
             settings.window_stride,
@@ -105,7 +105,8 @@ def _adjusted(
     return settings
 
 
-def _read_tokenizer(parts: Mapping[str, bytes], do_lower_case: bool) -> FullTokenizer:
+def read_tokenizer(parts: Mapping[str, bytes], do_lower_case: bool) -> FullTokenizer:
+    """Return the tokenizer of the parts of a bundle."""
     # FullTokenizer reads a file, and the parts of a frozen graph are in none.
     with tempfile.TemporaryDirectory() as folder:
         paths = {}

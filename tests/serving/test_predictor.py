@@ -16,6 +16,7 @@ from conftest import CONFIG, VOCAB, WORDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from program import ROOT
+from test_encoder_runs import ENCODERS
 
 import modeling
 import tokenization
@@ -50,9 +51,9 @@ PAIRS = list(zip(TEXTS, reversed(TEXTS)))
 
 
 class Export:
-    """A bundle of random weights, its two forms, and what its checkpoint says."""
+    """A bundle of random weights, its forms, and what its checkpoint says."""
 
-    def __init__(self, folder, model, kind):
+    def __init__(self, folder, model, kind, encoder=None):
         self.settings = bundle.Settings(
             **{
                 "labels": ["negative", "neutral", "positive"],
@@ -67,7 +68,7 @@ class Export:
         )
         self._estimator = tf.estimator.Estimator(
             classifier.model_fn_builder(
-                modeling.BertConfig.from_dict(CONFIG),
+                modeling.BertConfig.from_dict({**CONFIG, **(encoder or {})}),
                 len(self.settings.labels),
                 None,
                 0.0,
@@ -80,18 +81,24 @@ class Export:
         )
         self._checkpoint = save_random_weights(self._estimator, str(folder / "model.ckpt"))
         self._tokenizer = tokenization.FullTokenizer(model.vocab_file)
-        bundle_writer = writer.BundleWriter(
+        config_file = folder / "bert_config.json"
+        config_file.write_text(json.dumps({**CONFIG, **(encoder or {})}))
+        self._writer = writer.BundleWriter(
             self._estimator,
             self.settings,
             self._tokenizer,
-            {bundle.VOCAB: model.vocab_file, bundle.CONFIG: model.bert_config_file},
+            {bundle.VOCAB: model.vocab_file, bundle.CONFIG: str(config_file)},
             [self._example(self.texts[0])],
         )
         self.frozen = str(folder / "frozen.pb")
-        self.path = bundle_writer.export(
-            self._checkpoint, str(folder / "export"), {"step": 0}, self.frozen
-        )
+        to = writer.Destinations(str(folder / "export"), self.frozen)
+        self.path = self._writer.write(self._checkpoint, {"step": 0}, to)[0]
         self.expected = self._predict(self.texts)
+
+    def write_onnx(self, folder):
+        """Writes the ONNX model; returns its folder."""
+        to = writer.Destinations(onnx=str(folder))
+        return self._writer.write(self._checkpoint, {"step": 0}, to)[0]
 
     @property
     def texts(self):
@@ -229,6 +236,31 @@ def test_a_frozen_graph_answers_like_the_saved_model(exports, kind):
     np.testing.assert_allclose(numbers_of(answers), export.answers, atol=1e-5, rtol=1e-5)
 
 
+def assert_onnx_answers_like_the_checkpoint(export, folder):
+    with Predictor(export.write_onnx(folder), batch_size=3) as predictor:
+        answers = predictor.predict(export.texts)
+    np.testing.assert_allclose(numbers_of(answers), export.answers, atol=1e-5, rtol=1e-5)
+    if export.settings.problem_type != "regression":
+        with Predictor(export.path) as predictor:
+            expected = predictor.predict(export.texts)
+        assert [answer.label for answer in answers] == [answer.label for answer in expected]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_onnx_model_answers_like_the_checkpoint(exports, kind, tmp_path):
+    pytest.importorskip("tf2onnx")
+    assert_onnx_answers_like_the_checkpoint(exports(kind), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_onnx_model_may_be_of_any_encoder(tiny_bert, name, tmp_path):
+    pytest.importorskip("tf2onnx")
+    export = Export(tmp_path, tiny_bert, "pairs", ENCODERS[name])
+    assert len(np.unique(np.round(export.answers, 3), axis=0)) > 2
+    assert_onnx_answers_like_the_checkpoint(export, tmp_path / "onnx")
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
 def test_neither_batches_nor_streams_change_an_answer(export, batch_size, monkeypatch):
     monkeypatch.setattr(predictor, "_TEXTS_PER_CHUNK", 3)
@@ -249,7 +281,7 @@ def test_a_batch_is_padded_to_its_longest_text_only(loaded, monkeypatch):
         return run(inputs)
 
     monkeypatch.setattr(model._model, "run", recorded)
-    monkeypatch.setattr(model, "_batch_size", 2)
+    monkeypatch.setattr(model._runner, "_batch_size", 2)
     loaded.predict(["good " * 9, "good", "good " * 8, "good good"])
     assert sorted(shapes) == [(2, 4), (2, 11)]
 

@@ -1,0 +1,140 @@
+"""Compare the Predictor with a bare session of ONNX Runtime, on the model of an export.
+
+    .venv/bin/python benchmarks/bare_onnx.py EXPORT [EXPORT ...] [--texts=FILE]
+
+Both compute the same tokens; the Predictor makes them of texts first, and answers of the outputs.
+One text: `InferenceSession.run` with a session as it is by default. Many texts: batches of like
+length, which the bare session runs one after the other. They take turns, so that other load of the
+machine affects both; the table has medians. The texts are the last column of a table with a
+header, by default of the demo's dev set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from typing import Any, Callable, Sequence
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# In place of the folder of this file, whose modules may have the names of others.
+sys.path[0] = ROOT
+
+import numpy as np
+
+from bert_classifier.data.examples import InputExample
+from bert_classifier.data.features import Converter
+from bert_classifier.export import bundle, onnx_models
+from bert_classifier.serving.loaded import read_tokenizer
+from bert_classifier.serving.predictor import Predictor
+
+TURNS = 5
+BATCH_SIZE = 32
+
+
+class Bare:
+    """A session as ONNX Runtime makes it, and the tokens of texts."""
+
+    def __init__(self, export: str):
+        settings, parts = bundle.read_contents(export)
+        self._converter = Converter(
+            settings.labels,
+            settings.max_seq_length,
+            read_tokenizer(parts, settings.do_lower_case),
+            truncation=settings.truncation,
+        )
+        path = os.path.join(bundle.find(export), bundle.ONNX_MODEL)
+        onnxruntime = onnx_models.import_onnxruntime()
+        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the tokens of texts, each int32 `[3, length]`."""
+        rows = [self._converter.convert(InputExample("", text)) for text in texts]
+        return [np.array([getattr(row, n) for n in bundle.INPUTS], np.int32) for row in rows]
+
+    def run(self, batch: np.ndarray) -> Any:
+        """Return the outputs of a batch, int32 `[3, batch_size, length]`."""
+        return self._session.run(None, dict(zip(bundle.INPUTS, batch)))
+
+
+def batches_of(tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return batches of like length, each int32 `[3, batch_size, length]`."""
+    ordered = sorted(tokens, key=lambda row: -row.shape[1])
+    batches = []
+    for start in range(0, len(ordered), BATCH_SIZE):
+        rows = ordered[start : start + BATCH_SIZE]
+        batch = np.zeros([len(bundle.INPUTS), len(rows), rows[0].shape[1]], np.int32)
+        for number, row in enumerate(rows):
+            batch[:, number, : row.shape[1]] = row
+        batches.append(batch)
+    return batches
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Return the time that a call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def measure(export: str, texts: Sequence[str]) -> list[tuple[float, float]]:
+    """Return medians of Predictor and bare session: of one text, and of a text among many."""
+    bare = Bare(export)
+    tokens = bare.tokens(texts)
+    many = list(texts) * 4
+    batches = batches_of(bare.tokens(many))
+    with Predictor(export, batch_size=BATCH_SIZE) as predictor:
+        predictor.predict(many)
+        for batch in batches:
+            bare.run(batch)
+        of_one: list[tuple[float, float]] = []
+        of_many: list[tuple[float, float]] = []
+        for _ in range(TURNS):
+            for text, row in zip(texts, tokens):
+                ours = seconds(lambda: predictor.predict([text]))  # noqa: B023
+                theirs = seconds(lambda: bare.run(row[:, np.newaxis]))  # noqa: B023
+                of_one.append((ours, theirs))
+            ours = seconds(lambda: predictor.predict(many))
+            theirs = seconds(lambda: [bare.run(batch) for batch in batches])
+            of_many.append((ours / len(many), theirs / len(many)))
+    return [
+        (statistics.median(ours), statistics.median(theirs))
+        for ours, theirs in (zip(*of_one), zip(*of_many))
+    ]
+
+
+def read_texts(path: str) -> list[str]:
+    """Return the last column of a table with a header."""
+    with open(path, encoding="utf-8") as stream:
+        return [line.rstrip("\n").split("\t")[-1] for line in stream][1:]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("exports", nargs="+", help="folders of ONNX models of single texts")
+    parser.add_argument("--texts", default=os.path.join(ROOT, "examples", "data", "dev.tsv"))
+    arguments = parser.parse_args()
+    texts = read_texts(arguments.texts)
+    print("| export | one text, ms: Predictor / bare | ratio | texts/s: Predictor / bare | ratio |")
+    print("|---|---|---|---|---|")
+    for export in arguments.exports:
+        (one, bare_one), (many, bare_many) = measure(export, texts)
+        print(
+            "| %s | %.2f / %.2f | %.2f | %.0f / %.0f | %.2f |"
+            % (
+                export,
+                1000 * one,
+                1000 * bare_one,
+                one / bare_one,
+                1 / many,
+                1 / bare_many,
+                bare_many / many,
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
