@@ -47,8 +47,10 @@ PROGRAM = "bert_classifier.serve"
 
 _LOG = logging.getLogger(__name__)
 
-# For how long a server that is about to end still takes requests, in seconds: clients that keep
-# their connection learn from an answer that it will be closed, and lose no request.
+# For how long a server that is about to end still takes connections, in seconds, while `/readyz`
+# says that it will end; and then requests on these: clients that keep their connection learn from
+# an answer that it will be closed, and lose no request.
+_LAST_CONNECTIONS = 0.5
 _LAST_REQUESTS = 0.5
 # Clients use a connection again for so long, in seconds.
 _KEEP_ALIVE = 30
@@ -83,8 +85,24 @@ class Server(uvicorn.Server):
         """Answer what has been asked, and end."""
         self._app.is_draining = True
         _LOG.info("The server answers what has been asked, and ends")
+        await asyncio.sleep(_LAST_CONNECTIONS)
+        # The system has accepted connections that the server has not. To close the listener resets
+        # them, with what clients have sent.
+        accepted = [connection for listener in sockets or [] for connection in _accept(listener)]
+        for server in self.servers:
+            server.close()
+        for connection in accepted:
+            loop = asyncio.get_event_loop()
+            await loop.connect_accepted_socket(  # type: ignore[attr-defined]
+                self._protocol, connection
+            )
         await asyncio.sleep(_LAST_REQUESTS)
         await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     def stop(self) -> None:
         """End soon; at once if this is the second time."""
@@ -119,6 +137,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.closing(listener):
         asyncio.run(_serve(options, models, limits, metrics, access, listener))
     return 0
+
+
+def _accept(listener: socket.socket) -> list[socket.socket]:
+    """Return the connections that wait at a listener, which does not block."""
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            found.append(connection)
+    return found
 
 
 async def _serve(

@@ -44,9 +44,8 @@ class Clients:
                         "127.0.0.1", self._server.port, timeout=60
                     )
                     connection.connect()
-            except OSError as error:
-                # Nothing has been asked yet: the server has ended.
-                return self._tell(error) if not self._is_over.is_set() else None
+            except OSError:
+                return  # The server has ended, and nothing has been asked.
             try:
                 connection.request("POST", "/v1/texts", json.dumps({"texts": ["good", "bad"]}))
                 response = connection.getresponse()
@@ -136,7 +135,7 @@ def test_a_server_from_its_first_version_to_its_end(tmp_path, served_export):
     wait_for(lambda: sum(clients.answers.values()) > 50)
     assert server.end(signal.SIGTERM) == 0
     clients.stop()
-    assert {type(error) for error in clients.errors} <= {ConnectionRefusedError}
+    assert clients.errors == []
     assert "Traceback" not in server.log()
 
 
