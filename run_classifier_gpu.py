@@ -205,9 +205,7 @@ def train(
     early_stopping = hook_builders.make_early_stopping_hook(job, schedule, estimator)
     eval_input_fn = pipeline.input_fn("dev", config.evaluation.eval_batch_size)
     outputs = reporting.make_outputs_hook(job, eval_input_fn)
-    exporters = []
-    if workers.is_chief:  # The others need not have the files that an export is made of.
-        exporters = hook_builders.make_exporters(job, schedule, estimator, history, outputs)
+    exporters = hook_builders.make_exporters(job, schedule, estimator, history, outputs)
     eval_spec = loop.make_eval_spec(eval_input_fn, exporters, [outputs])
     verdict = functools.partial(judge, config, job.inputs, schedule, history)
     stop_reason = None

@@ -83,7 +83,7 @@ def make_exporters(
     history: EvalHistory,
     outputs: OutputsHook,
 ) -> list[tf.estimator.Exporter]:
-    """Build what follows an evaluation: record it, export the best model, show it.
+    """Build what follows an evaluation of the chief: record it, export the best model, show it.
 
     Args:
         job: the call.
@@ -92,6 +92,8 @@ def make_exporters(
         history: its evaluations.
         outputs: the hook that collects what the model says in them.
     """
+    if not job.workers.is_chief:
+        return []  # The others need not have the files that an export is made of.
     config, output_dir = job.config, job.config.output.output_dir
     writer = from_run.make_bundle_writer(config, job.inputs, estimator)
 
