@@ -299,7 +299,9 @@ def export(job: Job, estimator: tf.estimator.Estimator, pipeline: Pipeline) -> N
         writer = writer._replace(settings=writer.settings._replace(temperature=temperature))
     history = EvalHistory(eval_history_path(output_dir), job.watched)
     metrics = metrics_of(history, checkpoints.step_of(checkpoint_path))
-    dev_set = from_run.make_dev_set(job.inputs, *job.watched) if config.export.onnx_int8 else None
+    dev_set = None
+    if config.export.onnx_int8:
+        dev_set = from_run.make_dev_set(job.inputs, job.watched.metric)
     writer.write(checkpoint_path, metrics, from_run.destinations(config), dev_set)
 
 

@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/int8.py OUTPUT_DIR [OUTPUT_DIR ...]
 
 Each is the folder of a run whose data are still there, such as of MRPC or SST-2. The metric is the
-one that chose the best checkpoint. The exports go to a temporary folder.
+one that chose the best checkpoint, or the accuracy where that is the loss. The exports go to a
+temporary folder.
 """
 
 from __future__ import annotations
@@ -43,14 +44,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             metrics, size = export(output_dir, folder)
         found = metrics["quantization"]
-        values = found[metrics["best_metric"]]
         rows.append(
             "| %s | %s | %.4f | %.4f | %.1e | %.1f |"
             % (
                 os.path.basename(output_dir),
-                metrics["best_metric"],
-                values["float32"],
-                values["int8"],
+                found["metric"],
+                found["float32"],
+                found["int8"],
                 found["largest_difference"],
                 size / 1e6,
             )

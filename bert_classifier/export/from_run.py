@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import config as configs
-from bert_classifier import devices
+from bert_classifier import devices, objectives
 from bert_classifier.config import Config
 from bert_classifier.data.inputs import Inputs
 from bert_classifier.export import bundle, calibration
@@ -19,6 +19,9 @@ from bert_classifier.export.scoring import DevSet
 from bert_classifier.export.writer import BundleWriter, Destinations, read_sample
 
 _LOG = logging.getLogger(__name__)
+
+# The metrics for which a lower value is better.
+_ERRORS = ("eval_loss", "eval_mse")
 
 
 def sample_path(output_dir: str) -> str:
@@ -64,15 +67,20 @@ def make_bundle_writer(
     )
 
 
-def make_dev_set(inputs: Inputs, metric: str, higher_is_better: bool) -> DevSet:
-    """Return the dev set as the run evaluates it, with the metric that decides what is best."""
+def make_dev_set(inputs: Inputs, watched: str) -> DevSet:
+    """Return the dev set as the run evaluates it.
+
+    Its metric is the one that decides what is best. An error has no points to lose: the accuracy,
+    or the correlation of a regression, takes its place.
+    """
+    objective = objectives.get(inputs.problem_type)
+    main = objective.metric_names(len(inputs.labels), inputs.task.metrics)[0]
     return DevSet(
         inputs.examples["dev"],
         inputs.converters["dev"],
         inputs.thresholds,
         inputs.task.metrics,
-        metric,
-        higher_is_better,
+        main if watched in _ERRORS else watched,
     )
 
 

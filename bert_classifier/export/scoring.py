@@ -24,42 +24,41 @@ class Comparison(NamedTuple):
     """What a quantized model differs by from the one that it was made from.
 
     Attributes:
-        metric: name of the metric of the run.
+        metric: name of the metric; a higher value is better.
         before: its value without quantization.
         after: its value.
         difference: the largest one between two outputs.
-        lost: by how much the metric is worse; negative where it is better.
     """
 
     metric: str
     before: float
     after: float
     difference: float
-    lost: float
 
     @property
     def is_costly(self) -> bool:
         """Tell whether more than half a point is lost."""
-        return not self.lost <= _MOST_LOST
+        return not self.before - self.after <= _MOST_LOST
 
     def to_json(self) -> dict[str, Any]:
         """Return what `metrics.json` tells about it."""
         return {
+            "metric": self.metric,
+            "float32": self.before,
+            "int8": self.after,
             "largest_difference": self.difference,
-            self.metric: {"float32": self.before, "int8": self.after},
         }
 
 
 class DevSet(NamedTuple):
-    """The dev set of a run, and the metric that is watched.
+    """The dev set of a run, and the metric by which models are compared.
 
     Attributes:
         examples: all of it, with labels.
         converter: as the run evaluates it.
         thresholds: see `ClassOptions`.
         extra_metrics: of the task.
-        metric: the name of the one that is compared.
-        higher_is_better: whether a higher value is better.
+        metric: the name of one for which a higher value is better.
     """
 
     examples: Collection[InputExample]
@@ -67,7 +66,6 @@ class DevSet(NamedTuple):
     thresholds: Sequence[float] | None
     extra_metrics: Sequence[str]
     metric: str
-    higher_is_better: bool
 
     def outputs(self, model: Model) -> np.ndarray:
         """Return the probabilities, or numbers, of all examples."""
@@ -76,10 +74,11 @@ class DevSet(NamedTuple):
 
     def compare(self, before: np.ndarray, after: np.ndarray) -> Comparison:
         """Compare the outputs of a quantized model with those without quantization."""
-        scores = [self.metrics(outputs)[self.metric] for outputs in (before, after)]
-        lost = (scores[0] - scores[1]) * (1 if self.higher_is_better else -1)
         difference = float(np.max(np.abs(before - after)))
-        return Comparison(self.metric, scores[0], scores[1], difference, lost)
+        return Comparison(self.metric, self._score(before), self._score(after), difference)
+
+    def _score(self, outputs: np.ndarray) -> float:
+        return self.metrics(outputs)[self.metric]
 
     def metrics(self, outputs: np.ndarray) -> Mapping[str, float]:
         """Return the metrics of an evaluation, from the outputs of a model.

@@ -276,7 +276,7 @@ def _log_comparison(comparison: Comparison, num_examples: int) -> None:
     if comparison.is_costly:
         _LOG.warning(
             "int8 loses %.4f of %s, more than half a point; export without --onnx_int8",
-            comparison.lost,
+            comparison.before - comparison.after,
             comparison.metric,
         )
 
