@@ -18,7 +18,7 @@ import run_classifier_gpu
 # An application's own modules, which have the names of modules of ours.
 OWN_MODULES = ("errors", "tables", "records", "files", "logs")
 SOURCES = ("run_classifier_gpu.py", "modeling.py", "optimization.py", "tokenization.py")
-SOURCES += ("tf_metrics.py", "pyproject.toml", "README.md", "bert_classifier")
+SOURCES += ("encoder_config.py", "tf_metrics.py", "pyproject.toml", "README.md", "bert_classifier")
 
 APPLICATION = """
 import errors, files, logs, records, tables
