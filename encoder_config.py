@@ -16,6 +16,17 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple
 # The activations that `modeling` has.
 ACTIVATION_NAMES = ("linear", "relu", "tanh", "gelu", "gelu_new", "gelu_erf")
 
+# The sizes that the configuration of every encoder has.
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+
 
 class LayerNames(NamedTuple):
     """The variable scopes of the parts of a layer, below the scope of the layer.
@@ -158,18 +169,26 @@ KINDS = {
 # Other encoders whose configuration files look alike: value of `model_type` -> what to know.
 _BYTE_PAIRS = "its tokens are pairs of bytes, which are not read here; RoBERTa-wwm and RoBERTa-zh "
 _BYTE_PAIRS += "are BERT, with a configuration of their own"
-_OTHER_KINDS = {
+_OTHER_NUMBERS = "it numbers tokens and positions in another way"
+_RELATIVE = "it attends by relative positions"
+OTHER_KINDS = {
     "roberta": _BYTE_PAIRS,
     "longformer": _BYTE_PAIRS,
-    "xlm-roberta": "it numbers tokens and positions in another way",
-    "camembert": "it numbers tokens and positions in another way",
+    "modernbert": _BYTE_PAIRS,
+    "xlm-roberta": _OTHER_NUMBERS,
+    "xlm-roberta-xl": _OTHER_NUMBERS,
+    "camembert": _OTHER_NUMBERS,
+    "ernie_m": _OTHER_NUMBERS,
+    "deberta": _RELATIVE,
+    "deberta-v2": _RELATIVE,
+    "mpnet": _RELATIVE,
+    "nezha": _RELATIVE,
+    "xlnet": _RELATIVE,
     "distilbert": "it has no token types and no pooler, and names its sizes in another way",
-    "deberta": "it attends by relative positions",
-    "deberta-v2": "it attends by relative positions",
-    "xlnet": "it attends by relative positions",
-    "nezha": "it attends by relative positions",
-    "mobilebert": "its layers have other parts",
     "ernie": 'ERNIE 1.0 is computed as "bert": write this if "use_task_id" is false or missing',
+    "megatron-bert": "it normalizes before each part of a layer, BERT after it",
+    "mobilebert": "its layers have other parts",
+    "roformer": "it turns vectors by the position of a token, and adds no positions",
 }
 
 
@@ -184,7 +203,7 @@ def kind_of_keys(json_object: Mapping[str, Any]) -> str:
     name = json_object.get("model_type")
     if name is not None:
         if not isinstance(name, str) or name not in KINDS:
-            reason = _OTHER_KINDS.get(name) if isinstance(name, str) else None
+            reason = OTHER_KINDS.get(name) if isinstance(name, str) else None
             raise ValueError(
                 '"model_type" is %s; the kinds of encoders here are %s%s'
                 % (_as_json(name), ", ".join(map(_as_json, KINDS)), "; " + reason if reason else "")
@@ -306,11 +325,10 @@ class BertConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values by name, including those of unknown keys."""
-        optional = {field.name for field in dataclasses.fields(self) if field.default is None}
         return {
             name: value
             for name, value in vars(self).items()
-            if not (name in optional and value is None)
+            if not (value is None and self._is_optional(name))
         }
 
     def to_json_string(self) -> str:
@@ -324,18 +342,7 @@ class BertConfig:
             ValueError: A value has the wrong type, is out of its range, or `hidden_size` is not a
                 multiple of `num_attention_heads`.
         """
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-            "embedding_size",
-            "num_hidden_groups",
-            "inner_group_num",
-        ):
+        for name in (*SIZES, "embedding_size", "num_hidden_groups", "inner_group_num"):
             self._check(name, numbers.Integral, 1, math.inf, "a whole number of 1 or more")
         for name in (
             "hidden_dropout_prob",
@@ -520,10 +527,13 @@ class BertConfig:
         if self.kind.has_pooler:
             yield from _dense_shapes("pooler/dense", self.hidden_size, self.hidden_size)
 
+    def _is_optional(self, name: str) -> bool:
+        """Tell whether a value may be None, for what is usual for this kind of encoder."""
+        return any(f.name == name and f.default is None for f in dataclasses.fields(self))
+
     def _check(self, name: str, kind: type, low: float, below: float, cure: str) -> None:
         value = getattr(self, name)
-        default = next(f.default for f in dataclasses.fields(self) if f.name == name)
-        if value is None and default is None:
+        if value is None and self._is_optional(name):
             return
         # In Python True is the number 1; in a configuration it is a mistake.
         is_number = isinstance(value, kind) and not isinstance(value, bool)

@@ -395,7 +395,7 @@ def embedding_postprocessor(
         output += _embed_positions(
             input_tensor, position_embedding_name, initializer_range, max_position_embeddings
         )
-    return dropout(layer_norm(output, epsilon=layer_norm_eps), dropout_prob, dropout_seed)
+    return layer_norm_and_dropout(output, dropout_prob, None, dropout_seed, layer_norm_eps)
 
 
 def _embed_positions(
@@ -550,8 +550,7 @@ class _Layer(NamedTuple):
         """
         if not self.is_shared or self.dropout_seed is None:
             return self
-        site = zlib.crc32(b"layer_%d" % number) & 0x7FFFFFFF
-        return self._replace(dropout_seed=self.dropout_seed + [site, 0])
+        return self._replace(dropout_seed=_seed_of_site(self.dropout_seed, "layer_%d" % number))
 
 
 def _layers(
@@ -1013,9 +1012,10 @@ def layer_norm_and_dropout(
     dropout_prob: float,
     name: str | None = None,
     dropout_seed: tf.Tensor | None = None,
+    epsilon: float = 1e-12,
 ) -> tf.Tensor:
     """Apply `layer_norm`, then `dropout`."""
-    return dropout(layer_norm(input_tensor, name), dropout_prob, dropout_seed)
+    return dropout(layer_norm(input_tensor, name, epsilon), dropout_prob, dropout_seed)
 
 
 def dropout(
@@ -1065,10 +1065,15 @@ def dropout_mask(
     if dropout_seed is None:
         draws = tf.random.uniform(fours, **whole_range)
     else:
-        site = zlib.crc32(tf.get_variable_scope().name.encode()) & 0x7FFFFFFF
-        draws = tf.random.stateless_uniform(fours, seed=dropout_seed + [site, 0], **whole_range)
+        seed = _seed_of_site(dropout_seed, tf.get_variable_scope().name)
+        draws = tf.random.stateless_uniform(fours, seed=seed, **whole_range)
     draws = tf.reshape(tf.reshape(tf.bitcast(draws, tf.int16), [-1])[:size], shape)
     return tf.cast(draws >= round(dropout_prob * 2**16) - 2**15, tf.float32)
+
+
+def _seed_of_site(dropout_seed: tf.Tensor, site: str) -> tf.Tensor:
+    """Return another seed for each place in the model: int32 `[2]`."""
+    return dropout_seed + [zlib.crc32(site.encode()) & 0x7FFFFFFF, 0]
 
 
 def create_initializer(initializer_range: float = 0.02) -> Callable[..., tf.Tensor]:

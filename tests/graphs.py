@@ -1,11 +1,14 @@
-"""Building small encoders in tests: sizes, inputs, and weights that two graphs can share."""
+"""Building encoders in tests: sizes, inputs, and weights that two graphs can share."""
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+
+import modeling
 
 SETTINGS = {
     "vocab_size": 50,
@@ -17,6 +20,15 @@ SETTINGS = {
     "attention_probs_dropout_prob": 0.0,
     "max_position_embeddings": 12,
     "type_vocab_size": 2,
+}
+# The keys by which google's ALBERTs are known, with the values of all published ones.
+KEYS_OF_ALBERT = {
+    "num_hidden_groups": 1,
+    "inner_group_num": 1,
+    "down_scale_factor": 1,
+    "net_structure_type": 0,
+    "gap_size": 0,
+    "num_memory_blocks": 0,
 }
 _RANDOM = np.random.RandomState(1)
 INPUTS = {
@@ -51,3 +63,20 @@ def assert_equal(ours, googles):
     assert ours.keys() == googles.keys()
     for name, expected in googles.items():
         np.testing.assert_allclose(ours[name], expected, rtol=0, atol=1e-5, err_msg=name)
+
+
+@contextlib.contextmanager
+def converted_encoder(folder, inputs):
+    """Gives an encoder, with the weights that a conversion has written, and a session with it."""
+    config = modeling.BertConfig.from_json_file(str(folder / "bert_config.json"))
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = modeling.BertModel(
+            config,
+            is_training=False,
+            input_ids=tf.constant(inputs["input_ids"]),
+            input_mask=tf.constant(inputs["input_mask"]),
+            token_type_ids=tf.constant(inputs["segment_ids"]),
+        )
+        # Its last layer is there, in the same variables, as soon as somebody asks for it.
+        tf.train.Saver().restore(session, str(folder / "bert_model.ckpt"))
+        yield model, session

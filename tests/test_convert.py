@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow.compat.v1 as tf
+from graphs import converted_encoder
 
-import modeling
 from bert_classifier import convert
 from bert_classifier.errors import BadInput
 from bert_classifier.hugging_face import reading, weight_files
@@ -59,16 +59,7 @@ def read_checkpoint(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 def run_encoder(folder: pathlib.Path, inputs) -> tuple[np.ndarray, np.ndarray]:
     """Return hidden states `[1 + num_layers, batch, seq, hidden]` and the pooled output."""
-    config = modeling.BertConfig.from_json_file(str(folder / "bert_config.json"))
-    with tf.Graph().as_default(), tf.Session() as session:
-        model = modeling.BertModel(
-            config,
-            is_training=False,
-            input_ids=tf.constant(inputs["input_ids"]),
-            input_mask=tf.constant(inputs["input_mask"]),
-            token_type_ids=tf.constant(inputs["segment_ids"]),
-        )
-        tf.train.Saver().restore(session, str(folder / "bert_model.ckpt"))
+    with converted_encoder(folder, inputs) as (model, session):
         layers = [model.get_embedding_output()] + list(model.get_all_encoder_layers())
         return session.run((tf.stack(layers), model.get_pooled_output()))
 

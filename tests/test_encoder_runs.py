@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import CONFIG, VOCAB, TinyBert
+from graphs import KEYS_OF_ALBERT
 from program import (
     Launch,
     SmallRun,
@@ -27,15 +28,7 @@ from bert_classifier.serving.predictor import Predictor
 from encoder_config import BertConfig
 
 # What the files of google and brightmart say of an encoder, where it is not a BERT.
-ALBERT = {
-    "embedding_size": 16,
-    "num_hidden_groups": 1,
-    "inner_group_num": 1,
-    "down_scale_factor": 1,
-    "net_structure_type": 0,
-    "gap_size": 0,
-    "num_memory_blocks": 0,
-}
+ALBERT = {"embedding_size": 16, **KEYS_OF_ALBERT}
 ENCODERS = {
     "bert": {"num_hidden_layers": 2},
     "albert": {**ALBERT, "num_hidden_layers": 2},

@@ -1,6 +1,8 @@
 """ALBERT and ELECTRA: google's ALBERT, and BERT under their names, are the oracles."""
 
+import dataclasses
 import json
+import os
 import zlib
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from google_bert import albert_modeling as google
 from graphs import INPUTS, SETTINGS, assert_equal, constants, evaluate
+from program import ROOT
 
 import encoder_config
 import modeling
@@ -378,3 +381,41 @@ def test_the_depth_of_each_variable(kind):
 def test_shared_layers_have_no_depth():
     with pytest.raises(ValueError, match="share their weights"):
         config_of(**SHARED).layers_above("output_weights")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{"model_type": "electra"}, {"model_type": "albert", "num_hidden_groups": 6}],
+    ids=str,
+)
+def test_minilm_under_the_names_of_another_kind_is_the_same_encoder(changes):
+    """A real encoder; its activation is the exact gelu, which ELECTRA calls "gelu"."""
+    folder = os.path.join(ROOT, ".cache", "minilm-l6-uncased")
+    if not os.path.exists(os.path.join(folder, "bert_config.json")):
+        pytest.skip("MiniLM is not there: examples/fetch_minilm.py gets it")
+    bert = modeling.BertConfig.from_json_file(os.path.join(folder, "bert_config.json"))
+    config = dataclasses.replace(bert, **changes)
+    if changes["model_type"] == "electra":
+        config.hidden_act = "gelu"
+    reader = tf.train.load_checkpoint(os.path.join(folder, "bert_model.ckpt"))
+    values = {name: reader.get_tensor(name) for name in bert.variable_shapes()}
+    names = dict(zip(config.variable_shapes(), bert.variable_shapes()))
+    texts = np.random.RandomState(1).randint(1000, 30000, [3, 24]).astype(np.int32)
+    mask = (np.arange(24) < np.array([[24], [11], [2]])).astype(np.int32)
+
+    def run(config, weights):
+        with tf.Graph().as_default(), tf.Session() as session:
+            model = modeling.BertModel(config, False, tf.constant(texts), tf.constant(mask))
+            for variable in tf.trainable_variables():
+                variable.load(weights[variable.op.name], session)
+            return session.run([model.get_all_encoder_layers(), model.get_pooled_output()])
+
+    expected, expected_pooled = run(bert, values)
+    found, pooled = run(config, {new: values[old] for new, old in names.items()})
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    if config.kind.has_pooler:
+        np.testing.assert_allclose(pooled, expected_pooled, atol=1e-5)
+    else:
+        np.testing.assert_allclose(pooled, expected[-1][:, 0], atol=1e-5)

@@ -10,19 +10,11 @@ import encoder_config
 from bert_classifier.errors import BadInput
 from bert_classifier.hugging_face import layouts
 from bert_classifier.hugging_face.layouts import Layout
+from encoder_config import SIZES
 from modeling import BertConfig
 
 FILE_NAME = "config.json"
 
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
 
 # transformers' "gelu" is the exact form with erf; google's "gelu" is the approximation with tanh,
@@ -132,7 +124,7 @@ def read_json(path: str) -> dict[str, Any]:
 
 def _encoder_config(settings: dict[str, Any], layout: Layout, path: str) -> dict[str, Any]:
     _check(settings, layout, path)
-    config = {key: settings[key] for key in _SIZES + layout.sizes + _RATES}
+    config = {key: settings[key] for key in SIZES + layout.sizes + _RATES}
     activation = _ACTIVATIONS[settings["hidden_act"]]
     config["hidden_act"] = layout.tanh_gelu if activation == _TANH_GELU else activation
     if encoder_config.kind_of_keys(config) != layout.kind:
@@ -162,7 +154,7 @@ def _check(settings: dict[str, Any], layout: Layout, path: str) -> None:
         if settings.get(key) not in (None, value):
             message = "%s: %s is %r, only %r can be converted; use another model"
             raise BadInput(message % (path, key, settings[key], value))
-    for key in _SIZES + layout.sizes:
+    for key in SIZES + layout.sizes:
         if type(settings.get(key)) is not int or settings[key] < 1:
             message = "%s: %s is %r, not a whole number above 0; download the file again"
             raise BadInput(message % (path, key, settings.get(key)))
@@ -211,7 +203,7 @@ def content(config: BertConfig, layout: Layout, classifier: Classifier | None) -
     settings = {
         "architectures": [layout.class_prefix + class_suffix],
         "model_type": layout.model_type,
-        **{key: getattr(config, key) for key in _SIZES + _RATES},
+        **{key: getattr(config, key) for key in SIZES + _RATES},
         **{key: known[key] for key in layout.sizes},
         "hidden_act": _WRITTEN_ACTIVATIONS.get(activation, activation),
         "layer_norm_eps": config.norm_epsilon,

@@ -6,6 +6,7 @@ import re
 from typing import Any, Mapping, NamedTuple
 
 from bert_classifier.errors import BadInput
+from encoder_config import KINDS, OTHER_KINDS, EncoderKind
 
 # google's names, and where the tensors of transformers differ from them.
 _LAYERS_OF_BERT = ((r"/layer_(\d+)/", r"/layer/\1/"),)
@@ -103,28 +104,6 @@ LAYOUTS = {
 # Other models whose classes begin like those above.
 _OTHER_CLASSES = ("BertGeneration", "ErnieMModel", "ErnieMFor")
 
-_BYTE_PAIRS = "it reads byte pairs (vocab.json, merges.txt), and no tokenizer here makes them"
-_OWN_PIECES = "its SentencePiece vocabulary has other ids and marks than ALBERT's"
-_RELATIVE = "its attention adds vectors for the distance of two tokens, and none here does"
-# Why models that are taken for BERT are none.
-_REASONS = {
-    "roberta": _BYTE_PAIRS,
-    "longformer": _BYTE_PAIRS,
-    "modernbert": _BYTE_PAIRS,
-    "xlm-roberta": _OWN_PIECES,
-    "xlm-roberta-xl": _OWN_PIECES,
-    "camembert": _OWN_PIECES,
-    "ernie_m": _OWN_PIECES,
-    "deberta": _RELATIVE,
-    "deberta-v2": _RELATIVE,
-    "mpnet": _RELATIVE,
-    "nezha": _RELATIVE,
-    "roformer": "it turns vectors by the position of a token, and adds no positions",
-    "distilbert": "it has no token types and no pooler, and its classifier has a layer more",
-    "mobilebert": "its layers have a bottleneck, which no layer here has",
-    "megatron-bert": "it normalizes before each part of a layer, BERT after it",
-}
-
 
 def of_config(settings: Mapping[str, Any], kind: str, source: str) -> Layout:
     """Return the layout of the model that a config.json is of.
@@ -140,7 +119,7 @@ def of_config(settings: Mapping[str, Any], kind: str, source: str) -> Layout:
     model_type = settings.get("model_type") or kind
     known = ", ".join(LAYOUTS)
     if str(model_type) not in LAYOUTS:
-        reason = _REASONS.get(str(model_type))
+        reason = OTHER_KINDS.get(str(model_type))
         because = ": " + reason if reason else ""
         message = "%s: model_type is %r, which cannot be converted%s; use a model of %s"
         raise BadInput(message % (source, model_type, because, known))
@@ -152,9 +131,9 @@ def of_config(settings: Mapping[str, Any], kind: str, source: str) -> Layout:
     return layout
 
 
-def of_kind(kind: str) -> Layout | None:
+def of_kind(kind: EncoderKind) -> Layout | None:
     """Return the layout that a kind of encoder is written in, None if transformers lacks it."""
-    return next((layout for layout in LAYOUTS.values() if layout.kind == kind), None)
+    return next((layout for layout in LAYOUTS.values() if KINDS[layout.kind] is kind), None)
 
 
 def tensor_name(variable: str, layout: Layout) -> str:

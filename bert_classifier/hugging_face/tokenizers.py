@@ -145,6 +145,4 @@ def _write_words(vocab_file: str, copy: str) -> None:
     """
     with bad_input():
         tokenizer = FullTokenizer(vocab_file)
-    # A line whose token is in a later line again has none.
-    tokens = (tokenizer.inv_vocab.get(index, "") for index in range(tokenizer.vocab_size))
-    files.write_text(copy, "".join(token + "\n" for token in tokens))
+    files.write_text(copy, "".join(token + "\n" for token in tokenizer.identity()))

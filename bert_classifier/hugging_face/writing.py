@@ -7,7 +7,6 @@ from typing import Mapping
 
 import numpy as np
 
-import encoder_config
 from bert_classifier import files
 from bert_classifier.errors import BadInput
 from bert_classifier.hugging_face import (
@@ -42,7 +41,7 @@ def write(model: Model, hf_dir: str) -> int:
     hf_dir = os.path.realpath(hf_dir)
     folders.check_is_free(hf_dir)
     kind = model.config.kind
-    layout = layouts.of_kind(encoder_config.kind_of_keys({"model_type": model.config.model_type}))
+    layout = layouts.of_kind(kind)
     if layout is None:
         message = "%s: is of %s, which transformers cannot compute; use an export of this program"
         raise BadInput(message % (model.config_file, kind.title))

@@ -30,9 +30,7 @@ _OWN_FILES = _DATA_FILES | frozenset(
     "data_dir problem_type text_column text_b_column label_column id_column label_separator "
     "file_format separator has_header dev_fraction".split()
 )
-_PATHS = _DATA_FILES | frozenset(
-    "data_dir class_weights bert_config_file vocab_file spm_model_file".split()
-)
+_PATHS = _DATA_FILES | {"data_dir", "class_weights", *MODEL_FILES}
 
 
 def take_up(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

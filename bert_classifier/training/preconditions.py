@@ -10,6 +10,7 @@ from bert_classifier.config import Config, Training
 from bert_classifier.errors import BadInput
 from bert_classifier.model import weights
 from bert_classifier.training import runs
+from bert_classifier.training.identity import MODEL_FILES
 from bert_classifier.training.initial_weights import find_fine_tuned
 from bert_classifier.training.schedule import Schedule
 from encoder_config import BertConfig
@@ -19,9 +20,7 @@ _READ_AS_THEY_ARE = (
     "labels_file",
     "class_weights",
     "thresholds",
-    "bert_config_file",
-    "vocab_file",
-    "spm_model_file",
+    *MODEL_FILES,
 )
 
 

@@ -11,12 +11,14 @@ import pytest
 import safetensors.numpy
 import sentence_pieces
 import tensorflow.compat.v1 as tf
+from graphs import converted_encoder
 
 import encoder_config
 import modeling
 from bert_classifier import convert
 from bert_classifier.errors import BadInput
 from bert_classifier.hugging_face import layouts, reading
+from encoder_config import OTHER_KINDS
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 NAMES = ["tiny_albert", "tiny_electra", "tiny_ernie"]
@@ -59,15 +61,7 @@ def assert_refused(hf_dir: pathlib.Path, *words: str) -> None:
 def compute(folder: pathlib.Path, inputs) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the layers, float32 `[batch, seq, hidden]` each, and the pooled output."""
     config = modeling.BertConfig.from_json_file(str(folder / "bert_config.json"))
-    with tf.Graph().as_default(), tf.Session() as session:
-        model = modeling.BertModel(
-            config,
-            is_training=False,
-            input_ids=tf.constant(inputs["input_ids"]),
-            input_mask=tf.constant(inputs["input_mask"]),
-            token_type_ids=tf.constant(inputs["segment_ids"]),
-        )
-        tf.train.Saver(tf.trainable_variables()).restore(session, str(folder / "bert_model.ckpt"))
+    with converted_encoder(folder, inputs) as (model, session):
         layers = model.get_all_encoder_layers()
         # transformers tells no layer inside of a group, and the last one is not of the graph alone.
         layers = layers[(config.inner_group_num or 1) - 1 :: config.inner_group_num or 1]
@@ -331,11 +325,11 @@ def test_the_heads_of_pre_training_are_left_out_and_named(tmp_path):
     assert result.heads_left_out == ["discriminator_predictions", "generator_lm_head"]
 
 
-@pytest.mark.parametrize("model_type", sorted(layouts._REASONS))
+@pytest.mark.parametrize("model_type", sorted(OTHER_KINDS.keys() - layouts.LAYOUTS.keys()))
 def test_what_is_taken_for_bert_is_refused_with_the_reason(model_type, tmp_path):
     hf_dir = copy_of("tiny_ernie", tmp_path)
     change_json(hf_dir / "config.json", model_type=model_type, architectures=None)
-    assert_refused(hf_dir, repr(model_type), layouts._REASONS[model_type], "bert, ernie, albert")
+    assert_refused(hf_dir, repr(model_type), OTHER_KINDS[model_type], "bert, ernie, albert")
 
 
 @pytest.mark.parametrize(

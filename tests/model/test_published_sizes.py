@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+from graphs import KEYS_OF_ALBERT
 from program import ROOT
 
 from bert_classifier.model import weights
@@ -33,13 +34,8 @@ def sizes(hidden_size, num_hidden_layers, num_attention_heads, intermediate_size
 GOOGLE = {
     "type_vocab_size": 2,
     "embedding_size": 128,
-    "num_hidden_groups": 1,
-    "inner_group_num": 1,
-    "down_scale_factor": 1,
-    "net_structure_type": 0,
-    "gap_size": 0,
-    "num_memory_blocks": 0,
     "layers_to_keep": [],
+    **KEYS_OF_ALBERT,
 }
 BRIGHTMART = {"type_vocab_size": 2, "embedding_size": 128, "ln_type": "postln"}
 
