@@ -1,12 +1,13 @@
 """Compare the Predictor with a bare session of ONNX Runtime, on the model of an export.
 
-    .venv/bin/python benchmarks/bare_onnx.py EXPORT [EXPORT ...] [--texts=FILE]
+    .venv/bin/python benchmarks/bare_onnx.py EXPORT [EXPORT ...] [--texts=FILE] [--cpu_time]
 
 Both compute the same tokens; the Predictor makes them of texts first, and answers of the outputs.
 One text: `InferenceSession.run` with a session as it is by default. Many texts: batches of like
 length, which the bare session runs one after the other. They take turns, so that other load of the
 machine affects both; the table has medians. The texts are the last column of a table with a
-header, by default of the demo's dev set.
+header, by default of the demo's dev set. `--cpu_time` is for a machine that is busy with other
+work: it compares processor time, where each has one thread for a call.
 """
 
 from __future__ import annotations
@@ -30,14 +31,13 @@ from bert_classifier.export import bundle, onnx_models
 from bert_classifier.serving.loaded import read_tokenizer
 from bert_classifier.serving.predictor import Predictor
 
-TURNS = 5
 BATCH_SIZE = 32
 
 
 class Bare:
     """A session as ONNX Runtime makes it, and the tokens of texts."""
 
-    def __init__(self, export: str):
+    def __init__(self, export: str, num_threads: int):
         settings, parts = bundle.read_contents(export)
         self._converter = Converter(
             settings.labels,
@@ -47,7 +47,11 @@ class Bare:
         )
         path = os.path.join(bundle.find(export), bundle.ONNX_MODEL)
         onnxruntime = onnx_models.import_onnxruntime()
-        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
 
     def tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the tokens of texts, each int32 `[3, length]`."""
@@ -72,18 +76,21 @@ def batches_of(tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
     return batches
 
 
-def seconds(function: Callable[[], Any]) -> float:
-    """Return the time that a call takes."""
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
-def measure(export: str, texts: Sequence[str]) -> list[tuple[float, float]]:
+def measure(
+    export: str, texts: Sequence[str], num_turns: int, cpu_time: bool
+) -> list[tuple[float, float]]:
     """Return medians of Predictor and bare session: of one text, and of a text among many."""
-    bare = Bare(export)
+    clock = time.process_time if cpu_time else time.perf_counter
+
+    def seconds(function: Callable[[], Any]) -> float:
+        started = clock()
+        function()
+        return clock() - started
+
+    # 0 is what a session has by default: one thread per core.
+    bare = Bare(export, num_threads=1 if cpu_time else 0)
     tokens = bare.tokens(texts)
-    many = list(texts) * 4
+    many = list(texts) * 2
     batches = batches_of(bare.tokens(many))
     with Predictor(export, batch_size=BATCH_SIZE) as predictor:
         predictor.predict(many)
@@ -91,7 +98,7 @@ def measure(export: str, texts: Sequence[str]) -> list[tuple[float, float]]:
             bare.run(batch)
         of_one: list[tuple[float, float]] = []
         of_many: list[tuple[float, float]] = []
-        for _ in range(TURNS):
+        for _ in range(num_turns):
             for text, row in zip(texts, tokens):
                 ours = seconds(lambda: predictor.predict([text]))  # noqa: B023
                 theirs = seconds(lambda: bare.run(row[:, np.newaxis]))  # noqa: B023
@@ -116,12 +123,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("exports", nargs="+", help="folders of ONNX models of single texts")
     parser.add_argument("--texts", default=os.path.join(ROOT, "examples", "data", "dev.tsv"))
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--cpu_time", action="store_true")
     arguments = parser.parse_args()
     texts = read_texts(arguments.texts)
     print("| export | one text, ms: Predictor / bare | ratio | texts/s: Predictor / bare | ratio |")
     print("|---|---|---|---|---|")
     for export in arguments.exports:
-        (one, bare_one), (many, bare_many) = measure(export, texts)
+        (one, bare_one), (many, bare_many) = measure(
+            export, texts, arguments.turns, arguments.cpu_time
+        )
         print(
             "| %s | %.2f / %.2f | %.2f | %.0f / %.0f | %.2f |"
             % (

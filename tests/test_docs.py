@@ -19,7 +19,7 @@ PAGES = [README, README_ZH, ROOT / "CONTRIBUTING.md", *DOCS]
 STAGES = "data|model|training|inspection|export|serving"
 GOOGLES_MODULES = "run_classifier_gpu|modeling|optimization|tokenization|tf_metrics"
 FOLDERS = "bert_classifier|tests|docs|tools|examples|benchmarks"
-NOT_OURS = {"run_classifier.py", "model.safetensors"}
+NOT_OURS = {"model.onnx", "run_classifier.py", "model.safetensors"}
 # Of absl, curl, horovodrun, saved_model_cli, TensorBoard, TensorFlow, TensorFlow Serving and Slurm.
 FLAGS_OF_OTHERS = set(
     "help network-interfaces ssh-port ssh-identity-file dir tag_set signature_def logdir "

@@ -75,8 +75,7 @@ def export(small_run, tmp_path_factory):
     folder = small_run.copy(tmp_path_factory.mktemp("remote") / "run")
     arguments = ["--do_export", "--do_frozen", "--output_dir=" + folder]
     run_classifier_gpu.run_classifier(parsed(*small_run.arguments, *arguments))
-    (path,) = writer.list_exports(os.path.join(folder, "export", "saved_model"))
-    return path
+    return writer.list_exports(os.path.join(folder, "export", "saved_model"))[-1]
 
 
 @pytest.fixture(scope="module")
