@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bert_classifier import flags
+from bert_classifier.server.limits import Limits
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -50,9 +51,12 @@ def flags_of_the_program():
 
 
 def flags_of_the_other_commands():
-    commands = [ROOT / "bert_classifier" / name for name in ("convert.py", "predict.py")]
+    commands = [
+        ROOT / "bert_classifier" / name for name in ("convert.py", "predict.py", "serve.py")
+    ]
     sources = [*commands, *(ROOT / "benchmarks").glob("*.py")]
-    return {name for path in sources for name in re.findall('"--([a-z_]+)"', path.read_text())}
+    found = {name for path in sources for name in re.findall('"--([a-z_]+)"', path.read_text())}
+    return found | set(Limits._fields)
 
 
 def names_defined_in(path):
