@@ -89,6 +89,8 @@ MAY_HAVE_MANY_ARGUMENTS = {
     "bert_classifier.model.classifier.model_fn_builder": "google's BERT",
 }
 
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
 # Names that begin with an underscore, and are public: those of named tuples.
 _PUBLIC = ("_replace", "_asdict", "_fields", "_make")
 
@@ -278,9 +280,9 @@ def _reachable(name: str, ours: dict[str, set[str]]) -> set[str]:
 def _definitions(node: ast.AST, name: str) -> Iterator[tuple[str, ast.FunctionDef]]:
     """Yield the dotted name and the node of each function, in the order of the file."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(child, (*_FUNCTIONS, ast.ClassDef)):
             child_name = "%s.%s" % (name, child.name)
-            if isinstance(child, ast.FunctionDef):
+            if isinstance(child, _FUNCTIONS):
                 yield child_name, child
             yield from _definitions(child, child_name)
         else:
