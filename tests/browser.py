@@ -27,7 +27,7 @@ class Browser:
         self.troubles = []
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
-        # The browser reads from 3 and writes to 4.
+        # The browser reads from 3 and writes to 4; `sh` may not know descriptors above 9.
         command = [
             CHROMIUM,
             "--headless=new",
@@ -38,7 +38,7 @@ class Browser:
             "--user-data-dir=" + str(folder / "profile"),
         ]
         self._process = subprocess.Popen(
-            ["sh", "-c", 'exec "$@" 3<&%d 4>&%d' % (to_browser, from_browser), "sh", *command],
+            ["bash", "-c", 'exec "$@" 3<&%d 4>&%d' % (to_browser, from_browser), "-", *command],
             pass_fds=[to_browser, from_browser],
             stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

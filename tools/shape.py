@@ -93,6 +93,8 @@ MAY_HAVE_MANY_ARGUMENTS = {
     "bert_classifier.model.classifier.model_fn_builder": "google's BERT",
 }
 
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
 # Names that begin with an underscore, and are public: those of named tuples.
 _PUBLIC = ("_replace", "_asdict", "_fields", "_make")
 

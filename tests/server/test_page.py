@@ -93,7 +93,7 @@ def test_the_page(browser, tmp_path, served_export):
         assert (row[0], row[-1]) == (prediction.label, text)
         assert float(row[1]) == pytest.approx(prediction.confidence, abs=1e-5)
 
-    # The same file, chosen; then one that is not UTF-8.
+    # A file that is chosen; then it has changed to one that is not UTF-8.
     path = tmp_path / "two.txt"
     for content, message in (
         (b"good\nbad\n", "Answered: 2 texts."),

@@ -91,14 +91,29 @@ def damage(path):
         stream.write(b"\0\1\2\3" * 10)
 
 
-def test_a_server_from_its_first_version_to_its_end(tmp_path, served_export):
+@pytest.fixture
+def start(tmp_path):
+    """Starts servers, and ends those that a failed test has left."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    servers = []
+
+    def start(*arguments):
+        servers.append(Server(logs, *arguments))
+        return servers[-1].wait_until_ready()
+
+    yield start
+    for server in servers:
+        server.process.kill()
+        server.process.wait()
+
+
+def test_a_server_from_its_first_version_to_its_end(tmp_path, served_export, start):
     """New versions, a damaged one, a kill, a restart and an end, with clients all the time."""
     folder = tmp_path / "versions"
     folder.mkdir()
-    logs = tmp_path / "logs"
-    logs.mkdir()
     add_version(served_export, folder, 1)
-    server = Server(logs, folder).wait_until_ready()
+    server = start(folder)
 
     # Two newer ones under load.
     clients = reload_under_load(server, served_export, folder, [2, 3])
@@ -118,7 +133,7 @@ def test_a_server_from_its_first_version_to_its_end(tmp_path, served_export):
 
     # It is killed; what starts again finds the damaged one, says so, and answers with the other.
     assert server.end(signal.SIGKILL) == -signal.SIGKILL
-    server = Server(logs, folder, "--port", str(server.port)).wait_until_ready()
+    server = start(folder, "--port", str(server.port))
     assert answering(server) == 3 and server.log().count("Not loaded") == 1
 
     # It is mended.
@@ -140,12 +155,11 @@ def test_a_server_from_its_first_version_to_its_end(tmp_path, served_export):
 
 
 @pytest.mark.slow
-def test_ten_reloads_under_load(tmp_path, served_export):
-    folder, logs = tmp_path / "versions", tmp_path / "logs"
+def test_ten_reloads_under_load(tmp_path, served_export, start):
+    folder = tmp_path / "versions"
     folder.mkdir()
-    logs.mkdir()
     add_version(served_export, folder, 1)
-    server = Server(logs, folder).wait_until_ready()
+    server = start(folder)
     reload_under_load(server, served_export, folder, [2, 3])
     before = server.memory()
     clients = reload_under_load(server, served_export, folder, range(4, 14))
