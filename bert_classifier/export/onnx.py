@@ -51,6 +51,8 @@ def write(graph_def: tf.GraphDef, path: str) -> None:
     """
     import tf2onnx  # noqa: PLC0415
 
+    from bert_classifier.export.onnx_fusions import fuse  # noqa: PLC0415
+
     names = {node.name for node in graph_def.node}
     inputs, outputs = (
         {name + ":0": name for name in of_one_side if name in names}
@@ -62,6 +64,7 @@ def write(graph_def: tf.GraphDef, path: str) -> None:
             input_names=list(inputs),
             output_names=list(outputs),
             opset=OPSET,
+            custom_rewriter=[fuse],
             tensors_to_rename={**inputs, **outputs},
         )
     for value in [*model.graph.input, *model.graph.output]:
