@@ -37,7 +37,8 @@ BATCH_SIZE = 32
 class Bare:
     """A session as ONNX Runtime makes it, and the tokens of texts."""
 
-    def __init__(self, export: str, num_threads: int):
+    def __init__(self, export: str, num_threads: int = 0):
+        """Load an export; 0 is what a session has by default: one thread per core."""
         settings, parts = bundle.read_contents(export)
         self._converter = Converter(
             settings.labels,
@@ -63,12 +64,12 @@ class Bare:
         return self._session.run(None, dict(zip(bundle.INPUTS, batch)))
 
 
-def batches_of(tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
+def batches_of(tokens: Sequence[np.ndarray], batch_size: int = BATCH_SIZE) -> list[np.ndarray]:
     """Return batches of like length, each int32 `[3, batch_size, length]`."""
     ordered = sorted(tokens, key=lambda row: -row.shape[1])
     batches = []
-    for start in range(0, len(ordered), BATCH_SIZE):
-        rows = ordered[start : start + BATCH_SIZE]
+    for start in range(0, len(ordered), batch_size):
+        rows = ordered[start : start + batch_size]
         batch = np.zeros([len(bundle.INPUTS), len(rows), rows[0].shape[1]], np.int32)
         for number, row in enumerate(rows):
             batch[:, number, : row.shape[1]] = row
@@ -87,7 +88,6 @@ def measure(
         function()
         return clock() - started
 
-    # 0 is what a session has by default: one thread per core.
     bare = Bare(export, num_threads=1 if cpu_time else 0)
     tokens = bare.tokens(texts)
     many = list(texts) * 2

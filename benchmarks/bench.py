@@ -51,6 +51,8 @@ HUGGING_FACE = {
     "padded": {"padding": "max_length"},  # what its examples do unless told otherwise
     "bf16": {"padding": "longest", "bf16": True},
 }
+# Jobs that answer single texts, with a model in memory.
+OF_TEXTS = ("latency", "answer")
 LEGEND = """\
 Medians of turns, in brackets how many times the first column's.
 - The model has google's gelu, so that all compute the same.
@@ -62,7 +64,9 @@ Medians of turns, in brackets how many times the first column's.
   sentence: a call of `Estimator.predict`, which builds its graph anew.
 - `hf`: transformers' Trainer with `group_by_length`, fp32; `hf-padded`: every example padded to the
   maximal length, as in its examples; `hf-bf16`: as `hf`, with autocast; these two in one turn.
-- `ours-NAME`, `google-NAME`: in the environment of `--build`; `...-amp`: with `--amp`.
+- `ours-NAME`, `google-NAME`: in the environment of `--build`; `...-amp`: with `--amp`;
+  `...-onnx`, `...-int8`: `Predictor` with an ONNX model; `bare-...`: a session of ONNX Runtime,
+  which gets the same tokens, and for many sentences batches of like length.
 """ % (MAX_SEQ_LENGTH, BATCH_SIZE, LEARNING_RATE)
 
 
@@ -191,6 +195,10 @@ def make_peers(
         for program, script, variant, options in (
             ("ours", "ours.py", "", {}),
             ("ours", "ours.py", "amp", {"amp": True}),
+            ("ours", "ours.py", "onnx", {"onnx": "float32"}),
+            ("ours", "ours.py", "int8", {"onnx": "int8"}),
+            ("bare", "bare.py", "onnx", {"onnx": "float32"}),
+            ("bare", "bare.py", "int8", {"onnx": "int8"}),
             ("google", "google_bert.py", "", {}),
         )
         for build, python in builds.items()
@@ -211,7 +219,7 @@ def start(peers: Sequence[Peer]) -> tuple[list[Peer], dict[str, dict[str, str]]]
     """Return the peers that are installed on this machine, and name -> their versions."""
     ready, versions, failures = [], {}, {}
     for peer in peers:
-        runner = peer.python, peer.script, "amp" in peer.options
+        runner = peer.python, peer.script, frozenset(peer.options) & {"amp", "onnx"}
         if runner not in failures:
             failures[runner] = None
             try:
@@ -229,8 +237,11 @@ def takes_part(peer: Peer, case: Case) -> bool:
     """Tell whether a peer is measured in a case."""
     if peer.variant and peer.variant not in case.variants:
         return False
-    # The products of google's program are those of its TensorFlow, which is ours too.
-    return case.job != "products" or peer.script != "google_bert.py"
+    if peer.script == "bare.py":
+        return peer.variant in case.variants
+    # The products of google's program are those of its TensorFlow, which is ours too; and it has no
+    # way to keep a model in memory.
+    return case.job not in ("products", "answer") or peer.script != "google_bert.py"
 
 
 def ask(peer: Peer, job: str, settings: Mapping[str, Any]) -> Answer:
@@ -294,13 +305,13 @@ class Bench:
     def measure(self, case: Case) -> None:
         """Measure all peers that take part in a case; a peer that fails is left out from then on.
 
-        A variant of a peer takes part in the first turn only.
+        A variant of a peer takes part in the first turn of a training only.
         """
         peers = [peer for peer in self._peers if takes_part(peer, case)]
         for turn in range(case.turns):
             # The order alternates: the first peer of one turn is the last of the next.
             for peer in peers[:: -1 if turn % 2 else 1]:
-                if peer.variant and turn:
+                if peer.variant and turn and case.job == "fine_tune":
                     continue
                 say("%s: %s, turn %d of %d" % (case.title, peer.name, turn + 1, case.turns))
                 load = os.getloadavg()[0]
@@ -316,7 +327,7 @@ class Bench:
         settings = dict(case.settings)
         if case.job != "products":
             settings["model_dir"] = peer.model_dir
-        if case.job in ("predict", "latency"):
+        if case.job in ("predict", *OF_TEXTS):
             settings["output_dir"] = self._trained(peer, case.job)
         if case.job != "fine_tune":
             return ask(peer, case.job, settings)
@@ -329,6 +340,7 @@ class Bench:
 
         The rows of the step have as many texts as those of the job.
         """
+        job = "latency" if job in OF_TEXTS else job
         output_dir = os.path.join(self._folder, "trained", job, peer.name)
         if not os.path.exists(output_dir):
             os.makedirs(os.path.dirname(output_dir), exist_ok=True)

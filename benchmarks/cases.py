@@ -13,7 +13,9 @@ LEARNING_RATE = 1e-4
 LENGTHS = (32, 64, 128, 256)
 # The first steps build, plan and allocate; they are part of the start-up.
 WARM_UP_STEPS = 2
-GROUPS = ("products", "conversion", "latency", "prediction", "steps", "fine_tuning")
+GROUPS = ("products", "conversion", "latency", "answers", "prediction", "steps", "fine_tuning")
+# Models of ONNX, which only answer.
+OF_ONNX = ("onnx", "int8")
 
 
 class Training(NamedTuple):
@@ -162,7 +164,21 @@ def make_cases(size: Size, data: Mapping[str, str]) -> list[Case]:
             dict(length, data_dir=data["sentences"], num_texts=size.answered_sentences),
             size.short_turns,
             measure_latency,
-            ("bf16",),
+            ("bf16", *OF_ONNX),
+        ),
+        Case(
+            "answers",
+            "many sentences",
+            "answer",
+            dict(
+                length,
+                data_dir=data["sentences"],
+                num_texts=size.answered_sentences,
+                batch_size=BATCH_SIZE,
+            ),
+            size.short_turns,
+            lambda answer: {"texts/s": size.answered_sentences / answer.numbers["seconds"]},
+            ("bf16", *OF_ONNX),
         ),
         Case(
             "prediction",

@@ -158,15 +158,21 @@ def predict(
     collate = transformers.DataCollatorWithPadding(tokenizer)
     started = time.monotonic()
     model = trained_model(output_dir)
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-    predictions = [0] * len(rows)
     with torch.inference_mode(), autocast(bf16):
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
-            answers = model(**collate([rows[index] for index in indices])).logits.argmax(-1)
-            for index, prediction in zip(indices, answers.tolist()):
-                predictions[index] = prediction
+        classify(model, collate, rows, batch_size)
     return {"seconds": time.monotonic() - started}
+
+
+def classify(model: Any, collate: Any, rows: list[Any], batch_size: int) -> list[list[float]]:
+    """Return the probabilities of rows, in batches of similar length."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    found: list[list[float]] = [[]] * len(rows)
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        answers = model(**collate([rows[index] for index in indices])).logits.softmax(-1)
+        for index, probabilities in zip(indices, answers.tolist()):
+            found[index] = probabilities
+    return found
 
 
 def latency(
@@ -182,7 +188,7 @@ def latency(
     tokenizer = load_tokenizer(model_dir)
     model = trained_model(output_dir)
 
-    def classify(example):
+    def classify_one(example):
         inputs = tokenizer(
             example.text,
             example.text_b,
@@ -195,7 +201,33 @@ def latency(
             return model(**inputs).logits.softmax(-1).tolist()
 
     examples = runner.read_examples(os.path.join(data_dir, "test.tsv"))[:num_texts]
-    return {"seconds": runner.time_calls(classify, examples)}
+    return {"seconds": runner.time_calls(classify_one, examples)}
+
+
+def answer(
+    model_dir: str,
+    data_dir: str,
+    output_dir: str,
+    max_seq_length: int,
+    num_texts: int,
+    batch_size: int,
+    padding: str,
+    bf16: bool = False,
+) -> dict[str, Any]:
+    """Classify many texts, from the texts to the probabilities, without loading the model."""
+    tokenizer = load_tokenizer(model_dir)
+    model = trained_model(output_dir)
+    collate = transformers.DataCollatorWithPadding(tokenizer)
+
+    def classify_all(examples):
+        encoded = tokenize(tokenizer, examples, max_seq_length, padding)
+        rows = [dict(zip(encoded, values)) for values in zip(*encoded.values())]
+        with torch.inference_mode(), autocast(bf16):
+            return classify(model, collate, rows, batch_size)
+
+    examples = runner.read_examples(os.path.join(data_dir, "test.tsv"))[:num_texts]
+    (seconds,) = runner.time_calls(classify_all, [examples])
+    return {"seconds": seconds}
 
 
 def convert(
@@ -232,6 +264,7 @@ if __name__ == "__main__":
         fine_tune=fine_tune,
         predict=predict,
         latency=latency,
+        answer=answer,
         convert=convert,
         products=products,
         versions=versions,

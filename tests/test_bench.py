@@ -379,11 +379,12 @@ def test_peers_take_turns_there_and_back(tmp_path, stand_ins):
     assert measured.turns[0].numbers == {"speed": 1.5}
 
 
-def test_a_variant_takes_part_in_the_first_turn(tmp_path, stand_ins):
+@pytest.mark.parametrize("job, order", [("fine_tune", "abccaac"), ("latency", "abccbaabc")])
+def test_a_variant_takes_part_in_the_first_turn_of_a_training(tmp_path, stand_ins, job, order):
     peers = [stand_ins.peer("a"), stand_ins.peer("b")._replace(variant="bf16"), stand_ins.peer("c")]
-    measured = bench.Bench(peers, str(tmp_path), {})
-    measured.measure(case(turns=3)._replace(variants=("bf16",)))
-    assert [turn.peer for turn in measured.turns] == list("abccaac")
+    measured = bench.Bench(peers, str(tmp_path), ONE_STEP)
+    measured.measure(case(job, turns=3)._replace(variants=("bf16",)))
+    assert [turn.peer for turn in measured.turns] == list(order)
 
 
 def test_a_peer_that_fails_is_out_of_the_case_and_says_why(tmp_path, stand_ins, capsys):
@@ -408,12 +409,14 @@ def test_a_model_is_trained_once_for_each_job_that_needs_one(tmp_path, stand_ins
     measured = bench.Bench(peers, str(tmp_path), ONE_STEP)
     measured.measure(case("predict", turns=2))
     measured.measure(case("latency"))
+    measured.measure(case("answer"))
     assert stand_ins.asked() == [
         "a fine_tune",
         "a predict",
         "a predict",
         "a fine_tune",
         "a latency",
+        "a answer",
     ]
 
 
@@ -488,11 +491,14 @@ def test_who_takes_part():
         for one in cases.make_cases(SMALL, collections.defaultdict(str))
     }
     tensorflow = ["ours", "ours-fast", "google", "google-fast"]
+    of_onnx = ["ours-onnx", "ours-fast-onnx", "ours-int8", "ours-fast-int8"]
+    of_onnx += ["bare-onnx", "bare-fast-onnx", "bare-int8", "bare-fast-int8"]
     training = ["ours", "ours-fast", "ours-amp", "ours-fast-amp", "google", "google-fast"]
     assert taking_part == {
         "products": ["ours", "ours-fast", "hf"],
         "conversion": [*tensorflow, "hf"],
-        "latency": [*tensorflow, "hf", "hf-bf16"],
+        "latency": ["ours", "ours-fast", *of_onnx, "google", "google-fast", "hf", "hf-bf16"],
+        "answers": ["ours", "ours-fast", *of_onnx, "hf", "hf-bf16"],
         "prediction": [*tensorflow, "hf", "hf-padded", "hf-bf16"],
         "steps": [*training, "hf", "hf-bf16"],
         "fine_tuning": [*training, "hf", "hf-padded", "hf-bf16"],
@@ -578,7 +584,7 @@ def test_both_programs_do_all_jobs(tmp_path):
             sys.executable,
             os.path.join(bench.HERE, "bench.py"),
             "--size=smoke",
-            "--peers=ours,google",
+            "--peers=ours,ours-int8,bare-int8,google",
             "--model_dir=%s" % tmp_path,
             "--json=%s" % (tmp_path / "bench.json"),
         ],
@@ -588,10 +594,14 @@ def test_both_programs_do_all_jobs(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "FAILED" not in result.stderr
     medians = json.loads((tmp_path / "bench.json").read_text())["medians"]
-    both = {(row["case"], row["measure"]) for row in medians if len(row["peers"]) == 2}
-    alone = {row["case"] for row in medians if list(row["peers"]) == ["ours"]}
-    assert len(both) == 19
-    assert alone == {"products"}
+    measures = collections.Counter(
+        (row["case"].split(",")[0], *sorted(row["peers"])) for row in medians
+    )
+    assert measures["one sentence", "bare-int8", "google", "ours", "ours-int8"] == 2
+    assert measures["many sentences", "bare-int8", "ours", "ours-int8"] == 1
+    assert measures["products", "ours"] == 4
+    others = [row for row in measures.elements() if row[1:] == ("google", "ours")]
+    assert len(others) == 17, measures
     assert result.stdout.count("\n| ") == 2 + len(medians)
 
 
