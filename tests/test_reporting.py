@@ -12,8 +12,6 @@ import sklearn.metrics
 from program import parsed
 
 import run_classifier_gpu
-from bert_classifier import reporting
-from bert_classifier.data.examples import InputExample
 from bert_classifier.report import page
 from bert_classifier.training import outputs as outputs_files
 
@@ -102,29 +100,3 @@ def test_outputs_of_other_data_are_not_reported(small_run, output_dir, caplog):
     os.remove(os.path.join(output_dir, "report.html"))
     train_alone(small_run, output_dir)
     assert not os.path.exists(os.path.join(output_dir, "report.html"))
-
-
-@pytest.mark.parametrize(
-    "label_id, row, expected",
-    [
-        (1, {"probabilities": np.array([0.75, 0.25])}, -np.log(0.25)),
-        ([1, 0], {"probabilities": np.array([0.5, 0.2])}, -(np.log(0.5) + np.log(0.8)) / 2),
-        (2.0, {"predictions": np.float32(3.5)}, 2.25),
-        (0, {"probabilities": np.array([0.0, 1.0])}, -np.log(1e-30)),
-    ],
-)
-def test_the_loss_of_a_training_example(label_id, row, expected):
-    assert reporting._loss(row, label_id, "probabilities" in row) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("size", [1, 5, 1000, 3000])
-def test_a_sample_has_each_example_once_and_is_bounded(size):
-    examples = [InputExample(str(n), "text") for n in range(size)]
-    found = [example.guid for example in reporting._sample(examples, size)]
-    assert len(found) == len(set(found)) == min(size, 1000)
-    assert found == [example.guid for example in reporting._sample(examples, size)]
-
-
-def test_looking_for_suspects_ends_in_time(monkeypatch):
-    monkeypatch.setattr(reporting, "_SECONDS_FOR_SUSPECTS", -1.0)
-    assert list(reporting._in_time(iter(range(5)))) == [0]

@@ -74,6 +74,7 @@ def curves(
             if step is not None:
                 label = "%s: step %d" % (what, step)
                 axes.axvline(step, color=colour, linestyle="--", linewidth=1, label=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("step")
         axes.set_title(name)
         axes.legend()
