@@ -76,6 +76,32 @@ def test_a_training_alone_has_a_report_too(small_run, output_dir):
     assert headline.search(found).group() == headline.search(before).group()
 
 
+def test_another_dev_file_has_a_report_and_the_outputs_of_the_run_stay(
+    small_run, output_dir, tmp_path
+):
+    other = tmp_path / "other.tsv"
+    other.write_text("label\ttext\n" + "positive\tthe film was good .\n" * 3)
+    before = outputs_of(output_dir)
+    arguments = ["--do_eval", "--dev_file=%s" % other, "--output_dir=" + output_dir]
+    metrics = run_classifier_gpu.run_classifier(parsed(*arguments))
+    assert "Result on 3 dev rows" in read(output_dir, "report.html")
+    results = json.loads(read(output_dir, "eval_results.json"))
+    assert results["num_examples"] == 3
+    assert results["classes"]["positive"]["support"] == 3
+    assert results["eval_accuracy"] == metrics["eval_accuracy"]
+    np.testing.assert_array_equal(outputs_of(output_dir).predictions, before.predictions)
+
+
+def test_one_dev_row(small_run, output_dir, tmp_path):
+    one = tmp_path / "one.tsv"
+    one.write_text("label\ttext\npositive\tthe <b>film</b> was bad .\n")
+    arguments = ["--do_eval", "--dev_file=%s" % one, "--output_dir=" + output_dir]
+    metrics = run_classifier_gpu.run_classifier(parsed(*arguments))
+    text = read(output_dir, "report.html")
+    assert "Result on 1 dev rows" in text and "<b>film" not in text
+    assert metrics["eval_accuracy"] == 1.0 and "There are none." in text
+
+
 def test_a_report_that_fails_is_a_warning(small_run, output_dir, monkeypatch, caplog):
     def fail(*arguments):
         raise RuntimeError("no ink")

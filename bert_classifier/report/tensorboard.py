@@ -277,7 +277,9 @@ def _compared_types() -> dict[str, bool]:
     fields = dataclasses.fields(Config().training)
     types = {field.name: str(field.type) for field in fields}
     types.update(_COMPARED)
-    return {name: bool(re.search("int|float", kind)) for name, kind in types.items()}
+    # The table is wide: what is tuned most comes first.
+    names = sorted(types, key=lambda name: name != "learning_rate")
+    return {name: bool(re.search("int|float", types[name])) for name in names}
 
 
 def write_end(estimator: tf.estimator.Estimator, history: EvalHistory) -> None:
