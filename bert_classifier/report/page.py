@@ -218,8 +218,8 @@ def _of_classes(evaluated: Evaluated) -> dict[str, Any]:
     return found
 
 
-def _confused_pairs(evaluated: Evaluated) -> list[tuple[str, str, int, float]]:
-    """Return label, answer, number of rows and share of the label's rows; the most rows first."""
+def _confused_pairs(evaluated: Evaluated) -> list[tuple[str, str, int, int]]:
+    """Return label, wrong answer, number of such rows, of rows with the label; the most first."""
     outputs, scores = evaluated.outputs, evaluated.scores
     if outputs.label_ids.ndim > 1 or scores.classes is None:
         return []
@@ -234,7 +234,7 @@ def _confused_pairs(evaluated: Evaluated) -> list[tuple[str, str, int, float]]:
             scores.labels[pairs[n] // size],
             scores.labels[pairs[n] % size],
             int(numbers[n]),
-            numbers[n] / support[pairs[n] // size],
+            int(support[pairs[n] // size]),
         )
         for n in order
     ]

@@ -249,13 +249,9 @@ def _of_settings(config: Config, metrics: Sequence[str]) -> Iterator[tf.Summary]
         rows.append([name, str(values[name]), "yes" if name in config.given else ""])
     yield _table("flags", rows, "All flags of the run.")
     compared = _compared_types()
-    kinds = {True: api_pb2.DATA_TYPE_FLOAT64, False: api_pb2.DATA_TYPE_STRING}
     # TensorBoard takes the columns from the first run that it finds: all runs name the same ones.
     yield hparams.experiment_pb(
-        [
-            api_pb2.HParamInfo(name=name, type=kinds[is_number])
-            for name, is_number in compared.items()
-        ],
+        [_column(name, compared[name], name in config.given) for name in compared],
         [
             api_pb2.MetricInfo(
                 name=api_pb2.MetricName(group="eval_" + _BEST, tag=metric), display_name=metric
@@ -270,6 +266,15 @@ def _of_settings(config: Config, metrics: Sequence[str]) -> Iterator[tf.Summary]
             if values[name] is not None
         }
     )
+
+
+def _column(name: str, is_number: bool, is_given: bool) -> api_pb2.HParamInfo:
+    kind = api_pb2.DATA_TYPE_FLOAT64 if is_number else api_pb2.DATA_TYPE_STRING
+    column = api_pb2.HParamInfo(name=name, type=kind)
+    # That of TensorFlow 2.15 shows few columns at first, those that are said to differ before all.
+    if "differs" in column.DESCRIPTOR.fields_by_name:
+        column.differs = is_given
+    return column
 
 
 def _compared_types() -> dict[str, bool]:

@@ -142,8 +142,8 @@ def test_the_most_confused_pairs_come_first():
     )
     _, parsed = render(evaluated)
     assert parsed.rows["confused-pairs"][1:] == [
-        ["a", "b", "2", "66.7 %"],
-        ["b", "c", "1", "50.0 %"],
+        ["a", "b", "2 of 3"],
+        ["b", "c", "1 of 2"],
     ]
 
 
