@@ -15,6 +15,11 @@ def convert() -> None:
     _run("bert_classifier.convert")
 
 
+def compare() -> None:
+    """Run `python -m bert_classifier.compare`."""
+    _run("bert_classifier.compare")
+
+
 def _run(module: str) -> None:
     # As `__main__`, because these modules prepare the standard streams, and the environment that
     # TensorFlow reads, before they import anything else, and only then.

@@ -83,12 +83,14 @@ def _expand(folders: Sequence[str]) -> Iterator[str]:
 
 
 def _trials(folder: str) -> list[str]:
-    if not os.path.exists(os.path.join(folder, "trials.json")):
+    path, cure = os.path.join(folder, "trials.json"), "restore it, or give the trials"
+    if not os.path.exists(path):
         return []
-    trials = files.read_json(os.path.join(folder, "trials.json"), "restore it")
-    return [
-        os.path.join(folder, os.path.basename(trial["output_dir"])) for trial in trials["trials"]
-    ]
+    trials = files.read_json(path, cure)
+    with files.damage_told(path, cure):
+        # The folder may have been moved.
+        names = [os.path.basename(trial["output_dir"]) for trial in trials["trials"]]
+    return [os.path.join(folder, name) for name in names]
 
 
 if __name__ == "__main__":

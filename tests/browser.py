@@ -18,6 +18,7 @@ class Browser:
 
     Attributes:
         troubles: what the page's script has thrown, and what the browser has refused it.
+        requests: the addresses of all that the page has asked for, itself too.
     """
 
     def __init__(self, folder, url):
@@ -25,6 +26,7 @@ class Browser:
         self._number = 0
         self._buffer = b""
         self.troubles = []
+        self.requests = []
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
         # The browser reads from 3 and writes to 4; `sh` may not know descriptors above 9.
@@ -50,7 +52,7 @@ class Browser:
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)[
             "sessionId"
         ]
-        for domain in ("Page", "Runtime", "Log", "DOM", "Accessibility"):
+        for domain in ("Page", "Runtime", "Log", "DOM", "Accessibility", "Network"):
             self.send(domain + ".enable")
         self.send(
             "Emulation.setDeviceMetricsOverride",
@@ -77,6 +79,8 @@ class Browser:
                 return answer["result"]
             if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
                 self.troubles.append(answer["params"])
+            if answer.get("method") == "Network.requestWillBeSent":
+                self.requests.append(answer["params"]["request"]["url"])
 
     def _read(self):
         while b"\0" not in self._buffer:

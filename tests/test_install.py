@@ -155,8 +155,9 @@ def test_the_installed_commands_do_what_python_m_does(installed, export, applica
     by_module = [str(installed / "bin" / "python"), "-m", "bert_classifier.predict"]
     assert answered == _output([*by_module, *arguments], application, PYTHONPATH="")
     assert json.loads(answered)["text"] == "good"
-    convert = str(installed / "bin" / "bert-classifier-convert")
-    assert "hf_dir" in _output([convert, "--help"], application, PYTHONPATH="")
+    for name, argument in (("convert", "hf_dir"), ("compare", "RUN")):
+        command = str(installed / "bin" / ("bert-classifier-" + name))
+        assert argument in _output([command, "--help"], application, PYTHONPATH="")
 
 
 ANSWERS = """

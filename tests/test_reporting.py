@@ -12,8 +12,6 @@ import sklearn.metrics
 from program import parsed
 
 import run_classifier_gpu
-from bert_classifier import reporting
-from bert_classifier.data.examples import InputExample
 from bert_classifier.report import page
 from bert_classifier.training import outputs as outputs_files
 
@@ -78,6 +76,32 @@ def test_a_training_alone_has_a_report_too(small_run, output_dir):
     assert headline.search(found).group() == headline.search(before).group()
 
 
+def test_another_dev_file_has_a_report_and_the_outputs_of_the_run_stay(
+    small_run, output_dir, tmp_path
+):
+    other = tmp_path / "other.tsv"
+    other.write_text("label\ttext\n" + "positive\tthe film was good .\n" * 3)
+    before = outputs_of(output_dir)
+    arguments = ["--do_eval", "--dev_file=%s" % other, "--output_dir=" + output_dir]
+    metrics = run_classifier_gpu.run_classifier(parsed(*arguments))
+    assert "Result on 3 dev rows" in read(output_dir, "report.html")
+    results = json.loads(read(output_dir, "eval_results.json"))
+    assert results["num_examples"] == 3
+    assert results["classes"]["positive"]["support"] == 3
+    assert results["eval_accuracy"] == metrics["eval_accuracy"]
+    np.testing.assert_array_equal(outputs_of(output_dir).predictions, before.predictions)
+
+
+def test_one_dev_row(small_run, output_dir, tmp_path):
+    one = tmp_path / "one.tsv"
+    one.write_text("label\ttext\npositive\tthe <b>film</b> was bad .\n")
+    arguments = ["--do_eval", "--dev_file=%s" % one, "--output_dir=" + output_dir]
+    metrics = run_classifier_gpu.run_classifier(parsed(*arguments))
+    text = read(output_dir, "report.html")
+    assert "Result on 1 dev rows" in text and "<b>film" not in text
+    assert metrics["eval_accuracy"] == 1.0 and "There are none." in text
+
+
 def test_a_report_that_fails_is_a_warning(small_run, output_dir, monkeypatch, caplog):
     def fail(*arguments):
         raise RuntimeError("no ink")
@@ -102,29 +126,3 @@ def test_outputs_of_other_data_are_not_reported(small_run, output_dir, caplog):
     os.remove(os.path.join(output_dir, "report.html"))
     train_alone(small_run, output_dir)
     assert not os.path.exists(os.path.join(output_dir, "report.html"))
-
-
-@pytest.mark.parametrize(
-    "label_id, row, expected",
-    [
-        (1, {"probabilities": np.array([0.75, 0.25])}, -np.log(0.25)),
-        ([1, 0], {"probabilities": np.array([0.5, 0.2])}, -(np.log(0.5) + np.log(0.8)) / 2),
-        (2.0, {"predictions": np.float32(3.5)}, 2.25),
-        (0, {"probabilities": np.array([0.0, 1.0])}, -np.log(1e-30)),
-    ],
-)
-def test_the_loss_of_a_training_example(label_id, row, expected):
-    assert reporting._loss(row, label_id, "probabilities" in row) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("size", [1, 5, 1000, 3000])
-def test_a_sample_has_each_example_once_and_is_bounded(size):
-    examples = [InputExample(str(n), "text") for n in range(size)]
-    found = [example.guid for example in reporting._sample(examples, size)]
-    assert len(found) == len(set(found)) == min(size, 1000)
-    assert found == [example.guid for example in reporting._sample(examples, size)]
-
-
-def test_looking_for_suspects_ends_in_time(monkeypatch):
-    monkeypatch.setattr(reporting, "_SECONDS_FOR_SUSPECTS", -1.0)
-    assert list(reporting._in_time(iter(range(5)))) == [0]

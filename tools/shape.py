@@ -51,6 +51,7 @@ LAYERS = (
         "bert_classifier.flags",
         "bert_classifier.hook_builders",
         "bert_classifier.job",
+        "bert_classifier.label_noise",
         "bert_classifier.predict",
         "bert_classifier.predictions",
         "bert_classifier.program",

@@ -13,7 +13,9 @@ import numpy as np
 
 from bert_classifier import files
 from bert_classifier.errors import BadInput
-from bert_classifier.report.scores import Interval, McNemar, is_right, mcnemar, score
+from bert_classifier.report.bootstrap import Interval
+from bert_classifier.report.mcnemar import McNemar, is_right, mcnemar
+from bert_classifier.report.scores import score
 from bert_classifier.training import outputs as outputs_files
 from bert_classifier.training import runs
 from bert_classifier.training.history import EvalHistory, Watched, eval_history_path
@@ -36,29 +38,27 @@ class Finished(NamedTuple):
 
     Attributes:
         name: its folder, as it was given.
-        record: its run.json.
+        result: how it ended.
+        settings: what was set, by name: flags, number of workers, versions.
         watched: the metric that chose its best checkpoint.
+        labels: those that it tells apart.
+        dev_data: the fingerprint of its dev set.
+        dev_source: where its dev examples come from; paths are absolute.
         value: of the metric, at the best checkpoint; None if no evaluation had a finite one.
         outputs: what its best checkpoint says about the dev set; None if there is no such file.
         interval: of the metric, 95 %; None if it is unknown.
     """
 
     name: str
-    record: Mapping[str, Any]
+    result: Mapping[str, Any]
+    settings: Mapping[str, Any]
     watched: Watched
-    value: float | None
-    outputs: Outputs | None
-    interval: Interval | None
-
-    @property
-    def result(self) -> Mapping[str, Any]:
-        """How the run ended."""
-        return self.record["result"]
-
-    def settings(self) -> dict[str, Any]:
-        """Return what was set, by name: flags, number of workers, versions."""
-        flags = {n: v for n, v in self.record["flags"].items() if n not in _NO_SETTINGS}
-        return {**flags, "workers": self.result.get("workers"), **self.record["versions"]}
+    labels: Sequence[str]
+    dev_data: Any
+    dev_source: Sequence[Any]
+    value: float | None = None
+    outputs: Outputs | None = None
+    interval: Interval | None = None
 
 
 class Comparison(NamedTuple):
@@ -86,18 +86,42 @@ def read(folder: str, name: str | None = None) -> Finished:
     if record is None:
         raise BadInput("%s: has no run.json; give the --output_dir of a training" % name)
     with files.damage_told(runs.record_path(folder), "give a run of this version"):
-        watched = Watched(*record["identity"]["best_metric"])
+        run = _from_record(name, record)
+    history_path = eval_history_path(folder)
+    history = EvalHistory(history_path, run.watched)
+    with files.damage_told(history_path, "restore it"):
+        best = history.best()
+        value = None if best is None else history.value(best)
     outputs = outputs_files.read(outputs_path(folder))
-    best = EvalHistory(eval_history_path(folder), watched).best()
-    value = None if best is None else best.metrics[watched.metric]
     # They may be of another checkpoint than the best one, or of data that was evaluated later.
-    expected = (best.step if best else None, record["identity"].get("dev data"))
-    if outputs is not None and (outputs.step, outputs.fingerprint) != expected:
-        outputs = None
-    interval = None
-    if outputs is not None:
-        interval = _interval(outputs, record["identity"]["labels"], watched.metric)
-    return Finished(name, record, watched, value, outputs, interval)
+    expected = (best.step if best else None, run.dev_data)
+    if outputs is None or (outputs.step, outputs.fingerprint) != expected:
+        return run._replace(value=value)
+    with files.damage_told(outputs_path(folder), outputs_files.CURE):
+        interval = _interval(outputs, run.labels, run.watched.metric)
+    return run._replace(value=value, outputs=outputs, interval=interval)
+
+
+def _from_record(name: str, record: Mapping[str, Any]) -> Finished:
+    """Take what is compared out of run.json."""
+    result, identity = dict(record["result"]), record["identity"]
+    result["status"] = str(result["status"])
+    flags = {n: v for n, v in record["flags"].items() if n not in _NO_SETTINGS}
+    settings = {**flags, "workers": result.get("workers"), **record["versions"]}
+    watched, labels = Watched(*identity["best_metric"]), list(identity["labels"])
+    return Finished(
+        name, result, settings, watched, labels, identity["dev data"], _dev_source(record)
+    )
+
+
+def _dev_source(record: Mapping[str, Any]) -> list[Any]:
+    folder = record["folder"] or ""
+    values = [record["flags"].get(name) for name in _DATA]
+    return [
+        os.path.realpath(os.path.join(folder, value)) if name.endswith(("_dir", "_file")) else value
+        for name, value in zip(_DATA, values)
+        if value is not None
+    ]
 
 
 def _interval(outputs: Outputs, labels: Sequence[str], metric: str) -> Interval | None:
@@ -118,7 +142,7 @@ def _problem_type(outputs: Outputs) -> str:
 
 def compare(rows: Sequence[Finished]) -> Comparison:
     """Compare runs."""
-    all_settings = [row.settings() for row in rows]
+    all_settings = [row.settings for row in rows]
     names = sorted({name for settings in all_settings for name in settings})
     settings = {name: [of_run.get(name) for of_run in all_settings] for name in names}
     different = {
@@ -153,25 +177,19 @@ def _remarks(rows: Sequence[Finished]) -> Iterator[str]:
 
 def _same_dev_set(first: Finished, second: Finished) -> bool:
     """Tell whether two runs have the same dev examples, though maybe other word pieces of them."""
-    identities = [run.record["identity"] for run in (first, second)]
-    if identities[0]["dev data"] == identities[1]["dev data"]:
+    if first.dev_data == second.dev_data:
         return True
-    if identities[0]["labels"] != identities[1]["labels"] or _data(first) != _data(second):
+    if (first.labels, first.dev_source) != (second.labels, second.dev_source):
         return False
-    outputs = [run.outputs for run in (first, second)]
-    labels = [None if of is None else of.label_ids for of in outputs]
-    return labels[0] is not None and labels[1] is not None and np.array_equal(*labels)
+    return _same_truth(first.outputs, second.outputs)
 
 
-def _data(run: Finished) -> list[Any]:
-    """Return where the dev examples of a run come from; paths are absolute."""
-    folder = run.record["folder"] or ""
-    values = [run.record["flags"].get(name) for name in _DATA]
-    return [
-        os.path.realpath(os.path.join(folder, value)) if name.endswith(("_dir", "_file")) else value
-        for name, value in zip(_DATA, values)
-        if value is not None
-    ]
+def _same_truth(first: Outputs | None, second: Outputs | None) -> bool:
+    return (
+        first is not None
+        and second is not None
+        and np.array_equal(first.label_ids, second.label_ids)
+    )
 
 
 def mcnemar_of_pair(first: Finished, second: Finished) -> McNemar | str:
@@ -181,7 +199,7 @@ def mcnemar_of_pair(first: Finished, second: Finished) -> McNemar | str:
             return (
                 "%s has no dev_outputs.npz of its best checkpoint; --do_eval writes it" % run.name
             )
-    if not _same_dev_set(first, second):
+    if not (_same_dev_set(first, second) and _same_truth(first.outputs, second.outputs)):
         return "the runs have other dev examples"
     assert first.outputs is not None and second.outputs is not None
     if first.outputs.probabilities is None:

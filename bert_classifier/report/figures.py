@@ -74,6 +74,7 @@ def curves(
             if step is not None:
                 label = "%s: step %d" % (what, step)
                 axes.axvline(step, color=colour, linestyle="--", linewidth=1, label=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("step")
         axes.set_title(name)
         axes.legend()
@@ -101,7 +102,7 @@ def reliability(before: _Decisions, after: _Decisions, temperature: float) -> st
             ]
             axes.plot(*means, color=colour, marker="o", markersize=4, label=name)
         axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, 1.03)  # A point at 1 is whole.
         axes.set_xlabel("confidence")
         axes.set_ylabel("share that is right")
         axes.legend(loc="upper left")

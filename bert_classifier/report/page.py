@@ -24,8 +24,8 @@ from bert_classifier.training.outputs import Outputs
 _NUM_MISTAKES, _NUM_PAIRS = 30, 20
 _MOST_CHARACTERS = 1000  # Of a text.
 _MOST_CLASSES_OF_TABLE = 25  # A larger confusion matrix is drawn, not written.
-# A temperature is fitted on so many probabilities at most.
-_MOST_PROBABILITIES = 4 * 10**6
+# A temperature is fitted on so many probabilities at most, which takes a second.
+_MOST_PROBABILITIES = 10**6
 
 # A page cannot show them, and a lone surrogate cannot be written.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -213,13 +213,13 @@ def _of_classes(evaluated: Evaluated) -> dict[str, Any]:
     decisions = problem_types.get(kind).decisions
     before, after = decisions(of_some, truth)[:2], decisions(scaled, truth)[:2]
     plot = figures.reliability(before, after, fitted.temperature)
-    found["calibration"] = {"fitted": fitted, "plot": _drawn(plot)}
+    found["calibration"] = {"fitted": fitted, "plot": _drawn(plot), "num_rows": len(of_some)}
     found["confidences"] = _drawn(figures.confidences(*before))
     return found
 
 
-def _confused_pairs(evaluated: Evaluated) -> list[tuple[str, str, int, float]]:
-    """Return label, answer, number of rows and share of the label's rows; the most rows first."""
+def _confused_pairs(evaluated: Evaluated) -> list[tuple[str, str, int, int]]:
+    """Return label, wrong answer, number of such rows, of rows with the label; the most first."""
     outputs, scores = evaluated.outputs, evaluated.scores
     if outputs.label_ids.ndim > 1 or scores.classes is None:
         return []
@@ -234,7 +234,7 @@ def _confused_pairs(evaluated: Evaluated) -> list[tuple[str, str, int, float]]:
             scores.labels[pairs[n] // size],
             scores.labels[pairs[n] % size],
             int(numbers[n]),
-            numbers[n] / support[pairs[n] // size],
+            int(support[pairs[n] // size]),
         )
         for n in order
     ]
@@ -286,9 +286,12 @@ def _mistakes(evaluated: Evaluated, examples: Sequence[InputExample]) -> list[di
 def _shown(
     example: InputExample, label: str, answer: str, value: float, row: int | None = None
 ) -> dict[str, Any]:
+    where = example.guid if row is None else "row %d" % row
+    # Of rows that are numbered, the number would be there twice.
+    if row is not None and not example.guid.endswith("-%d" % row):
+        where += ", " + example.guid
     return {
-        "guid": example.guid,
-        "row": row,
+        "where": where,
         "texts": [_shorten(t) for t in (example.text_a, example.text_b) if t is not None],
         "label": label or "no label",
         "answer": answer or "no label",

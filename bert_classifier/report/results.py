@@ -6,7 +6,8 @@ import os
 from typing import Iterator, Mapping, Sequence
 
 from bert_classifier import files
-from bert_classifier.report.scores import Average, Interval, Scores
+from bert_classifier.report.bootstrap import Interval
+from bert_classifier.report.scores import Average, Scores
 
 _LONGEST_LABEL = 40
 

@@ -1,34 +1,21 @@
-"""What a model scores on labelled examples: per class, averaged, with intervals, and tests.
+"""What a model scores on labelled examples: per class, averaged, with intervals.
 
-The numbers are those of scikit-learn with `zero_division=0`. The intervals are percentile bootstrap
-intervals: the examples are drawn anew, with replacement, and scored again
-(https://doi.org/10.1214/aos/1176344552).
+The numbers are those of scikit-learn with `zero_division=0`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Iterator, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from bert_classifier import problem_types
-
-Interval = Tuple[float, float]
-
-# A metric -> its value for each of several draws, or of one.
-_Values = Dict[str, np.ndarray]
-
-# Of the bootstrap. Fewer draws of very many examples, whose intervals are narrow anyway.
-_NUM_DRAWS, _FEWEST_DRAWS, _MOST_DRAWN = 1000, 200, 10**8
-_NUMBERS_AT_A_TIME = 2 * 10**6
-_PERCENTILES = (2.5, 97.5)
+from bert_classifier.report import bootstrap
+from bert_classifier.report.bootstrap import Interval, Values
 
 # A matrix with more classes has no reader, and would take gigabytes.
 _MOST_CLASSES_OF_MATRIX = 500
-
-# McNemar's test is exact below, as is usual.
-_FEW_DIFFERENCES = 25
 
 _RECALL_AT = (3, 5)
 
@@ -176,7 +163,7 @@ def _score_classes(
     # To draw examples is to draw the pairs of truth and prediction that they have.
     drawn = [
         _scores_of_counts(_counts_of_cells(numbers, pairs, size), one_class=True)
-        for numbers in _draws_of_groups(number_of_cell, seed)
+        for numbers in bootstrap.draws_of_groups(number_of_cell, seed)
     ]
     confusion = None
     if size <= _MOST_CLASSES_OF_MATRIX:
@@ -252,7 +239,7 @@ def _score_several(
     observed = count(np.ones((1, len(truth))))
     drawn = [
         _scores_of_counts(count(numbers), one_class=False)
-        for numbers in _draws(len(truth), seed, width=3 * size + 1)
+        for numbers in bootstrap.draws(len(truth), seed, width=3 * size + 1)
     ]
     right, predicted, true = (counts[0].astype(np.int64) for counts in observed[:3])
     neither = len(truth) - predicted - true + right
@@ -291,7 +278,7 @@ class _ScoresOfCounts(NamedTuple):
 
     per_class: tuple[np.ndarray, np.ndarray, np.ndarray]
     averages: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
-    values: _Values
+    values: Values
 
 
 def _scores_of_counts(counts: _Counts, one_class: bool) -> _ScoresOfCounts:
@@ -352,12 +339,12 @@ def _assemble(
 ) -> Scores:
     found = _scores_of_counts(observed, one_class=problem_type == "classification")
     values = {name: float(value[0]) for name, value in found.values.items()}
-    intervals = _intervals_of(drawn_values=[draw.values for draw in drawn])
+    intervals = bootstrap.intervals_of(drawn_values=[draw.values for draw in drawn])
     values.update({name: float(of_each.mean()) for name, of_each in means.items()})
-    intervals.update(_intervals_of_means(means, seed))
+    intervals.update(bootstrap.intervals_of_means(means, seed))
     averages = {}
     for name, average in found.averages.items():
-        interval = _interval(np.concatenate([draw.averages[name][2] for draw in drawn]))
+        interval = bootstrap.interval(np.concatenate([draw.averages[name][2] for draw in drawn]))
         precision, recall, f1 = (float(score[0]) for score in average)
         averages[name] = Average(precision, recall, f1, interval)
     f1_of_draws = np.concatenate([draw.per_class[2] for draw in drawn])
@@ -368,7 +355,7 @@ def _assemble(
         f1s,
         observed.true[0].astype(np.int64),
         observed.predicted[0].astype(np.int64),
-        np.percentile(f1_of_draws, _PERCENTILES, axis=0).T,
+        np.percentile(f1_of_draws, bootstrap.PERCENTILES, axis=0).T,
     )
     answer, baseline = _constant_answer(problem_type, labels, truth)
     return Scores(
@@ -400,12 +387,12 @@ def _score_numbers(
 ) -> Scores:
     errors = predictions - truth
     values_of = {name: float(of_each.mean()) for name, of_each in means.items()}
-    intervals = _intervals_of_means(means, seed)
+    intervals = bootstrap.intervals_of_means(means, seed)
     pairs = (_Ranked(truth), _Ranked(predictions))
 
     # A model that has failed gives NaN or infinite numbers, and so do its scores.
     @np.errstate(invalid="ignore", over="ignore", divide="ignore")
-    def score_draws(numbers: np.ndarray) -> _Values:
+    def score_draws(numbers: np.ndarray) -> Values:
         mse = numbers @ errors**2 / numbers.sum(axis=1)
         return {
             "eval_pearson": _correlation(numbers, truth, predictions),
@@ -417,7 +404,9 @@ def _score_numbers(
 
     observed = score_draws(np.ones((1, len(truth))))
     values_of.update({name: float(value[0]) for name, value in observed.items()})
-    intervals.update(_intervals_of([score_draws(n) for n in _draws(len(truth), seed)]))
+    intervals.update(
+        bootstrap.intervals_of([score_draws(n) for n in bootstrap.draws(len(truth), seed)])
+    )
     answer, baseline = _constant_answer("regression", labels, truth)
     baseline["rmse"] = math.sqrt(baseline["eval_mse"])
     return Scores(labels, len(truth), values_of, intervals, baseline, answer)
@@ -458,129 +447,6 @@ def _correlation(weights: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
         return covariance / np.sqrt(variances[0] * variances[1])
 
 
-# Draws and intervals
-
-
-def _num_draws(num_examples: int) -> int:
-    return int(np.clip(_MOST_DRAWN // num_examples, _FEWEST_DRAWS, _NUM_DRAWS))
-
-
-def _draws(num_examples: int, seed: int, width: int = 1) -> Iterator[np.ndarray]:
-    """Yield how often each example is drawn, float64 `[some draws, num_examples]`.
-
-    Args:
-        num_examples: so many are drawn, with replacement.
-        seed: of the draws.
-        width: numbers that the caller keeps for each draw, if these are more than the examples.
-    """
-    random = np.random.RandomState(seed)
-    left = _num_draws(num_examples)
-    at_a_time = max(1, _NUMBERS_AT_A_TIME // max(num_examples, width))
-    while left:
-        size = min(left, at_a_time)
-        left -= size
-        drawn = random.randint(num_examples, size=(size, num_examples))
-        drawn += np.arange(size)[:, np.newaxis] * num_examples
-        numbers = np.bincount(drawn.ravel(), minlength=size * num_examples)
-        yield numbers.reshape(size, num_examples).astype(np.float64)
-
-
-def _draws_of_groups(sizes: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """Yield how many examples of each group are drawn, int64 `[some draws, num_groups]`."""
-    random = np.random.RandomState(seed)
-    num_examples = int(sizes.sum())
-    left = _num_draws(num_examples)
-    at_a_time = max(1, _NUMBERS_AT_A_TIME // len(sizes))
-    while left:
-        size = min(left, at_a_time)
-        left -= size
-        yield random.multinomial(num_examples, sizes / num_examples, size=size)
-
-
-def _intervals_of_means(means: Mapping[str, np.ndarray], seed: int) -> dict[str, Interval]:
-    if not means:
-        return {}
-    columns = np.stack(list(means.values()), axis=1)
-    drawn = [numbers @ columns / len(columns) for numbers in _draws(len(columns), seed)]
-    return _intervals_of([dict(zip(means, values.T)) for values in drawn])
-
-
-def _intervals_of(drawn_values: Sequence[_Values]) -> dict[str, Interval]:
-    """Return metric -> interval, from the values in several parts of the draws."""
-    found = {}
-    for name in drawn_values[0]:
-        interval = _interval(np.concatenate([values[name] for values in drawn_values]))
-        if interval:
-            found[name] = interval
-    return found
-
-
-def _interval(values: np.ndarray) -> Interval | None:
-    """Return the 95 % interval; None if hardly any draw has a finite value."""
-    finite = values[np.isfinite(values)]
-    # A draw whose numbers are all equal has no correlation.
-    if len(finite) < len(values) / 2:
-        return None
-    low, high = np.percentile(finite, _PERCENTILES)
-    return float(low), float(high)
-
-
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Divide; 0 where the divisor is 0, as scikit-learn with `zero_division=0`."""
     return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole != 0)
-
-
-# Two models
-
-
-class McNemar(NamedTuple):
-    """McNemar's test of whether two models are right equally often.
-
-    Attributes:
-        only_first: number of examples that only the first model has right.
-        only_second: number of those that only the second one has right.
-        p_value: how probable so large a difference is if both are right equally often.
-        is_exact: whether it is of the binomial distribution; else of the chi-squared one, with
-            continuity correction.
-    """
-
-    only_first: int
-    only_second: int
-    p_value: float
-    is_exact: bool
-
-
-def is_right(label_ids: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Tell which examples are entirely right, bool `[num_examples]`.
-
-    The arguments are those of `score`.
-    """
-    equal = np.asarray(label_ids) == np.asarray(predictions)
-    return equal.reshape(len(equal), -1).all(axis=1)
-
-
-def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> McNemar:
-    """Compare two models on the same examples: https://doi.org/10.1007/BF02295996.
-
-    Args:
-        first_right: which examples the first model has right, bool `[num_examples]`.
-        second_right: the same for the second one.
-
-    Raises:
-        ValueError: they are not of the same number of examples.
-    """
-    first, second = np.asarray(first_right, bool), np.asarray(second_right, bool)
-    if first.shape != second.shape:
-        raise ValueError("%d and %d examples cannot be compared" % (len(first), len(second)))
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    total, fewer = only_first + only_second, min(only_first, only_second)
-    if total < _FEW_DIFFERENCES:
-        ways, tail = 1, 0
-        for number in range(fewer + 1):
-            tail += ways
-            ways = ways * (total - number) // (number + 1)
-        p_value = min(1.0, 2 * tail / 2**total)
-    else:
-        statistic = max(0, abs(only_first - only_second) - 1) ** 2 / total
-        p_value = math.erfc(math.sqrt(statistic / 2))
-    return McNemar(only_first, only_second, p_value, total < _FEW_DIFFERENCES)

@@ -249,13 +249,9 @@ def _of_settings(config: Config, metrics: Sequence[str]) -> Iterator[tf.Summary]
         rows.append([name, str(values[name]), "yes" if name in config.given else ""])
     yield _table("flags", rows, "All flags of the run.")
     compared = _compared_types()
-    kinds = {True: api_pb2.DATA_TYPE_FLOAT64, False: api_pb2.DATA_TYPE_STRING}
     # TensorBoard takes the columns from the first run that it finds: all runs name the same ones.
     yield hparams.experiment_pb(
-        [
-            api_pb2.HParamInfo(name=name, type=kinds[is_number])
-            for name, is_number in compared.items()
-        ],
+        [_column(name, compared[name], name in config.given) for name in compared],
         [
             api_pb2.MetricInfo(
                 name=api_pb2.MetricName(group="eval_" + _BEST, tag=metric), display_name=metric
@@ -272,12 +268,23 @@ def _of_settings(config: Config, metrics: Sequence[str]) -> Iterator[tf.Summary]
     )
 
 
+def _column(name: str, is_number: bool, is_given: bool) -> api_pb2.HParamInfo:
+    kind = api_pb2.DATA_TYPE_FLOAT64 if is_number else api_pb2.DATA_TYPE_STRING
+    column = api_pb2.HParamInfo(name=name, type=kind)
+    # That of TensorFlow 2.15 shows few columns at first, those that are said to differ before all.
+    if "differs" in column.DESCRIPTOR.fields_by_name:
+        column.differs = is_given
+    return column
+
+
 def _compared_types() -> dict[str, bool]:
     """Return name -> whether it is a number, of the values that HPARAMS compares."""
     fields = dataclasses.fields(Config().training)
     types = {field.name: str(field.type) for field in fields}
     types.update(_COMPARED)
-    return {name: bool(re.search("int|float", kind)) for name, kind in types.items()}
+    # The table is wide: what is tuned most comes first.
+    names = sorted(types, key=lambda name: name != "learning_rate")
+    return {name: bool(re.search("int|float", types[name])) for name in names}
 
 
 def write_end(estimator: tf.estimator.Estimator, history: EvalHistory) -> None:

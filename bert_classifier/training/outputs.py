@@ -12,6 +12,8 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import files
 from bert_classifier.training.history import EvalHistory
 
+CURE = "remove it, and write it again with --do_eval"  # Of a damaged file.
+
 
 class Outputs(NamedTuple):
     """What a model says about the dev set, in the order of its file.
@@ -53,7 +55,7 @@ def read(path: str) -> Outputs | None:
     """
     if not os.path.exists(path):
         return None
-    with files.damage_told(path, "remove it, and write it again with --do_eval"):
+    with files.damage_told(path, CURE):
         try:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}

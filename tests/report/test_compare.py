@@ -243,6 +243,90 @@ def test_a_damaged_file_is_named(two, capsys, name, content):
     assert os.path.join(two[0], name) in err
 
 
+def check_is_damaged(capsys, path, folders):
+    """Checks that one line names the file, the status is 2, and no page is written."""
+    page = os.path.join(os.path.dirname(path), "compared.html")
+    status, out, err = run(capsys, *folders, "--html=" + page)
+    assert (status, out) == (2, "")
+    assert err.startswith("bert_classifier.compare: %s: is damaged (" % path)
+    assert err.count("\n") == 1
+    assert not os.path.exists(page)
+
+
+PARTS = ["result", "identity", "flags", "versions"]
+
+
+@pytest.mark.parametrize(
+    "keys,values",
+    [
+        *(([part], (None, 3, "x", [1])) for part in PARTS),
+        (["result"], ({},)),
+        (["identity", "labels"], (None, 3)),
+        (["identity", "best_metric"], (None, "x", ["eval_accuracy"], {})),
+    ],
+)
+def test_a_record_with_something_else_in_it(two, capsys, keys, values):
+    path = runs.record_path(two[0])
+    record = command.files.read_json(path, "")
+    *parents, last = keys
+    part = record
+    for key in parents:
+        part = part[key]
+    for value in values:
+        part[last] = value
+        command.files.write_json(path, record)
+        check_is_damaged(capsys, path, two)
+    del part[last]
+    command.files.write_json(path, record)
+    check_is_damaged(capsys, path, two)
+
+
+@pytest.mark.parametrize("name", ["label_ids", "predictions"])
+@pytest.mark.parametrize(
+    "array",
+    [
+        None,
+        np.zeros(3, int),
+        np.zeros((200, 3), int),
+        np.full(200, 7),
+        np.array("x"),
+        np.full(200, np.nan),
+    ],
+    ids=str,
+)
+def test_outputs_with_something_else_in_them(two, capsys, name, array):
+    path = outputs_path(two[0])
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    del arrays[name]
+    if array is not None:
+        arrays[name] = array
+    with open(path, "wb") as stream:
+        np.savez(stream, **arrays)
+    check_is_damaged(capsys, path, two)
+
+
+def test_an_evaluation_without_the_metric(two, capsys):
+    path = eval_history_path(two[0])
+    with open(path, "w") as stream:
+        stream.write('{"step": 20, "metrics": {}}\n')
+    check_is_damaged(capsys, path, two)
+
+
+@pytest.mark.parametrize("trials", [None, 3, [{}], [{"output_dir": 3}], ["x"]])
+def test_trials_with_something_else_in_them(tmp_path, capsys, trials):
+    path = str(tmp_path / "trials.json")
+    command.files.write_json(path, {} if trials is None else {"trials": trials})
+    check_is_damaged(capsys, path, [tmp_path])
+
+
+def test_outputs_of_other_rows_under_the_same_fingerprint_are_not_tested(two, tmp_path, capsys):
+    fewer = make_run(tmp_path / "fewer", answers(0.9)[:150], truth=TRUTH[:150])
+    status, out, _ = run(capsys, two[0], fewer)
+    assert status == 0
+    assert "no McNemar's test: the runs have other dev examples" in out
+
+
 def test_trials_are_compared_by_their_folder(tmp_path, capsys):
     results = []
     for number, share in enumerate((0.6, 0.62, 0.95), start=1):

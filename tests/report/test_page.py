@@ -14,6 +14,8 @@ import sklearn.metrics
 
 from bert_classifier.data.examples import InputExample
 from bert_classifier.report import page
+from bert_classifier.report.scores import score
+from bert_classifier.training.outputs import Outputs
 
 ALWAYS = {"headline", "curves", "length", "mistakes", "label-noise", "data", "settings", "files"}
 ALWAYS |= {"commands"}
@@ -87,7 +89,8 @@ def test_each_panel_is_there():
     _, parsed = render(evaluated)
     assert parsed.rows.keys() == ALWAYS | OF_CLASSES | {"confused-pairs"}
     assert parsed.tags.count("svg") == 5
-    assert "Best step: 20 of 30." in " ".join(parsed.text["headline"].split())
+    headline = " ".join(parsed.text["headline"].split())
+    assert "best step 20 of 30" in headline and "This is the checkpoint of step 20." in headline
     assert "stopped early: no progress" in parsed.text["headline"]
     assert made_up.COMMANDS[0][1] in parsed.text["commands"]
     assert parsed.rows["files"] == [["eval_results.json", "the metrics"]]
@@ -122,6 +125,9 @@ def test_the_most_confident_mistakes_come_first():
     wrong = outputs.probabilities[outputs.label_ids != outputs.predictions].max(axis=1)
     rows = parsed.rows["mistakes"][1:]
     assert len(rows) == 30 < len(wrong)
+    assert {row[0].split("text")[0] for row in rows} == {
+        "row %s" % re.search(r"row (\d+)", row[0]).group(1) for row in rows
+    }
     assert [row[3] for row in rows] == ["%.4f" % p for p in sorted(wrong)[::-1][:30]]
     for text, label, answer, _ in rows:
         number = int(re.search(r"row (\d+)", text).group(1)) - 1
@@ -136,8 +142,8 @@ def test_the_most_confused_pairs_come_first():
     )
     _, parsed = render(evaluated)
     assert parsed.rows["confused-pairs"][1:] == [
-        ["a", "b", "2", "66.7 %"],
-        ["b", "c", "1", "50.0 %"],
+        ["a", "b", "2 of 3"],
+        ["b", "c", "1 of 2"],
     ]
 
 
@@ -197,6 +203,40 @@ def test_a_class_that_is_absent_and_an_answer_that_is_always_the_same():
     assert "the same answer to every row: b" in parsed.text["headline"]
 
 
+def test_no_answer_is_right():
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    evaluated = made_up.evaluated("classification", ["a", "b"], [1, 0, 1], [0, 1, 0], probabilities)
+    text, parsed = render(evaluated)
+    assert parsed.rows.keys() == ALWAYS | OF_CLASSES | {"confused-pairs"}
+    assert 'id="headline-value">0.0000<' in text
+    assert [row[3] for row in parsed.rows["mistakes"][1:]] == ["0.9000", "0.8000", "0.6000"]
+
+
+@pytest.mark.parametrize("problem_type", ["classification", "multi_label", "regression"])
+def test_losses_that_are_not_numbers(problem_type):
+    """A model whose weights have become NaN answers class 0, with probabilities of NaN."""
+    evaluated = {
+        "classification": lambda: made_up.classified(30, ["a", "b"]),
+        "multi_label": lambda: made_up.several(30, ["a", "b"]),
+        "regression": lambda: made_up.numbers(30),
+    }[problem_type]()
+    outputs = evaluated.outputs
+    losses = np.full_like(outputs.losses, np.nan)
+    predictions, probabilities = outputs.predictions * 0, outputs.probabilities
+    if probabilities is None:
+        predictions = np.full_like(predictions, np.nan)
+    else:
+        probabilities = np.full_like(probabilities, np.nan)
+    arguments = (outputs.label_ids, predictions, probabilities, losses)
+    scores = score(problem_type, evaluated.scores.labels, *arguments)
+    outputs = Outputs(20, "", outputs.label_ids, predictions, losses, probabilities)
+    metrics = {name: value for name, value in scores.values.items() if name.startswith("eval_")}
+    _, parsed = render(evaluated._replace(metrics=metrics, outputs=outputs, scores=scores))
+    values = {row[0]: row[1] for row in parsed.rows["headline"]}
+    assert values["eval_loss"] == "nan"
+    assert "calibration" not in parsed.rows and "scatter" not in parsed.rows
+
+
 @pytest.mark.parametrize("is_right", [True, False])
 def test_one_row(is_right):
     evaluated = made_up.evaluated(
@@ -205,7 +245,16 @@ def test_one_row(is_right):
     _, parsed = render(evaluated)
     assert parsed.rows.keys() >= ALWAYS | OF_CLASSES
     assert ("There are none" in parsed.text["mistakes"]) == is_right
-    assert "every row" not in parsed.text["headline"].split("scores")[1]
+    assert "The model gives the same answer" not in parsed.text["headline"]
+
+
+def test_of_very_many_probabilities_some_rows_are_calibrated(monkeypatch):
+    evaluated = made_up.classified(200, ["a", "b", "c", "d"])
+    _, parsed = render(evaluated)
+    assert "drawn at random" not in parsed.text["calibration"]
+    monkeypatch.setattr(page, "_MOST_PROBABILITIES", 400)
+    _, parsed = render(evaluated)
+    assert "These two plots are of 100 rows, drawn at random." in parsed.text["calibration"]
 
 
 def test_a_hundred_classes():

@@ -406,7 +406,9 @@ class TestTheSameCommandAgain:
         assert "***** Training stopped early *****" in log.text
         assert numbers_of(json.loads(before["eval_results.json"].decode())) == metrics
         grown = {name for name in after if after[name] != before.get(name)}
-        assert all(re.match("run.log|eval_best/events", name) for name in grown), grown
+        # The report has the name of the folder, and this is a copy.
+        expected = re.compile("run.log|report.html|eval_best/events")
+        assert all(expected.match(name) for name in grown), grown
 
     def test_more_patience_lets_it_go_on(self, small_run, output_dir, log):
         before = (output_dir / "eval_history.jsonl").read_text()
@@ -551,7 +553,13 @@ def test_a_run_that_ends_for_no_known_reason_has_not_finished(small_run, tmp_pat
     make_input_fn = pipeline.records_input_fn
 
     def three_batches(*arguments, **options):
-        return lambda: make_input_fn(*arguments, **options)().take(3)
+        input_fn = make_input_fn(*arguments, **options)
+
+        def ends_early():
+            return input_fn().take(3)
+
+        ends_early.rows = input_fn.rows
+        return ends_early
 
     monkeypatch.setattr(pipeline, "records_input_fn", three_batches)
     with pytest.raises(RuntimeError, match="ended at step 3 of 30"):
@@ -609,6 +617,9 @@ def test_trials_differ_by_their_seed(small_run, tmp_path):
     assert results[0]["eval_loss"] != results[1]["eval_loss"]
     seeds = [json.loads((folder / "run.json").read_text())["flags"]["seed"] for folder in folders]
     assert seeds == [5, 6]
+    for folder, result in zip(folders, results):
+        report = (folder / "report.html").read_text(encoding="utf-8")
+        assert 'id="headline-value">%.4f<' % result["eval_recall"] in report
 
 
 def test_all_that_changes_training_together(small_run, tmp_path, log):

@@ -354,9 +354,22 @@ def test_the_metrics_are_those_of_one_worker(evaluations, launches, num_workers,
     assert "loss" in expected
     found = read_json(evaluations.output_dir(num_workers, name), "eval_results.json")
     assert_same_metrics(numbers_of(found), expected, METRICS)
-    # Those of each class are of the examples of all workers.
-    support = [of_class["support"] for of_class in found["classes"].values()]
-    assert sum(support) == found["num_examples"]
+
+
+@pytest.mark.parametrize("num_workers,name", Evaluations.cases)
+def test_the_report_is_that_of_one_worker(evaluations, launches, num_workers, name):
+    found, of_one = (evaluations.output_dir(number, name) for number in (num_workers, 1))
+    results, of_one_results = (read_json(path, "eval_results.json") for path in (found, of_one))
+    assert results["num_examples"] == {"one_batch": 3}.get(name, 23)
+    for part in ("classes", "averages", "confusion_matrix", "baseline", "num_examples"):
+        assert results[part] == of_one_results[part], part
+    pages = []
+    for folder in (found, of_one):
+        with open(os.path.join(folder, "report.html"), encoding="utf-8") as stream:
+            pages.append(stream.read())
+    for panel in ("confusion", "classes"):
+        sections = [re.search('<section id="%s">.*?</section>' % panel, p, re.S) for p in pages]
+        assert sections[0].group() == sections[1].group(), panel
 
 
 def test_the_predictions_are_those_of_one_worker(alone, two):
