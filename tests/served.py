@@ -23,6 +23,7 @@ from bert_classifier.data.examples import InputExample
 from bert_classifier.export import bundle, writer
 from bert_classifier.model import classifier
 
+PROGRAM = (sys.executable, "-m", "bert_classifier.serve")
 LENGTH = 16
 LABELS = ["negative", "neutral", "positive"]
 TOKEN = "s3cret"
@@ -80,13 +81,13 @@ def add_version(export, folder, number):
 class Server:
     """A server in a process of its own."""
 
-    def __init__(self, folder, export, *arguments):
+    def __init__(self, folder, export, *arguments, program=PROGRAM):
         self._log = os.path.join(str(folder), "log-%d" % len(os.listdir(str(folder))))
         with open(self._log, "w") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bert_classifier.serve", str(export)]
+                [*program, str(export), "--poll_seconds=0.1"]
                 + ([] if "--port" in arguments else ["--port", "0"])
-                + ["--poll_seconds", "0.1", *arguments],
+                + list(arguments),
                 cwd=ROOT,
                 stderr=stream,
                 stdout=stream,
