@@ -9,8 +9,8 @@ FROM python:3.11-slim
 WORKDIR /srv
 COPY pyproject.toml README.md *.py ./
 COPY bert_classifier bert_classifier
-RUN pip install --no-cache-dir '.[onnx]' 'starlette==0.49.3' 'uvicorn==0.39.0' 'httptools==0.7.1' \
-    'prometheus_client==0.22.1' \
+RUN pip install --no-cache-dir '.[onnx,server]' 'starlette==0.49.3' 'uvicorn==0.39.0' \
+    'httptools==0.7.1' 'prometheus_client==0.22.1' \
     && useradd --system --no-create-home server
 
 USER server

@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/load.py EXPORT [--clients=64] [--seconds=60] [--text=TEXT]
 
-It starts `python -m bert_classifier.serve` on a free port. A process of its own for the clients,
-whose threads each keep a connection, sends single texts: first one client, then all, then one
-again. The last line has the ratio of their throughputs. The clients need the same cores, so that a
-server on a machine of its own does better.
+It starts `python -m bert_classifier.serve` on a free port. Clients in a process of their own, which
+each keep a connection, send single texts: first one client, then all, then one again. The last line
+has the ratio of their throughputs. The clients need the same cores, so that a server on a machine
+of its own does better. Other work on the machine changes the throughputs more than the server's
+processor time.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ TEXTS = (
 )
 
 
+class Server(NamedTuple):
+    """A server on this machine."""
+
+    port: int
+    pid: int
+
+
 class Turn(NamedTuple):
     """What clients have seen.
 
@@ -44,12 +52,14 @@ class Turn(NamedTuple):
         seconds: from the first request to the last answer.
         latencies: of the answers, in seconds, in ascending order.
         num_errors: of answers other than 200.
+        processor_seconds: of the server.
     """
 
     num_clients: int
     seconds: float
     latencies: Sequence[float]
     num_errors: int
+    processor_seconds: float = 0.0
 
     @property
     def throughput(self) -> float:
@@ -57,13 +67,16 @@ class Turn(NamedTuple):
         return len(self.latencies) / self.seconds
 
     def percentile(self, percent: float) -> float:
-        """Return the latency that so many percent do not exceed, in milliseconds."""
+        """Return the latency that so many percent do not exceed, in milliseconds; or nan."""
+        if not self.latencies:
+            return float("nan")
         position = min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))
         return 1000 * self.latencies[position]
 
     def __str__(self) -> str:
         return (
-            "%3d clients: %6d answers in %5.1f s, %7.1f/s, p50 %6.1f ms, p99 %6.1f ms, errors: %d"
+            "%3d clients: %6d answers in %5.1f s, %7.1f/s, p50 %6.1f ms, p99 %6.1f ms, "
+            "processor %5.2f ms each, errors: %d"
             % (
                 self.num_clients,
                 len(self.latencies),
@@ -71,6 +84,7 @@ class Turn(NamedTuple):
                 self.throughput,
                 self.percentile(50),
                 self.percentile(99),
+                1000 * self.processor_seconds / max(1, len(self.latencies)),
                 self.num_errors,
             )
         )
@@ -87,11 +101,11 @@ def main() -> int:
     parser.add_argument("--text", help="that is sent; default: some questions of a shop's clients")
     options = parser.parse_args()
     requests = [_request(text) for text in ([options.text] if options.text else TEXTS)]
-    with _server(options.export) as port:
-        _ask(port, requests, 8, 2.0)  # Until all that is done only once is done.
+    with _server(options.export) as server:
+        _ask(server, requests, 8, 2.0)  # Until all that is done only once is done.
         turns = []
         for clients, part in ((1, 0.5), (options.clients, 1.0), (1, 0.5)):
-            turns.append(_ask(port, requests, clients, part * options.seconds))
+            turns.append(_ask(server, requests, clients, part * options.seconds))
             print(turns[-1], flush=True)
     before, loaded, after = turns
     one_by_one = (before.throughput + after.throughput) / 2
@@ -106,8 +120,8 @@ def _request(text: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _server(export: str) -> Iterator[int]:
-    """Yield the port of a server."""
+def _server(export: str) -> Iterator[Server]:
+    """Yield a server in a process of its own."""
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "bert_classifier.serve", os.path.abspath(export), "--port=0"],
@@ -123,16 +137,26 @@ def _server(export: str) -> Iterator[int]:
                 time.sleep(0.1)
                 log.seek(0)
                 found = re.search(r"answers on http://\S+:(\d+)/", log.read())
-            yield int(found.group(1))
+            yield Server(int(found.group(1)), server.pid)
         finally:
             server.terminate()
             server.wait()
 
 
-def _ask(port: int, requests: Sequence[bytes], num_clients: int, seconds: float) -> Turn:
+def _ask(server: Server, requests: Sequence[bytes], num_clients: int, seconds: float) -> Turn:
+    before = _processor_seconds(server.pid)
     # In a process of its own, which does not share an interpreter with this one.
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        return pool.apply(_clients, (port, requests, num_clients, seconds))
+        turn = pool.apply(_clients, (server.port, requests, num_clients, seconds))
+    return turn._replace(processor_seconds=_processor_seconds(server.pid) - before)
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return the processor time of a process, as Linux counts it."""
+    with open("/proc/%d/stat" % pid) as stream:
+        # The name in parentheses may have spaces; user and system time are 14th and 15th of all.
+        values = stream.read().rpartition(")")[2].split()
+    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _clients(port: int, requests: Sequence[bytes], num_clients: int, seconds: float) -> Turn:

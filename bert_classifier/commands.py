@@ -20,6 +20,11 @@ def compare() -> None:
     _run("bert_classifier.compare")
 
 
+def serve() -> None:
+    """Run `python -m bert_classifier.serve`."""
+    _run("bert_classifier.serve")
+
+
 def _run(module: str) -> None:
     # As `__main__`, because these modules prepare the standard streams, and the environment that
     # TensorFlow reads, before they import anything else, and only then.

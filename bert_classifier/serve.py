@@ -54,6 +54,9 @@ _LAST_CONNECTIONS = 0.5
 _LAST_REQUESTS = 0.5
 # Clients use a connection again for so long, in seconds.
 _KEEP_ALIVE = 30
+# Connections that the system keeps until the server takes them.
+_BACKLOG = 2048
+_INTERRUPTED = 130  # The exit status of a program that Ctrl-C has ended, in a shell.
 
 
 class Server(uvicorn.Server):
@@ -134,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BadInput, OSError) as error:
         print("%s: %s" % (PROGRAM, error), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     with contextlib.closing(listener):
         asyncio.run(_serve(options, models, limits, metrics, access, listener))
     return 0
@@ -160,9 +165,9 @@ async def _serve(
 ) -> None:
     batcher = Batcher(limits, len(os.sched_getaffinity(0)), metrics.observe_batch)
     metrics.watch(batcher.__len__, lambda: models.number)
-    app = App(options.name, models, batcher, limits, metrics)
+    app = App(options.name, models, batcher, limits, metrics, access)
     config = uvicorn.Config(
-        app.asgi(access),
+        app.asgi(),
         loop="asyncio",
         http=functools.partial(  # type: ignore[arg-type]
             BoundedProtocol, limits, functools.partial(metrics.count_request, "unread")
@@ -172,13 +177,15 @@ async def _serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(limits.answer_timeout + limits.sender_timeout),
     )
     server = Server(config, app, "Version %d of %s" % (models.number, options.name))
     loop = asyncio.get_event_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, server.stop)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup has it.
+            loop.add_signal_handler(number, server.stop)
     watching = asyncio.ensure_future(models.watch(options.poll_seconds))
     await server.serve(sockets=[listener])
     watching.cancel()
@@ -262,6 +269,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        # Two that only bind can have the same port. Who connects now waits for the model.
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise BadInput(

@@ -92,6 +92,30 @@ def served_export(tmp_path_factory, tiny_bert) -> str:
 
 
 @pytest.fixture(scope="session")
+def onnx_export(tmp_path_factory, tiny_bert) -> str:
+    """The same model as in `served_export`, as an ONNX model."""
+    pytest.importorskip("tf2onnx")
+    return write_export(tmp_path_factory.mktemp("served_onnx"), tiny_bert, onnx=True)
+
+
+@pytest.fixture
+def start(tmp_path_factory):
+    """Starts servers, and ends those that a failed test has left."""
+    logs = tmp_path_factory.mktemp("logs")
+    servers = []
+
+    def start(*arguments):
+        servers.append(Server(logs, *arguments))
+        return servers[-1].wait_until_ready()
+
+    yield start
+    for server in servers:
+        server.process.kill()
+        server.process.wait()
+        assert "Traceback" not in server.log()
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory, served_export):
     """A server with a token, and with limits that a test can reach."""
     folder = tmp_path_factory.mktemp("server")

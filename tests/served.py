@@ -23,19 +23,20 @@ from bert_classifier.data.examples import InputExample
 from bert_classifier.export import bundle, writer
 from bert_classifier.model import classifier
 
+PROGRAM = (sys.executable, "-m", "bert_classifier.serve")
 LENGTH = 16
 LABELS = ["negative", "neutral", "positive"]
 TOKEN = "s3cret"
 
 
-def write_export(folder, model, texts_per_example=1):
+def write_export(folder, model, texts_per_example=1, problem_type="classification", onnx=False):
     """Writes an export of random weights, so large that texts differ in their answers."""
-    estimator = tf.estimator.Estimator(
-        classifier.model_fn_builder(
-            modeling.BertConfig.from_json_file(model.bert_config_file), len(LABELS), None, 0.0, 0, 0
-        ),
-        str(folder),
+    labels = [] if problem_type == "regression" else LABELS
+    config = modeling.BertConfig.from_json_file(model.bert_config_file)
+    model_fn = classifier.model_fn_builder(
+        config, len(labels) or 1, None, 0.0, 0, 0, problem_type=problem_type
     )
+    estimator = tf.estimator.Estimator(model_fn, str(folder))
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(3)
         ids = tf.zeros([1, 4], tf.int32)
@@ -47,7 +48,10 @@ def write_export(folder, model, texts_per_example=1):
             if re.search("kernel|embeddings/|output_weights", variable.name):
                 variable.load(session.run(variable) * 8.0, session)
         checkpoint = tf.train.Saver().save(session, str(folder / "model.ckpt"))
-    settings = bundle.Settings(LABELS, "classification", LENGTH, True, "head", 0, texts_per_example)
+    thresholds = [0.5] * len(labels) if problem_type == "multi_label" else None
+    settings = bundle.Settings(
+        labels, problem_type, LENGTH, True, "head", 0, texts_per_example, thresholds
+    )
     example = InputExample("", *["the film was good"] * texts_per_example)
     bundle_writer = writer.BundleWriter(
         estimator,
@@ -56,7 +60,7 @@ def write_export(folder, model, texts_per_example=1):
         {bundle.VOCAB: model.vocab_file, bundle.CONFIG: model.bert_config_file},
         [example],
     )
-    to = writer.Destinations(str(folder / "export"), str(folder / "frozen.pb"))
+    to = writer.Destinations(**{"onnx" if onnx else "saved_model": str(folder / "export")})
     return bundle_writer.write(checkpoint, {"step": 0}, to)[0]
 
 
@@ -80,18 +84,18 @@ def add_version(export, folder, number):
 class Server:
     """A server in a process of its own."""
 
-    def __init__(self, folder, export, *arguments):
+    def __init__(self, folder, export, *arguments, program=PROGRAM):
         self._log = os.path.join(str(folder), "log-%d" % len(os.listdir(str(folder))))
         with open(self._log, "w") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bert_classifier.serve", str(export)]
+                [*program, str(export), "--poll_seconds=0.1"]
                 + ([] if "--port" in arguments else ["--port", "0"])
-                + ["--poll_seconds", "0.1", *arguments],
+                + list(arguments),
                 cwd=ROOT,
                 stderr=stream,
                 stdout=stream,
             )
-        self.port = None
+        self.host = self.port = None
 
     def log(self):
         with open(self._log) as stream:
@@ -100,9 +104,10 @@ class Server:
     def wait_until_ready(self):
         def is_ready():
             assert self.process.poll() is None, self.log()
-            return re.search(r"answers on http://127\.0\.0\.1:(\d+)/", self.log())
+            return re.search(r"answers on http://(\S+):(\d+)/", self.log())
 
-        self.port = int(wait_for(is_ready).group(1))
+        found = wait_for(is_ready)
+        self.host, self.port = found.group(1).strip("[]"), int(found.group(2))
         return self
 
     def request(self, method, path, value=None, headers=None):
@@ -111,7 +116,7 @@ class Server:
         return status, json.loads(body.decode())
 
     def raw_request(self, method, path, value=None, headers=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         try:
             body = value if isinstance(value, (bytes, type(None))) else json.dumps(value)
             token = {"Authorization": "Bearer " + TOKEN}
@@ -122,7 +127,7 @@ class Server:
             connection.close()
 
     def connect(self):
-        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        return socket.create_connection((self.host, self.port), timeout=60)
 
     def memory(self):
         """Gives the resident memory in bytes."""

@@ -12,6 +12,7 @@ import venv
 
 import pytest
 from program import ROOT, parsed
+from served import Server
 
 import bert_classifier
 import run_classifier_gpu
@@ -158,6 +159,36 @@ def test_the_installed_commands_do_what_python_m_does(installed, export, applica
     for name, argument in (("convert", "hf_dir"), ("compare", "RUN")):
         command = str(installed / "bin" / ("bert-classifier-" + name))
         assert argument in _output([command, "--help"], application, PYTHONPATH="")
+
+
+@pytest.mark.slow
+def test_an_installed_package_has_all_files(installed):
+    """Those too that are no modules, such as the page of the server."""
+    (package,) = glob.glob(str(installed / "lib" / "*" / "site-packages" / "bert_classifier"))
+    assert files_below(package) == files_below(os.path.join(ROOT, "bert_classifier"))
+
+
+def files_below(folder):
+    """Gives the paths of files from a folder on, but what Python compiled."""
+    return {
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if not parent.endswith("__pycache__")
+    }
+
+
+@pytest.mark.slow
+def test_the_installed_server_answers(installed, export, tmp_path):
+    program = ["env", "PYTHONPATH=", str(installed / "bin" / "bert-classifier-serve")]
+    server = Server(tmp_path, export, program=program)
+    try:
+        server.wait_until_ready()
+        assert b"<textarea" in server.raw_request("GET", "/")[2]
+        status, answer = server.request("POST", "/v1/texts", {"texts": ["good", "bad"]})
+        assert (status, len(answer["predictions"])) == (200, 2)
+    finally:
+        assert server.end() == 0, server.log()
 
 
 ANSWERS = """

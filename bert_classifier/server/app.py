@@ -48,22 +48,27 @@ class App:
 
     Attributes:
         is_draining: whether the server is about to end: it answers, and takes nothing new.
-        asgi: the application that uvicorn runs.
     """
 
     def __init__(
-        self, name: str, models: Models, batcher: Batcher, limits: Limits, metrics: Metrics
+        self,
+        name: str,
+        models: Models,
+        batcher: Batcher,
+        limits: Limits,
+        metrics: Metrics,
+        access: Access,
     ):
         self._name = name
         self._models = models
         self._batcher = batcher
         self._limits = limits
         self._metrics = metrics
+        self._access = access
         self.is_draining = False
 
-    def asgi(self, access: Access) -> Starlette:
+    def asgi(self) -> Starlette:
         """Return the application that uvicorn runs."""
-        self._token = access.token
         routes = [
             self._route("/", "page", self._page, is_open=True),
             self._route("/healthz", "healthz", self._healthz, is_open=True),
@@ -75,13 +80,13 @@ class App:
         ]
         cors = Middleware(
             CORSMiddleware,
-            allow_origins=list(access.origins),
+            allow_origins=list(self._access.origins),
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type"],
         )
         application = Starlette(
             routes=routes,
-            middleware=[cors] if access.origins else [],
+            middleware=[cors] if self._access.origins else [],
             exception_handlers={HTTPException: self._unrouted},
         )
         application.router.redirect_slashes = False
@@ -104,9 +109,9 @@ class App:
             except Refusal as refusal:
                 response = _refused(refusal)
             except ClientDisconnect:
-                response = Response(status_code=400)  # Nobody reads it.
+                response = _refused(contract.gone())
             except Exception:
-                _LOG.exception("%s %s has failed", request.method, request.url.path)
+                _LOG.exception("%s %s has failed", request.method, request.scope["path"])
                 response = _refused(Refusal(500, "the server has failed; its log says why"))
             self._metrics.count_request(name, response.status_code, time.monotonic() - started)
             return self._finished(response)
@@ -125,11 +130,11 @@ class App:
         return response
 
     def _check_token(self, request: Request) -> None:
-        if self._token is None:
+        if self._access.token is None:
             return
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         # In constant time, so that the time does not tell how much of it is right.
-        is_right = hmac.compare_digest(token.strip().encode("utf-8"), self._token)
+        is_right = hmac.compare_digest(token.strip().encode("utf-8"), self._access.token)
         if scheme.lower() != "bearer" or not is_right:
             raise Refusal(
                 401,
@@ -166,11 +171,12 @@ class App:
                 len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts
             ]
             items = [(text, top_k) for text in texts]
-            answers = await self._batcher.answer(version.answer_texts, items, lengths)
+            is_gone = request.state.is_gone
+            answers = await self._batcher.answer(version.answer_texts, items, lengths, is_gone)
         return _json(contract.answer_texts(answers))
 
     async def _model(self, request: Request) -> Response:
-        address = contract.parse_path(request.method, request.url.path)
+        address = contract.parse_path(request.method, request.scope["path"])
         if address.name != self._name:
             raise contract.not_found(address)
         if address.question == "status":
@@ -196,7 +202,8 @@ class App:
         rows = query.rows
         if query.signature == contract.SERVING_DEFAULT:
             lengths = [row.shape[1] for row in rows]
-            outputs = await self._batcher.answer(version.answer_tokens, rows, lengths)
+            is_gone = request.state.is_gone
+            outputs = await self._batcher.answer(version.answer_tokens, rows, lengths, is_gone)
         else:
             outputs = await self._answer_examples(version, rows)
         return _json(contract.answer_predict(outputs, query.is_columnar))

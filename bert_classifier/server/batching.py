@@ -7,7 +7,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, NamedTuple, Sequence
 
-from bert_classifier.server.contract import Refusal
+from bert_classifier.server.contract import Refusal, gone
 from bert_classifier.server.limits import Limits
 
 _LOG = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ class _Waiting(NamedTuple):
     length: int
     since: float
     answer: asyncio.Future
+    is_gone: Callable[[], bool]
 
 
 class Batcher:
@@ -54,16 +55,23 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def answer(self, run: Run, items: Sequence[Any], lengths: Sequence[int]) -> list[Any]:
+    async def answer(
+        self,
+        run: Run,
+        items: Sequence[Any],
+        lengths: Sequence[int],
+        is_gone: Callable[[], bool] = lambda: False,
+    ) -> list[Any]:
         """Return the answers to items, in their order.
 
         Args:
             run: what answers them.
             items: texts or rows of tokens.
             lengths: of the items, in any unit: those of like length share a batch.
+            is_gone: tells whether who has asked is gone; what still waits then is not answered.
 
         Raises:
-            Refusal: 429, the queue has no place for all of them; or 504, it took too long.
+            Refusal: 429, the queue has no place for all of them; 504, it took too long; or `gone`.
             Exception: what `run` has raised for one of them.
         """
         if not items:
@@ -72,7 +80,7 @@ class Batcher:
             raise Refusal(429, "the server is busy; send it again later", {"Retry-After": "1"})
         loop = asyncio.get_event_loop()
         entries = [
-            _Waiting(run, item, length, loop.time(), loop.create_future())
+            _Waiting(run, item, length, loop.time(), loop.create_future(), is_gone)
             for item, length in zip(items, lengths)
         ]
         self._waiting += entries
@@ -82,11 +90,12 @@ class Batcher:
         try:
             _, missing = await asyncio.wait(answers, timeout=self._limits.answer_timeout)
         finally:
-            for answer in answers:
-                answer.cancel()
+            if any([answer.cancel() for answer in answers]):
+                self._start_batches()  # Takes what has been given up out of the queue.
         if missing:
-            self._start_batches()  # Takes what has been given up out of the queue.
             raise Refusal(504, "there was no answer in time; send it again later")
+        if any(answer.cancelled() for answer in answers):
+            raise gone()
         errors = [error for error in (answer.exception() for answer in answers) if error]
         if errors:
             raise errors[0]
@@ -100,7 +109,10 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_event_loop()
-        # Those of requests that have been given up.
+        # Without those of requests that have been given up.
+        for entry in self._waiting:
+            if entry.is_gone():
+                entry.answer.cancel()
         self._waiting = [entry for entry in self._waiting if not entry.answer.done()]
         while self._num_free and self._waiting:
             oldest = self._waiting[0]

@@ -41,6 +41,11 @@ class Refusal(Exception):
         self.headers = headers or {}
 
 
+def gone() -> Refusal:
+    """Return the answer to a client that is gone, for the metrics; the status is nginx's."""
+    return Refusal(499, "the client is gone")
+
+
 class Address(NamedTuple):
     """What a path below `/v1/models/` asks for; `question` is also `status` or `metadata`."""
 

@@ -142,7 +142,9 @@ class Models:
             self._unload(old)
 
     def _unload(self, version: Version) -> None:
-        self._states.pop(version.number, None)
+        # The same version may have come again.
+        if version.number != self._current.number:
+            self._states.pop(version.number, None)
         self._thread.submit(version.close)
 
     def _load_first(self, candidates: Sequence[str]) -> Version:
@@ -200,7 +202,7 @@ def _candidates(path: str) -> tuple[str | None, list[str]]:
 
     newest = bundle.find(path)
     folder = os.path.dirname(newest)
-    if newest == path or not os.path.basename(newest).isdigit():
+    if newest == path or not os.path.basename(newest).isdecimal():
         return None, [newest]
     return folder, _exports(folder)
 
@@ -214,7 +216,7 @@ def _exports(folder: str) -> list[str]:
 
 def _number(path: str) -> int:
     name = os.path.basename(os.path.normpath(path))
-    return int(name) if name.isdigit() else _ONLY_VERSION
+    return int(name) if name.isdecimal() else _ONLY_VERSION
 
 
 def _look(path: str) -> list[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import http
+import socket
+import struct
 from typing import Any, Callable
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -14,6 +16,7 @@ from bert_classifier.server.limits import Limits
 # How long what a refused client still sends is read and thrown away, in seconds. A connection that
 # is closed with unread data is reset, and the client might not see the answer.
 _LINGER = 1.0
+_AT_ONCE = struct.pack("ii", 1, 0)  # Of SO_LINGER: on, and for no second.
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -29,10 +32,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count_refusal = count_refusal
         self._is_refused = False
         self._is_head = True
-        self._head_size = (
-            0  # As received, and below as parsed: one piece may have several requests.
-        )
-        self._parsed_size = 0
+        # As received, and as parsed: one piece may have several requests.
+        self._head_size = self._parsed_size = 0
         self._sender_timer: asyncio.TimerHandle | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
 
@@ -83,6 +84,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_refused:
             return
         self._is_head = False
+        # The application need not answer whom nobody reads: `request.state.is_gone`.
+        self.scope["state"]["is_gone"] = self.transport.is_closing
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -102,11 +105,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
-        if self._answer_timer is not None:
+        # The answer may be here still, if the client does not read it: then the timer goes on.
+        if self._answer_timer is not None and not self.transport.get_write_buffer_size():
             self._answer_timer.cancel()
-        if self.pipeline:
-            self._start_answer_timer()
+        is_next_here = bool(self.pipeline)
         super().on_response_complete()
+        if is_next_here:
+            self._unset_keepalive_if_required()
+            self._stop_timers()
+            self._start_answer_timer()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
@@ -129,8 +136,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def _start_answer_timer(self) -> None:
         # The application gives up first; what is left is a client that does not read the answer.
         self._answer_timer = self.loop.call_later(
-            self._limits.answer_timeout + self._limits.sender_timeout, self.transport.abort
+            self._limits.answer_timeout + self._limits.sender_timeout, self._abort_unread
         )
+
+    def _abort_unread(self) -> None:
+        if self.transport.get_write_buffer_size() or not self.cycle.response_complete:
+            # To close the connection would wait until all is read: here, and then in the system.
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            self.transport.abort()
 
     def _stop_timers(self) -> None:
         for timer in (self._sender_timer, self._answer_timer):
@@ -152,7 +166,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.cycle is not None and not self._is_head and self.cycle.response_started:
             # The body of a request that has been answered already.
-            self.transport.close()
+            self.transport.abort()
             return
         if self.cycle is not None:
             # The application must not answer too.
@@ -169,4 +183,4 @@ class BoundedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(_LINGER, self.transport.close)
+        self.loop.call_later(_LINGER, self.transport.abort)

@@ -142,6 +142,41 @@ def test_who_waits_too_long_is_told_so_and_leaves_the_queue():
     asyncio.run(main())
 
 
+def test_who_is_gone_leaves_the_queue():
+    """The first is in the model; of those that wait, only who is there is answered."""
+    release = threading.Event()
+    seen = []
+
+    def run(items):
+        seen.extend(items)
+        release.wait(30)
+        return items
+
+    async def main():
+        batcher = Batcher(Limits(largest_batch=1, queue_size=3), 1)
+        first = asyncio.ensure_future(batcher.answer(run, [1], [1]))
+        await asyncio.sleep(0.05)
+        is_gone = False
+        gone = asyncio.ensure_future(batcher.answer(run, [2, 3], [1, 1], lambda: is_gone))
+        cancelled = asyncio.ensure_future(batcher.answer(run, [4], [1]))
+        await asyncio.sleep(0.05)
+        assert len(batcher) == 3
+        cancelled.cancel()
+        is_gone = True
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        with pytest.raises(Refusal) as refused:
+            await gone
+        assert refused.value.status == 499 and len(batcher) == 0
+        last = asyncio.ensure_future(batcher.answer(run, [5, 6, 7], [1, 1, 1]))
+        release.set()
+        assert await asyncio.gather(first, last) == [[1], [5, 6, 7]]
+        batcher.close()
+
+    asyncio.run(main())
+    assert seen == [1, 5, 6, 7]
+
+
 def test_batches_run_at_the_same_time():
     barrier = threading.Barrier(2, timeout=30)
 

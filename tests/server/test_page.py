@@ -82,7 +82,8 @@ def test_the_page(browser, tmp_path, served_export):
         "document.dispatchEvent(new DragEvent('drop', {dataTransfer: data})); })()"
         % json.dumps("\r\n".join(lines) + "\r\n\r\n")
     )
-    browser.wait("document.getElementById('status').textContent === 'Answered: 300 texts.'")
+    message = "Answered: 300 texts. The first 100 are shown."
+    browser.wait("document.getElementById('status').textContent === %s" % json.dumps(message))
     assert browser.evaluate("document.querySelectorAll('#answers > li').length") == 100
     browser.evaluate("document.getElementById('download').click()")
     path = tmp_path / "answers.tsv"

@@ -15,7 +15,7 @@ import threading
 
 import pytest
 from program import ROOT
-from served import LABELS, Server, add_version, wait_for
+from served import LABELS, add_version, wait_for
 
 from bert_classifier import serve
 from bert_classifier.errors import BadInput
@@ -89,23 +89,6 @@ def damage(path):
     with open(variables, "r+b") as stream:
         stream.seek(1000)
         stream.write(b"\0\1\2\3" * 10)
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Starts servers, and ends those that a failed test has left."""
-    logs = tmp_path / "logs"
-    logs.mkdir()
-    servers = []
-
-    def start(*arguments):
-        servers.append(Server(logs, *arguments))
-        return servers[-1].wait_until_ready()
-
-    yield start
-    for server in servers:
-        server.process.kill()
-        server.process.wait()
 
 
 def test_a_server_from_its_first_version_to_its_end(tmp_path, served_export, start):
