@@ -96,7 +96,7 @@ def test_links_lead_to_a_file_and_a_heading(page):
 
 
 def test_every_page_is_in_the_readme():
-    links = re.findall(r"\]\(docs/([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(docs/([^)#]+\.md)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert {page.name for page in DOCS} == set(links)
 
 
