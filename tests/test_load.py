@@ -36,7 +36,7 @@ def test_percentiles():
     for percent in (50, 99, 100):
         value = turn.percentile(percent) / 1000
         assert sum(latency <= value for latency in turn.latencies) >= percent
-        assert value == pytest.approx(percent / 100, abs=0.001 + 1 / 1000)
+        assert value == pytest.approx(percent / 1000, abs=0.0011)
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="there is no wrk")
