@@ -130,6 +130,26 @@ def test_the_colours_can_be_read(browser, scheme):
     assert (_luminance(ground) > 0.5) == (scheme == "light")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_a_narrow_window_needs_no_scrolling_to_the_side(browser):
+    """Nor do words without an end: 320 pixels are enough, as WCAG 2.1 wants it (1.4.10)."""
+    browser.send(
+        "Emulation.setDeviceMetricsOverride",
+        width=320,
+        height=600,
+        deviceScaleFactor=1,
+        mobile=True,
+    )
+    label = "a_label_without_an_end_" * 10
+    answer = {"label": label, "confidence": 1.0, "probabilities": {label: 1.0}}
+    answer["top_k"] = [{"label": label, "probability": 1.0}]
+    browser.evaluate("list([%s], [%s])" % (json.dumps("x" * 500), json.dumps(answer)))
+    browser.evaluate("say(%s, true)" % json.dumps(label))
+    assert browser.evaluate("document.querySelectorAll('#answers > li').length") == 1
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 320
+
+
 def _luminance(colour):
     """The relative luminance of WCAG 2.1."""
     values = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
