@@ -401,7 +401,7 @@ def _wrong_setting(settings: Settings) -> str | None:
         "problem_type": settings.problem_type in PROBLEM_TYPES,
         "max_seq_length": _is_number(settings.max_seq_length, int, 1),
         "do_lower_case": isinstance(settings.do_lower_case, bool),
-        "truncation": settings.truncation in TRUNCATIONS,
+        "truncation": settings.truncation in list(TRUNCATIONS),  # It may be no key.
         "window_stride": _is_number(settings.window_stride, int, 0),
         "texts_per_example": settings.texts_per_example in (1, 2),
         "thresholds": isinstance(thresholds, list)
