@@ -465,7 +465,7 @@ class TestTrouble:
     def test_what_the_system_refuses(self, error, line):
         assert failures.message_for_user(error).startswith(line)
 
-    @pytest.mark.parametrize("function", ["runs.write_record", "files.write_text"])
+    @pytest.mark.parametrize("function", ["runs.write_record", "runs.files.write_text"])
     def test_a_disk_that_is_full_when_a_file_is_written(self, small_run, forks, tmp_path, function):
         fill = "raise OSError(28, 'No space left on device', 'run.json')"
         log = tmp_path / "log"

@@ -54,7 +54,7 @@ def test_a_config_is_replaced_and_not_changed():
         (["--do_train", "--num_trials=2"], "give --do_train and --do_eval"),
         (["--do_train", "--do_eval", "--num_trials=2", "--eval_checkpoint=x"], "best or last"),
         (["--do_train", "--do_eval", "--num_trials=2", "--seed=2147483647"], "2147483647 at most"),
-        (["--do_eval", "--calibrate"], "--calibrate needs --do_export or --do_frozen"),
+        (["--do_eval", "--calibrate"], "--calibrate needs --do_export, --do_frozen or --do_onnx"),
         (["--do_export", "--calibrate", "--horovod"], "in a call without --horovod"),
         (["--do_train", "--init_checkpoint=a", "--warm_start_from=b"], "one of the two"),
         (["--do_train", "--vocab_file=a", "--spm_model_file=b"], "--spm_model_file for a Sentence"),

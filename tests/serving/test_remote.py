@@ -32,7 +32,7 @@ model = bundle.open_bundle(sys.argv[1]).model
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        kind = self.path.split("/")[3]
+        kind = self.path.split("/")[3].partition(":")[0]
         status, answer = 200, None
         if self.path != "/v1/models/%s:predict" % kind:
             status, answer = 404, {"error": "Malformed request: POST " + self.path}
