@@ -58,6 +58,7 @@ def draws_of_groups(sizes: np.ndarray, seed: int) -> Iterator[np.ndarray]:
         yield random.multinomial(num_examples, sizes / num_examples, size=size)
 
 
+@np.errstate(invalid="ignore")  # A metric that is not finite has no interval, see `interval`.
 def intervals_of_means(means: Mapping[str, np.ndarray], seed: int) -> dict[str, Interval]:
     """Return metric -> interval, of metrics that are means over the examples."""
     if not means:
