@@ -95,6 +95,7 @@ def _write_results(output_dir: str, results: Sequence[Mapping[str, Any]], watche
         _LOG.info("  export it: %s", export_command(best["output_dir"]))
 
 
+@np.errstate(invalid="ignore")  # Metrics that are not finite have no deviation.
 def _summarize(values: Sequence[float]) -> dict[str, float]:
     # Of a sample: what another seed may be expected to differ by.
     deviation = float(np.std(values, ddof=1))
