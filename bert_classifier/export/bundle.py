@@ -91,8 +91,10 @@ class Model(abc.ABC):
     Attributes:
         signatures: signature -> (input -> its name in the model, output -> its name in the model).
             All but `SERVING_DEFAULT` are for clients of TensorFlow Serving.
+        uses_all_cores: whether one call does, so that two at the same time are no faster.
     """
 
+    uses_all_cores = False
     signatures: Mapping[str, Any] = {SERVING_DEFAULT: ({name: name for name in INPUTS}, {})}
 
     @abc.abstractmethod

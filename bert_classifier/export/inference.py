@@ -16,7 +16,7 @@ from bert_classifier.export.bundle import INPUTS, Model
 
 
 class Runner:
-    """Runs a model on examples, with a thread for each core.
+    """Runs a model on examples, with a thread for each core if a call does not use all of them.
 
     Args:
         model: is not closed with the threads.
@@ -29,7 +29,8 @@ class Runner:
         self._converter = converter
         self._batch_size = batch_size
         self._output = problem_types.get(converter.problem_type).output
-        self._threads = concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        num_threads = 1 if model.uses_all_cores else len(os.sched_getaffinity(0))
+        self._threads = concurrent.futures.ThreadPoolExecutor(num_threads)
 
     def close(self) -> None:
         """End the threads."""

@@ -41,16 +41,13 @@ def import_onnxruntime() -> Any:
 class OnnxModel(bundle.Model):
     """A model of ONNX in a session of ONNX Runtime."""
 
-    def __init__(self, path: str, num_threads: int = 0):
-        """Load a model.
+    # Its threads, one per core, share each operation well, also that of a single short text.
+    uses_all_cores = True
 
-        Args:
-            path: of the file.
-            num_threads: that share an operation; 0 for one per core.
-        """
+    def __init__(self, path: str):
+        """Load the model of a file."""
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
         options.log_severity_level = _ONLY_FATAL
         available = onnxruntime.get_available_providers()
         providers = [name for name in _PROVIDERS if name in available]
@@ -81,11 +78,10 @@ class OnnxModel(bundle.Model):
 def open_folder(folder: str) -> Bundle:
     """Load the bundle in a folder; see `bundle.open_bundle`."""
     contents = bundle.contents_of_folder(folder)
-    num_threads = contents.num_threads()
     try:
         # ONNX Runtime has a class for each kind of error, and no base class for all.
         with bundle.failures_are_bad_input(folder, Exception):
-            model = OnnxModel(os.path.join(folder, bundle.ONNX_MODEL), num_threads)
+            model = OnnxModel(os.path.join(folder, bundle.ONNX_MODEL))
     except BadInput as error:
         if isinstance(error.__cause__, ModuleNotFoundError):
             raise BadInput(
