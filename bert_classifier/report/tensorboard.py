@@ -71,15 +71,13 @@ class EvaluationSummaries(tf.estimator.Exporter):
     An Exporter is Estimator's public callback after an evaluation, see `EvaluationRecorder`.
     """
 
+    # Estimator needs one. Nothing is written to the folder of this name.
+    name = "evaluation_summaries"
+
     def __init__(self, evaluated: Evaluated, find_outputs: Callable[[], Outputs | None]):
         """Take what is evaluated, and what returns the outputs of the latest evaluation."""
         self._evaluated = evaluated
         self._find_outputs = find_outputs
-
-    @property
-    def name(self) -> str:
-        """Return the name of the exporter. Nothing is written to the folder of this name."""
-        return "evaluation_summaries"
 
     def export(
         self,

@@ -369,6 +369,9 @@ class EvaluationRecorder(tf.estimator.Exporter):
     `EvalSpec(exporters=...)`, because the others read the history.
     """
 
+    # Estimator needs one. Nothing is written to the folder of this name.
+    name = "evaluation_recorder"
+
     def __init__(self, history: EvalHistory, patience: int, num_train_steps: int):
         """Take the history to write to.
 
@@ -380,11 +383,6 @@ class EvaluationRecorder(tf.estimator.Exporter):
         self._history = history
         self._patience = patience
         self._num_train_steps = num_train_steps
-
-    @property
-    def name(self) -> str:
-        """Return the name of the exporter. Nothing is written to the folder of this name."""
-        return "evaluation_recorder"
 
     def export(
         self,

@@ -153,16 +153,14 @@ class OutputsRecorder(tf.estimator.Exporter):
     then not in the history either, and is made again when the run is resumed.
     """
 
+    # Estimator needs one. Nothing is written to the folder of this name.
+    name = "outputs_recorder"
+
     def __init__(self, output_dir: str, hook: OutputsHook, history: EvalHistory):
         """Take where to write, what collects the outputs, and the history that tells the best."""
         self._output_dir = output_dir
         self._hook = hook
         self._history = history
-
-    @property
-    def name(self) -> str:
-        """Return the name of the exporter. Nothing is written to the folder of this name."""
-        return "outputs_recorder"
 
     def export(
         self,
