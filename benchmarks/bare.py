@@ -18,7 +18,7 @@ def latency(
     """Classify one text after the other."""
     del model_dir, max_seq_length
     bare = bare_onnx.Bare(ours.find_export(output_dir, onnx))
-    batches = [row[:, None] for row in bare.tokens(ours.read_texts(data_dir, num_texts))]
+    batches = [bare_onnx.padded([row]) for row in bare.tokens(ours.read_texts(data_dir, num_texts))]
     return {"seconds": runner.time_calls(bare.run, batches)}
 
 

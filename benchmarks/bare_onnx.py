@@ -17,7 +17,7 @@ import os
 import statistics
 import sys
 import time
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # In place of the folder of this file, whose modules may have the names of others.
@@ -28,6 +28,7 @@ import numpy as np
 from bert_classifier.data.examples import InputExample
 from bert_classifier.data.features import Converter
 from bert_classifier.export import bundle, onnx_models
+from bert_classifier.export.inference import padded, tokens_of
 from bert_classifier.serving.loaded import read_tokenizer
 from bert_classifier.serving.predictor import Predictor
 
@@ -56,25 +57,20 @@ class Bare:
 
     def tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the tokens of texts, each int32 `[3, length]`."""
-        rows = [self._converter.convert(InputExample("", text)) for text in texts]
-        return [np.array([getattr(row, n) for n in bundle.INPUTS], np.int32) for row in rows]
+        return [tokens_of(self._converter.convert(InputExample("", text))) for text in texts]
 
-    def run(self, batch: np.ndarray) -> Any:
-        """Return the outputs of a batch, int32 `[3, batch_size, length]`."""
-        return self._session.run(None, dict(zip(bundle.INPUTS, batch)))
+    def run(self, batch: Mapping[str, np.ndarray]) -> Any:
+        """Return the outputs of the inputs of a batch."""
+        return self._session.run(None, batch)
 
 
-def batches_of(tokens: Sequence[np.ndarray], batch_size: int = BATCH_SIZE) -> list[np.ndarray]:
-    """Return batches of like length, each int32 `[3, batch_size, length]`."""
+def batches_of(
+    tokens: Sequence[np.ndarray], batch_size: int = BATCH_SIZE
+) -> list[dict[str, np.ndarray]]:
+    """Return the inputs of batches of like length."""
     ordered = sorted(tokens, key=lambda row: -row.shape[1])
-    batches = []
-    for start in range(0, len(ordered), batch_size):
-        rows = ordered[start : start + batch_size]
-        batch = np.zeros([len(bundle.INPUTS), len(rows), rows[0].shape[1]], np.int32)
-        for number, row in enumerate(rows):
-            batch[:, number, : row.shape[1]] = row
-        batches.append(batch)
-    return batches
+    starts = range(0, len(ordered), batch_size)
+    return [padded(ordered[start : start + batch_size]) for start in starts]
 
 
 def measure(
@@ -102,7 +98,7 @@ def measure(
             # One after the other: the threads of a session wait actively after a call, and would
             # take the cores from the other session.
             of_ours = [seconds(lambda: predictor.predict([text])) for text in texts]  # noqa: B023
-            of_bare = [seconds(lambda: bare.run(row[:, np.newaxis])) for row in tokens]  # noqa: B023
+            of_bare = [seconds(lambda: bare.run(padded([row]))) for row in tokens]  # noqa: B023
             of_one += zip(of_ours, of_bare)
             ours = seconds(lambda: predictor.predict(many))
             theirs = seconds(lambda: [bare.run(batch) for batch in batches])

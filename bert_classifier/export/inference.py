@@ -11,8 +11,25 @@ import numpy as np
 
 from bert_classifier import problem_types
 from bert_classifier.data.examples import InputExample
-from bert_classifier.data.features import Converter
+from bert_classifier.data.features import Converter, InputFeatures
 from bert_classifier.export.bundle import INPUTS, Model
+
+
+def tokens_of(converted: InputFeatures) -> np.ndarray:
+    """Return the tokens of an example, int32 `[3, length]`, rows as in `INPUTS`."""
+    return np.array([getattr(converted, name) for name in INPUTS], np.int32)
+
+
+def padded(rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Return tokens as the inputs of a model, int32 `[batch_size, longest]`, padded with 0.
+
+    Args:
+        rows: each as of `tokens_of`.
+    """
+    tokens = np.zeros([len(INPUTS), len(rows), max(row.shape[1] for row in rows)], np.int32)
+    for number, row in enumerate(rows):
+        tokens[:, number, : row.shape[1]] = row
+    return dict(zip(INPUTS, tokens))
 
 
 class Runner:
@@ -51,8 +68,7 @@ class Runner:
 
     def _windows(self, example: InputExample) -> list[np.ndarray]:
         """Return the windows of an example, each int32 `[3, length]`, rows as in `INPUTS`."""
-        converted = self._converter.convert(example)
-        tokens = np.array([getattr(converted, name) for name in INPUTS], np.int32)
+        tokens = tokens_of(self._converter.convert(example))
         length = self._converter.max_seq_length
         return [tokens[:, start : start + length] for start in range(0, tokens.shape[1], length)]
 
@@ -75,8 +91,5 @@ class Runner:
         return np.concatenate(outputs)[np.argsort(order)]
 
     def _run_batch(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """Run the model once, on windows of which the first is the longest; see `_run`."""
-        tokens = np.zeros([len(INPUTS), len(windows), windows[0].shape[1]], np.int32)
-        for row, window in enumerate(windows):
-            tokens[:, row, : window.shape[1]] = window
-        return self._model.run(dict(zip(INPUTS, tokens)))[self._output]
+        """Run the model once."""
+        return self._model.run(padded(windows))[self._output]

@@ -21,6 +21,7 @@ from bert_classifier.data import features, serialization
 from bert_classifier.data.examples import InputExample
 from bert_classifier.export import bundle, graphs, onnx
 from bert_classifier.export.bundle import SERVING_DEFAULT, Settings, list_exports
+from bert_classifier.export.inference import padded, tokens_of
 from bert_classifier.export.onnx_models import OnnxModel
 from bert_classifier.export.scoring import Comparison, DevSet
 from bert_classifier.training.history import EvalHistory
@@ -337,14 +338,7 @@ class _SelfTest:
         unlabelled = [example._replace(label=None) for example in writer.sample]
         self._serialized = [record for record, _ in serialization.serialize(converter, unlabelled)]
         rows = [converter.convert(example) for example in unlabelled]
-        length = max(len(row.input_ids) for row in rows)
-        self._columns = {
-            name: np.array(
-                [getattr(row, name) + [0] * (length - len(row.input_ids)) for row in rows],
-                np.int32,
-            )
-            for name in bundle.INPUTS
-        }
+        self._columns = padded([tokens_of(row) for row in rows])
         self._expected = next(
             writer.estimator.predict(
                 lambda: tf.data.Dataset.from_tensors(self._columns),

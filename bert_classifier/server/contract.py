@@ -10,21 +10,20 @@ import base64
 import binascii
 import json
 import re
-from typing import Any, Iterable, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
+from bert_classifier.export.bundle import INPUTS, SERVING_DEFAULT
 from bert_classifier.server.limits import Limits
+from bert_classifier.serving.predictor import Text
 
-TOKENS = ("input_ids", "input_mask", "segment_ids")
 # Signatures with these inputs are answered as `SERVING_DEFAULT`, which does not read labels.
 IGNORED = "label_ids"
 EXAMPLES = "examples"
-SERVING_DEFAULT = "serving_default"
 
 # input -> output -> their names in the graph, as in `Predictor.signatures`.
 Signatures = Mapping[str, Tuple[Mapping[str, str], Mapping[str, str]]]
-Text = Union[str, Tuple[str, str]]
 
 _PATH = re.compile(
     r"/v1/models/(?P<name>[^/:\s]+)(?:/versions/(?P<version>[0-9]{1,19})|/labels/(?P<label>[^/:\s]+))?"
@@ -68,7 +67,7 @@ class Query(NamedTuple):
 
     Attributes:
         signature: the one that is to be run.
-        rows: each tokens, int32 `[3, seq_length]` in the order of `TOKENS`; or, for a signature
+        rows: each tokens, int32 `[3, seq_length]` in the order of `INPUTS`; or, for a signature
             that reads them, the bytes of a `tf.Example`.
         is_columnar: whether `inputs` were given, and `outputs` are wanted.
     """
@@ -248,8 +247,8 @@ def _token_rows(columns: Mapping[str, list[Any]], reads: Reads) -> list[np.ndarr
     most = {"input_ids": reads.vocab_size, "input_mask": 2, "segment_ids": reads.type_vocab_size}
     length = None
     rows = []
-    for number, row in enumerate(zip(*(columns[name] for name in TOKENS))):
-        for name, values in zip(TOKENS, row):
+    for number, row in enumerate(zip(*(columns[name] for name in INPUTS))):
+        for name, values in zip(INPUTS, row):
             where = "%s of row %d" % (name, number)
             _check_values(values, most[name], where)
             if len(values) > reads.max_seq_length:
@@ -340,7 +339,7 @@ def answer_metadata(name: str, version: int, signatures: Signatures, num_labels:
 
 def _tensor(key: str, tensor: str, num_labels: int) -> dict:
     shapes = {
-        **{name: (-1, -1) for name in TOKENS},
+        **{name: (-1, -1) for name in INPUTS},
         "probabilities": (-1, num_labels),
         "top_3": (-1, min(3, num_labels)),
     }

@@ -12,8 +12,10 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 import numpy as np
 
 from bert_classifier.errors import BadInput
-from bert_classifier.server.contract import EXAMPLES, SERVING_DEFAULT, TOKENS, Reads, Text
-from bert_classifier.serving.predictor import Predictor
+from bert_classifier.export import bundle
+from bert_classifier.export.inference import padded
+from bert_classifier.server.contract import EXAMPLES, SERVING_DEFAULT, Reads
+from bert_classifier.serving.predictor import Predictor, Text
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Version:
         self.in_use = 0
         # Functions, not methods: the queue compares them by identity.
         self.answer_texts = lambda items: _answer_texts(predictor, items)
-        self.answer_tokens = lambda rows: _rows(predictor.run(_padded(rows)))
+        self.answer_tokens = lambda rows: _rows(predictor.run(padded(rows)))
         self.answer_examples = lambda rows: _rows(
             predictor.run({EXAMPLES: list(rows)}, EXAMPLES + ":" + SERVING_DEFAULT)
         )
@@ -197,9 +199,6 @@ class Models:
 
 def _candidates(path: str) -> tuple[str | None, list[str]]:
     """Return the folder of versions that a path stands for, if any, and its exports."""
-    # It may import TensorFlow, and this is where a Predictor does.
-    from bert_classifier.export import bundle  # noqa: PLC0415
-
     newest = bundle.find(path)
     folder = os.path.dirname(newest)
     if newest == path or not os.path.basename(newest).isdecimal():
@@ -209,8 +208,6 @@ def _candidates(path: str) -> tuple[str | None, list[str]]:
 
 def _exports(folder: str) -> list[str]:
     """List the exports in a folder, newest first."""
-    from bert_classifier.export import bundle  # noqa: PLC0415
-
     return bundle.list_exports(folder)[::-1]
 
 
@@ -234,14 +231,6 @@ def _answer_texts(predictor: Predictor, items: Sequence[tuple[Text, int]]) -> li
     most = max(top_k for _, top_k in items)
     predictions = predictor.predict([text for text, _ in items], most)
     return [p._replace(top_k=p.top_k[:top_k]) for p, (_, top_k) in zip(predictions, items)]
-
-
-def _padded(rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Return rows of tokens as the inputs of the model, padded to the longest with 0."""
-    tokens = np.zeros([len(TOKENS), len(rows), max(row.shape[1] for row in rows)], np.int32)
-    for number, row in enumerate(rows):
-        tokens[:, number, : row.shape[1]] = row
-    return dict(zip(TOKENS, tokens))
 
 
 def _rows(outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:

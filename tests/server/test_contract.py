@@ -15,7 +15,7 @@ from bert_classifier.server.contract import Reads, Refusal
 from bert_classifier.server.limits import Limits
 from bert_classifier.serving.answers import Prediction
 
-TOKENS = {name: name + ":0" for name in contract.TOKENS}
+TOKENS = {name: name + ":0" for name in contract.INPUTS}
 OUTPUTS = {name: "loss/%s:0" % name for name in ("probabilities", "predictions", "top_3")}
 SIGNATURES = {
     "serving_default": (TOKENS, OUTPUTS),
