@@ -10,7 +10,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import problem_types
 from bert_classifier.data.batches import Batching, examples_input_fn
-from bert_classifier.data.examples import InputExample
+from bert_classifier.data.examples import Examples, InputExample, pick
 from bert_classifier.job import Job, count_parts
 from bert_classifier.problem_types import TINY
 from bert_classifier.training import loop
@@ -30,7 +30,7 @@ def find(
         answer of the model, loss; see `page.Suspects`.
     """
     inputs, examples = job.inputs, job.inputs.examples["train"]
-    sample = _sample(examples, len(examples))
+    sample = _sample(examples)
     batching = Batching(job.config.evaluation.predict_batch_size)
     input_fn = examples_input_fn(sample, inputs.converters["train"], batching, 1, 0)
     rows = loop.predict(estimator, input_fn, checkpoint_path, count_parts(job))
@@ -45,13 +45,12 @@ def find(
     return len(found), len(examples), worst
 
 
-def _sample(examples: Any, size: int) -> list[InputExample]:
+def _sample(examples: Examples) -> list[InputExample]:
     """Return some of the examples, in a random order: time may not do for all of them."""
-    random = np.random.RandomState(0)
-    numbers = random.choice(size, min(size, _MOST_EXAMPLES), replace=False)
-    wanted = set(numbers.tolist())
-    found = {number: of for number, of in enumerate(examples) if number in wanted}
-    return [found[number] for number in numbers.tolist()]
+    random, size = np.random.RandomState(0), len(examples)
+    numbers = random.choice(size, min(size, _MOST_EXAMPLES), replace=False).tolist()
+    found = pick(examples, numbers)
+    return [found[number] for number in numbers]
 
 
 def _in_time(rows: Iterator[Any]) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import collections
 import copy
 import itertools
 import sys
-from typing import Any, Collection, Counter, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Collection, Counter, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from bert_classifier import problem_types
 from bert_classifier.data.division import choose_dev
@@ -286,6 +286,12 @@ class Examples(Collection[InputExample]):
 
     def _error(self, line: int, message: str) -> BadInput:
         return BadInput(f"{self.path}:{line}: {message}")
+
+
+def pick(examples: Iterable[InputExample], numbers: Iterable[int]) -> dict[int, InputExample]:
+    """Return some examples by their number, from 0; the others are not kept in memory."""
+    wanted = set(numbers)
+    return {number: example for number, example in enumerate(examples) if number in wanted}
 
 
 def find_ids(table: Table, taken: Collection[int]) -> int | None:

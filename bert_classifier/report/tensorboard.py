@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams import summary as hparams
 
 from bert_classifier import problem_types
 from bert_classifier.config import Config
-from bert_classifier.data.examples import Examples, InputExample
+from bert_classifier.data.examples import Examples, pick
 from bert_classifier.report import images
 from bert_classifier.report.scores import Scores, score
 from bert_classifier.training.history import EvalHistory
@@ -180,7 +180,7 @@ def _mistakes(evaluated: Evaluated, outputs: Outputs) -> tf.Summary:
     wrong = np.asarray(outputs.predictions) != np.asarray(outputs.label_ids)
     (candidates,) = np.nonzero(wrong.reshape(len(wrong), -1).any(axis=1))
     worst = candidates[np.argsort(-outputs.losses[candidates], kind="stable")[:_MOST_MISTAKES]]
-    found = _pick(evaluated.examples, worst)
+    found = pick(evaluated.examples, worst.tolist())
     rows = [["loss", "label", "prediction", "text", "text_b"]]
     for n in worst:
         answers = [
@@ -189,11 +189,6 @@ def _mistakes(evaluated: Evaluated, outputs: Outputs) -> tf.Summary:
         ]
         rows.append(["%.3f" % outputs.losses[n], *answers, found[n].text_a, found[n].text_b or ""])
     return _table("mistakes", rows, "The mistakes with the largest loss.")
-
-
-def _pick(examples: Examples, numbers: np.ndarray) -> dict[int, InputExample]:
-    wanted = set(numbers.tolist())
-    return {number: example for number, example in enumerate(examples) if number in wanted}
 
 
 def _table(tag: str, rows: Sequence[Sequence[str]], description: str) -> tf.Summary:
