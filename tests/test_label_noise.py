@@ -25,9 +25,9 @@ def test_the_loss_of_a_training_example(label_id, row, expected):
 @pytest.mark.parametrize("size", [1, 5, 1000, 3000])
 def test_a_sample_has_each_example_once_and_is_bounded(size):
     examples = [InputExample(str(n), "text") for n in range(size)]
-    found = [example.guid for example in label_noise._sample(examples, size)]
+    found = [example.guid for example in label_noise._sample(examples)]
     assert len(found) == len(set(found)) == min(size, 1000)
-    assert found == [example.guid for example in label_noise._sample(examples, size)]
+    assert found == [example.guid for example in label_noise._sample(examples)]
 
 
 def test_looking_for_suspects_ends_in_time(monkeypatch):
