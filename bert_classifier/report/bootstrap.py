@@ -26,14 +26,16 @@ def _num_draws(num_examples: int) -> int:
     return int(np.clip(_MOST_DRAWN // num_examples, _FEWEST_DRAWS, _NUM_DRAWS))
 
 
-def draws(num_examples: int, seed: int, width: int = 1) -> Iterator[np.ndarray]:
+def draws(num_examples: int, seed: int | None, width: int = 1) -> Iterator[np.ndarray]:
     """Yield how often each example is drawn, float64 `[some draws, num_examples]`.
 
     Args:
         num_examples: so many are drawn, with replacement.
-        seed: of the draws.
+        seed: of the draws; None for no draws.
         width: numbers that the caller keeps for each draw, if these are more than the examples.
     """
+    if seed is None:
+        return
     random = np.random.RandomState(seed)
     left = _num_draws(num_examples)
     at_a_time = max(1, _NUMBERS_AT_A_TIME // max(num_examples, width))
@@ -46,8 +48,13 @@ def draws(num_examples: int, seed: int, width: int = 1) -> Iterator[np.ndarray]:
         yield numbers.reshape(size, num_examples).astype(np.float64)
 
 
-def draws_of_groups(sizes: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """Yield how many examples of each group are drawn, int64 `[some draws, num_groups]`."""
+def draws_of_groups(sizes: np.ndarray, seed: int | None) -> Iterator[np.ndarray]:
+    """Yield how many examples of each group are drawn, int64 `[some draws, num_groups]`.
+
+    The seed is that of `draws`.
+    """
+    if seed is None:
+        return
     random = np.random.RandomState(seed)
     num_examples = int(sizes.sum())
     left = _num_draws(num_examples)
@@ -59,7 +66,7 @@ def draws_of_groups(sizes: np.ndarray, seed: int) -> Iterator[np.ndarray]:
 
 
 @np.errstate(invalid="ignore")  # A metric that is not finite has no interval, see `interval`.
-def intervals_of_means(means: Mapping[str, np.ndarray], seed: int) -> dict[str, Interval]:
+def intervals_of_means(means: Mapping[str, np.ndarray], seed: int | None) -> dict[str, Interval]:
     """Return metric -> interval, of metrics that are means over the examples."""
     if not means:
         return {}
@@ -71,15 +78,21 @@ def intervals_of_means(means: Mapping[str, np.ndarray], seed: int) -> dict[str, 
 def intervals_of(drawn_values: Sequence[Values]) -> dict[str, Interval]:
     """Return metric -> interval, from the values in several parts of the draws."""
     found = {}
-    for name in drawn_values[0]:
-        of_metric = interval(np.concatenate([values[name] for values in drawn_values]))
+    for name in drawn_values[0] if drawn_values else ():
+        of_metric = interval([values[name] for values in drawn_values])
         if of_metric:
             found[name] = of_metric
     return found
 
 
-def interval(values: np.ndarray) -> Interval | None:
-    """Return the 95 % interval; None if hardly any draw has a finite value."""
+def interval(parts: Sequence[np.ndarray]) -> Interval | None:
+    """Return the 95 % interval of the values in several parts of the draws.
+
+    It is None if hardly any draw has a finite value, or if there is none.
+    """
+    if not parts:
+        return None
+    values = np.concatenate(parts)
     finite = values[np.isfinite(values)]
     # A draw whose numbers are all equal has no correlation.
     if len(finite) < len(values) / 2:

@@ -38,7 +38,7 @@ class PerClass(NamedTuple):
         f1: float64 `[num_classes]`.
         support: int64 `[num_classes]`, how many examples have the class.
         predicted: int64 `[num_classes]`, for how many examples it is predicted.
-        f1_intervals: float64 `[num_classes, 2]`, 95 % intervals.
+        f1_intervals: float64 `[num_classes, 2]`, 95 % intervals; NaN if none were asked for.
     """
 
     precision: np.ndarray
@@ -112,7 +112,7 @@ def score(
     predictions: np.ndarray,
     probabilities: np.ndarray | None = None,
     losses: np.ndarray | None = None,
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> Scores:
     """Score predictions.
 
@@ -124,7 +124,7 @@ def score(
         predictions: like `label_ids`.
         probabilities: float `[num_examples, num_classes]`, for recall at 3 and 5.
         losses: float `[num_examples]`, for the loss.
-        seed: of the draws of the intervals.
+        seed: of the draws of the intervals; None for no intervals, which take most of the time.
 
     Raises:
         ValueError: there are no examples, or not as many predictions.
@@ -154,7 +154,7 @@ def _score_classes(
     truth: np.ndarray,
     predictions: np.ndarray,
     means: Mapping[str, np.ndarray],
-    seed: int,
+    seed: int | None,
 ) -> Scores:
     size = len(labels)
     cells, number_of_cell = np.unique(truth * size + predictions, return_counts=True)
@@ -222,7 +222,7 @@ def _score_several(
     truth: np.ndarray,
     predictions: np.ndarray,
     means: Mapping[str, np.ndarray],
-    seed: int,
+    seed: int | None,
 ) -> Scores:
     truth, predictions = truth.astype(bool), predictions.astype(bool)
     size = len(labels)
@@ -335,7 +335,7 @@ def _assemble(
     drawn: Sequence[_ScoresOfCounts],
     means: Mapping[str, np.ndarray],
     confusion: np.ndarray | None,
-    seed: int,
+    seed: int | None,
 ) -> Scores:
     found = _scores_of_counts(observed, one_class=problem_type == "classification")
     values = {name: float(value[0]) for name, value in found.values.items()}
@@ -344,10 +344,13 @@ def _assemble(
     intervals.update(bootstrap.intervals_of_means(means, seed))
     averages = {}
     for name, average in found.averages.items():
-        interval = bootstrap.interval(np.concatenate([draw.averages[name][2] for draw in drawn]))
+        interval = bootstrap.interval([draw.averages[name][2] for draw in drawn])
         precision, recall, f1 = (float(score[0]) for score in average)
         averages[name] = Average(precision, recall, f1, interval)
-    f1_of_draws = np.concatenate([draw.per_class[2] for draw in drawn])
+    f1_intervals = np.full((len(labels), 2), np.nan)
+    if drawn:
+        f1_of_draws = np.concatenate([draw.per_class[2] for draw in drawn])
+        f1_intervals = np.percentile(f1_of_draws, bootstrap.PERCENTILES, axis=0).T
     precisions, recalls, f1s = (score[0] for score in found.per_class)
     classes = PerClass(
         precisions,
@@ -355,7 +358,7 @@ def _assemble(
         f1s,
         observed.true[0].astype(np.int64),
         observed.predicted[0].astype(np.int64),
-        np.percentile(f1_of_draws, bootstrap.PERCENTILES, axis=0).T,
+        f1_intervals,
     )
     answer, baseline = _constant_answer(problem_type, labels, truth)
     return Scores(
@@ -383,7 +386,7 @@ def _score_numbers(
     truth: np.ndarray,
     predictions: np.ndarray,
     means: Mapping[str, np.ndarray],
-    seed: int,
+    seed: int | None,
 ) -> Scores:
     errors = predictions - truth
     values_of = {name: float(of_each.mean()) for name, of_each in means.items()}

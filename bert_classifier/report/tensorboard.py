@@ -117,7 +117,8 @@ def _of_evaluation(evaluated: Evaluated, outputs: Outputs) -> Iterator[tf.Summar
     """Yield all summaries, the picture last: drawing it is what may fail."""
     problem_type, labels = evaluated.problem_type, evaluated.labels
     if problem_types.get(problem_type).has_classes:
-        scores = score(problem_type, labels, outputs.label_ids, outputs.predictions)
+        # TensorBoard shows no intervals.
+        scores = score(problem_type, labels, outputs.label_ids, outputs.predictions, seed=None)
         assert scores.classes is not None
         shown = np.sort(np.argsort(-scores.classes.support, kind="stable")[:_MOST_CLASSES])
         yield from _of_classes(evaluated, outputs, scores, shown)

@@ -232,6 +232,23 @@ def test_every_value_of_classes_has_an_interval_around_it():
     assert again.intervals == found.intervals
 
 
+@pytest.mark.parametrize("problem_type", ["classification", "multi_label"])
+def test_without_intervals_the_scores_are_the_same(problem_type):
+    labels = list("abcde")
+    truth, predictions = made_up(400, 5)
+    if problem_type == "multi_label":
+        truth, predictions = (np.eye(5, dtype=int)[ids] for ids in (truth, predictions))
+    expected = scores.score(problem_type, labels, truth, predictions)
+    found = scores.score(problem_type, labels, truth, predictions, seed=None)
+    assert expected.intervals and not found.intervals
+    assert found.values == expected.values
+    np.testing.assert_array_equal(found.confusion, expected.confusion)
+    for name in ("precision", "recall", "f1", "support", "predicted"):
+        of_both = (getattr(of.classes, name) for of in (found, expected))
+        np.testing.assert_array_equal(*of_both)
+    assert np.isnan(found.classes.f1_intervals).all()
+
+
 @pytest.mark.parametrize("size", [0, 3])
 def test_what_does_not_fit_is_refused(size):
     with pytest.raises(ValueError, match="shapes"):
