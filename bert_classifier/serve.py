@@ -163,7 +163,7 @@ async def _serve(
     access: Access,
     listener: socket.socket,
 ) -> None:
-    batcher = Batcher(limits, len(os.sched_getaffinity(0)), metrics.observe_batch)
+    batcher = Batcher(limits, models.calls_at_a_time, metrics.observe_batch)
     metrics.watch(batcher.__len__, lambda: models.number)
     app = App(options.name, models, batcher, limits, metrics, access)
     config = uvicorn.Config(

@@ -91,10 +91,8 @@ class Model(abc.ABC):
     Attributes:
         signatures: signature -> (input -> its name in the model, output -> its name in the model).
             All but `SERVING_DEFAULT` are for clients of TensorFlow Serving.
-        uses_all_cores: whether one call does, so that two at the same time are no faster.
     """
 
-    uses_all_cores = False
     signatures: Mapping[str, Any] = {SERVING_DEFAULT: ({name: name for name in INPUTS}, {})}
 
     @abc.abstractmethod
@@ -106,6 +104,10 @@ class Model(abc.ABC):
     def num_outputs(self) -> int | None:
         """Return the number of probabilities per example, None where there are none, or unknown."""
         return None
+
+    def calls_at_a_time(self) -> int:
+        """Return how many calls at the same time are worth it: one per core."""
+        return len(os.sched_getaffinity(0))
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
-import os
 from typing import Iterable, Sequence
 
 import numpy as np
@@ -33,7 +32,7 @@ def padded(rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class Runner:
-    """Runs a model on examples, with a thread for each core if a call does not use all of them.
+    """Runs a model on examples, in as many threads as it gains by.
 
     Args:
         model: is not closed with the threads.
@@ -46,8 +45,7 @@ class Runner:
         self._converter = converter
         self._batch_size = batch_size
         self._output = problem_types.get(converter.problem_type).output
-        num_threads = 1 if model.uses_all_cores else len(os.sched_getaffinity(0))
-        self._threads = concurrent.futures.ThreadPoolExecutor(num_threads)
+        self._threads = concurrent.futures.ThreadPoolExecutor(model.calls_at_a_time())
 
     def close(self) -> None:
         """End the threads."""

@@ -41,9 +41,6 @@ def import_onnxruntime() -> Any:
 class OnnxModel(bundle.Model):
     """A model of ONNX in a session of ONNX Runtime."""
 
-    # Its threads, one per core, share each operation well, also that of a single short text.
-    uses_all_cores = True
-
     def __init__(self, path: str):
         """Load the model of a file."""
         onnxruntime = import_onnxruntime()
@@ -69,6 +66,10 @@ class OnnxModel(bundle.Model):
         """Return the number of probabilities per example, None for a regression."""
         shapes = {output.name: output.shape for output in self._session.get_outputs()}
         return shapes["probabilities"][1] if "probabilities" in shapes else None
+
+    def calls_at_a_time(self) -> int:
+        """Return 1: the threads of a session, one per core, share the operations of a call."""
+        return 1
 
     def close(self) -> None:
         """Free the session."""

@@ -53,6 +53,7 @@ class Version:
             predictor.encoder.get("type_vocab_size", 2),
         )
         self.origin = predictor.origin()
+        self.calls_at_a_time = predictor.calls_at_a_time
         self.in_use = 0
         # Functions, not methods: the queue compares them by identity.
         self.answer_texts = lambda items: _answer_texts(predictor, items)
@@ -106,6 +107,11 @@ class Models:
     def number(self) -> int:
         """Return the version that answers."""
         return self._current.number
+
+    @property
+    def calls_at_a_time(self) -> int:
+        """Return how many batches at the same time are worth it."""
+        return self._current.calls_at_a_time
 
     @contextlib.contextmanager
     def current(self) -> Iterator[Version]:

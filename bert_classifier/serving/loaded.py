@@ -44,6 +44,7 @@ class LoadedModel:
         self._model, settings, parts = _open(self.export, options)
         self.evaluation = json.loads(parts.get(bundle.METRICS, b"{}").decode("utf-8"))
         self.signatures = self._model.signatures
+        self.calls_at_a_time = self._model.calls_at_a_time()
         self.encoder = json.loads(parts[bundle.CONFIG].decode("utf-8-sig"))
         self.settings = _adjusted(settings, options.temperature, options.min_confidence)
         converter = features.Converter(

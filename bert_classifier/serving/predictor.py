@@ -52,6 +52,7 @@ class Predictor:
         evaluation: step and metrics of its checkpoint, as in `metrics.json`.
         signatures: signature -> (input -> tensor, output -> tensor), all by name.
         encoder: the configuration of the encoder, as in `bert_config.json`.
+        calls_at_a_time: how many calls from different threads are worth it.
 
     Raises:
         BadInput: the export cannot be used, or an argument does not fit it. `predict` raises
@@ -83,6 +84,7 @@ class Predictor:
         self.evaluation = self._model.evaluation
         self.signatures = self._model.signatures
         self.encoder = self._model.encoder
+        self.calls_at_a_time = self._model.calls_at_a_time
         if self.export != export:
             _LOG.info("%s", self.origin())
 

@@ -80,6 +80,13 @@ def test_it_answers_like_the_saved_model(exported, saved_model):
     np.testing.assert_allclose(of_batches, np.tile(numbers_of(exported), [3, 1]), atol=1e-6)
 
 
+def test_an_onnx_model_answers_one_call_after_the_other(exported, saved_model):
+    """Its own threads share each call."""
+    with Predictor(exported) as onnx_model, Predictor(saved_model) as other:
+        assert onnx_model.calls_at_a_time == 1
+        assert other.calls_at_a_time == len(os.sched_getaffinity(0))
+
+
 def test_the_bundle_has_the_same_parts(exported, saved_model):
     ours, theirs = bundle.read_contents(exported), bundle.read_contents(saved_model)
     assert ours.settings == theirs.settings
