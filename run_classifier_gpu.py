@@ -60,6 +60,7 @@ from bert_classifier.inspection.verdict import judge
 from bert_classifier.job import (
     Job,
     count_parts,
+    history_of,
     identity_of,
     inspect,
     make_pipeline,
@@ -79,7 +80,6 @@ from bert_classifier.report import tensorboard
 from bert_classifier.serving import test_results
 from bert_classifier.summary import log_metrics, log_start, log_summary
 from bert_classifier.training import checkpoints, loop, runs
-from bert_classifier.training.history import EvalHistory, eval_history_path
 from bert_classifier.training.interruption import Interruption
 from bert_classifier.training.record import Run, RunRecord
 from bert_classifier.training.run_config import make_run_config
@@ -195,7 +195,7 @@ def train(
         lambda: checkpoints.find_resumable(output_dir, config.output.keep_checkpoint_max)
     )
     start_step = workers.from_chief(lambda: checkpoints.step_of(resumed_from))
-    history = workers.together(lambda: EvalHistory(eval_history_path(output_dir), job.watched))
+    history = workers.together(lambda: history_of(job))
     if workers.is_chief:
         history.forget_from(start_step + 1)
     progress = hook_builders.make_progress_hook(job, schedule, estimator)
@@ -297,7 +297,7 @@ def export(job: Job, estimator: tf.estimator.Estimator, pipeline: Pipeline) -> N
     if config.export.calibrate:
         temperature = find_temperature(job, estimator, pipeline, checkpoint_path)
         writer = writer._replace(settings=writer.settings._replace(temperature=temperature))
-    history = EvalHistory(eval_history_path(output_dir), job.watched)
+    history = history_of(job)
     metrics = metrics_of(history, checkpoints.step_of(checkpoint_path))
     dev_set = None
     if config.export.onnx_int8:

@@ -29,7 +29,7 @@ from bert_classifier.training import (
     preconditions,
     runs,
 )
-from bert_classifier.training.history import Watched
+from bert_classifier.training.history import EvalHistory, Watched, eval_history_path
 from bert_classifier.training.identity import make_identity
 from bert_classifier.training.initial_weights import InitialWeights, warm_start
 from bert_classifier.training.interruption import Interruption
@@ -166,6 +166,11 @@ def with_plain_paths(job: Job, until_closed: contextlib.ExitStack) -> Job:
         plain = until_closed.enter_context(files.plain_path(weights.checkpoint))
         weights = weights._replace(checkpoint=plain)
     return job._replace(model_dir=model_dir, initial_weights=weights)
+
+
+def history_of(job: Job) -> EvalHistory:
+    """Read the evaluations of the run."""
+    return EvalHistory(eval_history_path(job.config.output.output_dir), job.watched)
 
 
 def identity_of(job: Job, schedule: Schedule) -> dict[str, Any]:

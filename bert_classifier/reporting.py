@@ -16,13 +16,12 @@ from bert_classifier import label_noise
 from bert_classifier.data.batches import InputFn
 from bert_classifier.errors import BadInput
 from bert_classifier.hook_builders import evaluated_set
-from bert_classifier.job import Job
+from bert_classifier.job import Job, history_of
 from bert_classifier.report import results, tensorboard
 from bert_classifier.report.next_commands import next_commands
 from bert_classifier.report.scores import Scores, score
 from bert_classifier.training import checkpoints, runs
 from bert_classifier.training import outputs as outputs_files
-from bert_classifier.training.history import EvalHistory, eval_history_path
 from bert_classifier.training.outputs import Outputs, OutputsHook, outputs_path
 
 _LOG = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ def write_evaluation(
     output_dir = job.config.output.output_dir
     scores = _score(job, outputs)
     results.write(output_dir, metrics, scores)
-    best = EvalHistory(eval_history_path(output_dir), job.watched).best()
+    best = history_of(job).best()
     kept = _kept_outputs(output_dir)
     # Those of the run's own dev set stay, where another file is evaluated later.
     is_of_other_data = (
@@ -90,7 +89,7 @@ def write_evaluation(
 def report_training(job: Job, estimator: tf.estimator.Estimator) -> None:
     """Write a report about the best checkpoint of a training that no evaluation follows."""
     output_dir = job.config.output.output_dir
-    best = EvalHistory(eval_history_path(output_dir), job.watched).best()
+    best = history_of(job).best()
     outputs = _kept_outputs(output_dir)
     fingerprint = job.inputs.fingerprints["dev"]
     if best and outputs and (outputs.step, outputs.fingerprint) == (best.step, fingerprint):
@@ -159,7 +158,7 @@ def _score(job: Job, outputs: Outputs) -> Scores:
 def _facts(job: Job) -> dict[str, Any]:
     """Return the fields of `page.Run`."""
     output_dir = job.config.output.output_dir
-    history = EvalHistory(eval_history_path(output_dir), job.watched)
+    history = history_of(job)
     record = runs.read_record(output_dir) or {"result": {}, "flags": job.config.values()}
     settings = record["flags"]
     defaults = configs.DEFAULTS
