@@ -218,7 +218,7 @@ def train(
         _LOG.info("Nothing left to train: the run in %s has ended", output_dir)
         if workers.is_chief and not runs.has_ended(output_dir):
             record.write_end(stop_reason, verdict)
-            tensorboard.write_end(estimator, history)
+            tensorboard.write_end(config, estimator, history)
         return
     log_start(job, schedule, start_step, estimator.config.session_config)
     record.write("training")
@@ -241,7 +241,7 @@ def train(
     record.check_is_complete(early_stopping.reason)
     record.write_end(early_stopping.reason, verdict)
     if workers.is_chief:
-        tensorboard.write_end(estimator, history)
+        tensorboard.write_end(config, estimator, history)
 
 
 def evaluate(

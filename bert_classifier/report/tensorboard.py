@@ -281,9 +281,14 @@ def _compared_types() -> dict[str, bool]:
     return {name: bool(re.search("int|float", types[name])) for name in names}
 
 
-def write_end(estimator: tf.estimator.Estimator, history: EvalHistory) -> None:
-    """Write that a training has ended, and the metrics of its best checkpoint for HPARAMS."""
-    best = history.best()
+def write_end(config: Config, estimator: tf.estimator.Estimator, history: EvalHistory) -> None:
+    """Write that a training has ended, and the metrics of its best checkpoint for HPARAMS.
+
+    With `--do_eval` Estimator writes the metrics when it evaluates that checkpoint, which comes
+    next. They are not written twice: TensorBoard would read them in the order in which the names
+    of their files are sorted, and that need not be the order of two events of the same second.
+    """
+    best = None if config.actions.do_eval else history.best()
     with _failures_logged():
         with _new_file(estimator.model_dir) as writer:
             writer.add_summary(hparams.session_end_pb(api_pb2.STATUS_SUCCESS), 0)
@@ -303,7 +308,7 @@ def _new_file(events_dir: str) -> Iterator[tf.summary.FileWriter]:
     """Yield a writer for what comes outside a session.
 
     The cached one, if it is new, writes the graph that is the default one: here an empty one. The
-    suffix keeps the file apart from that of an evaluation in the same second.
+    suffix keeps the file apart from that of the training, which may be of the same second.
     """
     with tf.Graph().as_default(), tf.summary.FileWriter(
         events_dir, filename_suffix=".end"

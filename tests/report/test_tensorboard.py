@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -137,6 +138,8 @@ class TestTheSameRunAgain:
                     value = tf.Summary.Value(tag=tag, simple_value=-1.0)
                     writer.add_summary(tf.Summary(value=[value]), step)
         assert steps(read(output_dir), "loss") == [10, 18, 20, 22]
+        # TensorBoard reads files of the same second in the order of their names.
+        time.sleep(1.1)
         # It goes on from step 15 to 20, and evaluates the best checkpoint once more.
         small_run.run(output_dir, "--max_steps_without_improvement=15")
         assert steps(read(output_dir), "loss") == [10, 20]
@@ -147,6 +150,17 @@ class TestTheSameRunAgain:
         best = read(os.path.join(str(output_dir), "eval_best"))
         for tag in ("eval_f1", "loss", "precision/negative"):
             assert steps(best, tag) == [5]
+
+    def test_the_best_metrics_are_there_without_an_evaluation_at_the_end(
+        self, small_run, output_dir
+    ):
+        shutil.rmtree(os.path.join(output_dir, "eval_best"))
+        small_run.run(output_dir, "--max_steps_without_improvement=15", "--nodo_eval")
+        best = read(os.path.join(output_dir, "eval_best"))
+        of_step_5 = history_of(output_dir)[0]["metrics"]
+        assert set(best.Tags()["scalars"]) == set(of_step_5)
+        for tag, value in of_step_5.items():
+            assert curve(best, tag) == [(5, pytest.approx(value))]
 
 
 # What is written about one evaluation
