@@ -320,6 +320,8 @@ class BertConfig:
                 "%s:%d: not JSON at column %d (%s); correct the line or %s"
                 % (json_file, error.lineno, error.colno, error.msg, source)
             ) from None
+        except RecursionError:
+            raise ValueError("%s: nested too deeply; %s" % (json_file, source)) from None
         except ValueError as error:
             raise ValueError("%s: %s" % (json_file, error)) from None
 

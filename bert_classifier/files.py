@@ -117,11 +117,12 @@ def write_json(path: str, value: Any) -> None:
 def damage_told(path: str, cure: str) -> Iterator[None]:
     """Turn errors in reading the content of `path` into BadInput, which names file and cure.
 
-    A power failure or a full disk may leave a file empty, truncated or full of zero bytes.
+    A power failure or a full disk may leave a file empty, truncated or full of zero bytes. JSON
+    that is nested too deeply is a RecursionError.
     """
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BadInput("%s: is damaged (%.200s); %s" % (path, reason, cure)) from error
 

@@ -240,6 +240,11 @@ CASES = {
     ),
     "missing config": ({"bert_config.json": None}, [], "bert_config.json: no such file"),
     "config that is no JSON": ({"bert_config.json": b"{"}, [], "bert_config.json:"),
+    "config that is nested too deeply": (
+        {"bert_config.json": b"[" * 100000},
+        [],
+        "bert_config.json: nested too deeply",
+    ),
     "config that is a list": ({"bert_config.json": b"[]"}, [], "bert_config.json:"),
     "config without a size": ({"bert_config.json": b'{"hidden_size": 32}'}, [], "vocab_size"),
     "config of another width": (

@@ -365,7 +365,7 @@ def _read_description(path: str, read: Any) -> dict[str, Any]:
         raise BadInput(
             "%s: no %s, so it is no export of this program; %s" % (path, DESCRIPTION, CURE)
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadInput("%s: %s is damaged; %s" % (path, DESCRIPTION, CURE)) from error
     if version != FORMAT:
         raise BadInput(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any, NamedTuple, Sequence
 
 import encoder_config
+from bert_classifier import files
 from bert_classifier.errors import BadInput
 from bert_classifier.hugging_face import layouts
 from bert_classifier.hugging_face.layouts import Layout
@@ -110,16 +110,9 @@ def read_json(path: str) -> dict[str, Any]:
     Raises:
         BadInput: there is no such file, or no object in it.
     """
-    try:
-        with open(path, encoding="utf-8") as stream:
-            settings = json.load(stream)
-    except FileNotFoundError:
-        raise BadInput("%s: no such file; is this a Hugging Face directory?" % path) from None
-    except ValueError as error:
-        raise BadInput("%s: not JSON (%s); download it again" % (path, error)) from None
-    if not isinstance(settings, dict):
-        raise BadInput("%s: not a JSON object; download it again" % path)
-    return settings
+    if not os.path.exists(path):
+        raise BadInput("%s: no such file; is this a Hugging Face directory?" % path)
+    return files.read_json(path, "download it again")
 
 
 def _encoder_config(settings: dict[str, Any], layout: Layout, path: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class RemoteModel(Model):
             connection.close()
         try:
             answer = json.loads(content.decode("utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if response.status != 200 or not isinstance(answer, dict):
             reason = answer.get("error") if isinstance(answer, dict) else None

@@ -464,6 +464,15 @@ def test_a_damaged_description_is_told_in_one_line(output_dir, tmp_path, change)
     assert "\n" not in str(refused.value) and "--do_export" in str(refused.value)
 
 
+def test_a_description_that_is_nested_too_deeply_is_told_in_one_line(output_dir, tmp_path):
+    export = str(tmp_path / "export")
+    shutil.copytree(exports_in(output_dir, "export", "saved_model")[-1], export)
+    with open(os.path.join(export, "assets.extra", "bundle.json"), "w") as stream:
+        stream.write("[" * 100000)
+    with pytest.raises(BadInput, match="bundle.json is damaged"):
+        bundle.open_bundle(export)
+
+
 def test_an_export_of_before_opens(output_dir, tmp_path):
     export = str(tmp_path / "export")
     shutil.copytree(exports_in(output_dir, "export", "saved_model")[-1], export)
