@@ -20,8 +20,7 @@ import time
 from typing import Any, Callable, Mapping, Sequence
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# In place of the folder of this file, whose modules may have the names of others.
-sys.path[0] = ROOT
+sys.path.insert(0, ROOT)
 
 import numpy as np
 

@@ -555,6 +555,14 @@ def test_all_peers_compute_googles_gelu(given, written, tmp_path, tiny_bert):
     assert tf.train.list_variables(os.path.join(here, "bert_model.ckpt"))
 
 
+def test_the_peers_of_this_environment_start():
+    peers = bench.make_peers(bench.parse_arguments(["--python=" + sys.executable]), "", "")
+    peers = [peer for peer in peers if peer.name in ("ours", "ours-int8", "bare-int8", "google")]
+    ready, versions = bench.start(peers)
+    assert len(peers) == 4 and ready == peers
+    assert versions["bare-int8"]["numpy"] == np.__version__
+
+
 @pytest.mark.slow
 def test_both_programs_do_all_jobs(tmp_path):
     """The smallest size, from random weights."""
