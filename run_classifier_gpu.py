@@ -258,7 +258,7 @@ def evaluate(
         job.workers,
         job.interruption,
         # A folder of events of its own: those of `eval/` are the run's course.
-        name="best",
+        name=reporting.name_of_events(job, checkpoint_path),
         hooks=[hook],
     )
     if not job.workers.is_chief:

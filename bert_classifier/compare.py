@@ -40,12 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--html", metavar="FILE", help="write a page too")
     options = parser.parse_intermixed_args(arguments)
     try:
-        html = options.html and files.user_path(options.html)
-        _check_output(html)
+        if options.html is not None:
+            options.html = files.user_path(options.html)
+            files.check_output("html", options.html)
         folders = list(_expand([files.user_path(folder) for folder in options.runs]))
         comparison = compare.compare([compare.read(folder) for folder in folders])
-        if html:
-            files.write_text(html, as_page(comparison))
+        if options.html is not None:
+            _write_page(options.html, as_page(comparison))
         print(compare.as_text(comparison), flush=True)
     except BrokenPipeError:
         streams.leave_stdout()
@@ -55,12 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_output(path: str | None) -> None:
-    """Check before the work that its result can be written."""
-    if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
-        raise BadInput("--html=%s: there is no such folder; make it first" % path)
-    if path is not None and os.path.isdir(path):
-        raise BadInput("--html=%s: is a folder; give the name of a file" % path)
+def _write_page(path: str, page: str) -> None:
+    with files.output(path) as written, open(written, "w", encoding="utf-8") as stream:
+        stream.write(page)
 
 
 def _expand(folders: Sequence[str]) -> Iterator[str]:

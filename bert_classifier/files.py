@@ -77,6 +77,43 @@ def check_can_be_written(flag: str, folder: str) -> None:
         ) from error
 
 
+def check_output(flag: str, path: str) -> None:
+    """Check before the work that its result can be written to a file that a user has named.
+
+    Raises:
+        BadInput: it cannot; the message names the flag.
+    """
+    if not path:
+        raise BadInput("--%s=: give the name of a file" % flag)
+    if os.path.isdir(path):
+        raise BadInput("--%s=%s: is a folder; give the name of a file" % (flag, path))
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise BadInput("--%s=%s: there is no such folder; make it first" % (flag, path))
+    if not _is_stream(path):
+        check_can_be_written(flag, folder)
+
+
+@contextlib.contextmanager
+def output(path: str) -> Iterator[str]:
+    """Yield what to write the content of `path` to; the file has it when the block has succeeded.
+
+    See `atomic`. A link stays, and the file that it names is replaced. A device or a pipe is
+    written to directly: a rename would put a file in its place.
+    """
+    if _is_stream(path):
+        yield path
+        return
+    with atomic(os.path.realpath(path)) as temporary:
+        yield temporary
+
+
+def _is_stream(path: str) -> bool:
+    """Tell whether a path is a device, a pipe, or a name of an open file such as /dev/stdout."""
+    is_name = os.path.abspath(path).startswith(("/dev/", "/proc/"))
+    return os.path.exists(path) and (is_name or not os.path.isfile(path))
+
+
 def flush_to_disk(path: str) -> None:
     """Wait until a file, or the list of names in a folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("export", "input_file", "output_file"):
             path = getattr(options, name)
             setattr(options, name, path and files.user_path(path))
-        _check_output(options.output_file)
+        if options.output_file is not None:
+            files.check_output("output_file", options.output_file)
         _check_texts(options.texts)
         with Predictor(
             options.export,
@@ -170,14 +171,6 @@ def _check_texts(texts: Sequence[str]) -> None:
                 "TEXT: %s is an export, as if a shell had put several paths in the place of a *; "
                 "give one of them, or the folder that they are in, and then the text" % text
             )
-
-
-def _check_output(path: str | None) -> None:
-    """Check before the work that its result can be written."""
-    if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
-        raise BadInput("--output_file=%s: there is no such folder; make it first" % path)
-    if path is not None and os.path.isdir(path):
-        raise BadInput("--output_file=%s: is a folder; give the name of a file" % path)
 
 
 def _converse(predictor: Predictor, top_k: int) -> None:
@@ -333,13 +326,10 @@ def _open_output(path: str | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    with contextlib.ExitStack() as until_done:
-        # A device or a pipe is written to directly: a rename would replace it by a file.
-        if os.path.isfile(path) or not os.path.exists(path):
-            path = until_done.enter_context(files.atomic(path))
-        yield until_done.enter_context(
-            open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n")
-        )
+    with files.output(path) as written, open(
+        written, "w", encoding="utf-8", errors="backslashreplace", newline="\n"
+    ) as stream:
+        yield stream
 
 
 if __name__ == "__main__":

@@ -43,6 +43,25 @@ class ClassOptions(NamedTuple):
 NO_OPTIONS = ClassOptions()
 
 
+class Constant(NamedTuple):
+    """The same answer to all examples, and what it scores.
+
+    Attributes:
+        answer: a class; for `multi_label` a tuple of classes; for a regression the mean.
+        score: the highest of any such answer in a metric; of an error the lowest.
+    """
+
+    answer: Any
+    score: float
+
+    @property
+    def text(self) -> str:
+        """The answer as people write it."""
+        if isinstance(self.answer, tuple):
+            return " and ".join(self.answer) or "no label"
+        return self.answer if isinstance(self.answer, str) else "%.4f" % self.answer
+
+
 class ProblemType(abc.ABC):
     """What a label is, and how it is answered.
 
@@ -111,10 +130,8 @@ class ProblemType(abc.ABC):
     # Answers; `choose`, `divide_logits` and `decisions` are for `has_classes` only
 
     @abc.abstractmethod
-    def constant_answer(
-        self, labels: Iterable[Any], classes: Sequence[str]
-    ) -> tuple[Any, dict[str, float]]:
-        """Return the best answer that is the same for all examples, and its scores by metric.
+    def best_constants(self, labels: Iterable[Any], classes: Sequence[str]) -> dict[str, Constant]:
+        """Return metric -> the best answer that is the same for all examples, and its score.
 
         Args:
             labels: of each example, see `read_label`.
@@ -189,19 +206,18 @@ class Classification(ProblemType):
         """Return the index of the class."""
         return ids[label]  # type: ignore[index]
 
-    def constant_answer(
-        self, labels: Iterable[Any], classes: Sequence[str]
-    ) -> tuple[Any, dict[str, float]]:
-        """Return the most frequent class; see `ProblemType`."""
+    def best_constants(self, labels: Iterable[Any], classes: Sequence[str]) -> dict[str, Constant]:
+        """Return the most frequent class; for the F1 of two, the second, whose F1 it is."""
         counts = collections.Counter(labels)
         answer, most = counts.most_common(1)[0]
         num_examples = sum(counts.values())
-        # F1 of a class that is always answered: its recall is 1, and its share is the precision.
-        f1 = [2 * share / (1 + share) for share in (counts[c] / num_examples for c in classes)]
-        return answer, {
-            "eval_accuracy": most / num_examples,
-            "eval_f1": f1[1] if len(classes) == 2 else max(f1) / len(classes),
-            "eval_matthews_correlation": 0.0,
+        of_f1 = classes[1] if len(classes) == 2 else answer
+        # Of a class that is always answered the recall is 1, and the precision is its share.
+        f1 = 2 * counts[of_f1] / (num_examples + counts[of_f1])
+        return {
+            "eval_accuracy": Constant(answer, most / num_examples),
+            "eval_f1": Constant(of_f1, f1 if len(classes) == 2 else f1 / len(classes)),
+            "eval_matthews_correlation": Constant(answer, 0.0),
         }
 
     def choose(
@@ -253,19 +269,14 @@ class MultiLabel(ProblemType):
         given = {ids[name] for name in label}  # type: ignore[union-attr]
         return [int(index in given) for index in range(len(ids))]
 
-    def constant_answer(
-        self, labels: Iterable[Any], classes: Sequence[str]
-    ) -> tuple[Any, dict[str, float]]:
-        """Return the most frequent set of classes; see `ProblemType`."""
+    def best_constants(self, labels: Iterable[Any], classes: Sequence[str]) -> dict[str, Constant]:
+        """Return the most frequent set of classes; for F1 the set for which it is the highest."""
         counts = collections.Counter(labels)
         answer, most = counts.most_common(1)[0]
         num_examples = sum(counts.values())
-        # Micro F1 is 2 x right / (answered + wanted), over all examples and labels.
-        right = sum(len(set(answer) & set(of_one)) * n for of_one, n in counts.items())
-        total = sum(len(of_one) * n for of_one, n in counts.items()) + len(answer) * num_examples
-        return answer, {
-            "eval_accuracy": most / num_examples,
-            "eval_f1_micro": 2 * right / total if total else 0.0,
+        return {
+            "eval_accuracy": Constant(answer, most / num_examples),
+            "eval_f1_micro": _best_for_micro_f1(counts, num_examples, classes),
         }
 
     def choose(
@@ -332,16 +343,41 @@ class Regression(ProblemType):
         """Return the number, which may be given as a text."""
         return float(label)  # type: ignore[arg-type]
 
-    def constant_answer(
-        self, labels: Iterable[Any], classes: Sequence[str]
-    ) -> tuple[Any, dict[str, float]]:
+    def best_constants(self, labels: Iterable[Any], classes: Sequence[str]) -> dict[str, Constant]:
         """Return the mean, whose squared error is the variance; see `ProblemType`."""
         values = np.fromiter(labels, np.float64)
-        return float(values.mean()), {"eval_mse": float(values.var())}
+        mean, variance = float(values.mean()), float(values.var())
+        return {
+            "eval_mse": Constant(mean, variance),
+            "rmse": Constant(mean, math.sqrt(variance)),
+        }
 
     def name_prediction(self, prediction: Any, labels: Sequence[str], separator: str) -> str:
         """Return the number with three decimals, as GLUE wants it."""
         return "%.3f" % prediction
+
+
+def _best_for_micro_f1(
+    counts: Mapping[tuple[str, ...], int], num_examples: int, classes: Sequence[str]
+) -> Constant:
+    """Return the set of classes that has the highest micro F1 when it is always answered.
+
+    Micro F1 is 2 x right / (answered + wanted), over all examples and classes. Of all sets of a
+    size that of the most frequent classes has the most right.
+    """
+    numbers = {name: 0 for name in classes}
+    for of_one, number in counts.items():
+        for name in of_one:
+            numbers[name] += number
+    wanted, right, best = sum(numbers.values()), 0, Constant((), 0.0)
+    chosen: set[str] = set()
+    for name in sorted(classes, key=lambda name: -numbers[name]):
+        chosen.add(name)
+        right += numbers[name]
+        f1 = 2 * right / (len(chosen) * num_examples + wanted)
+        if f1 > best.score:
+            best = Constant(tuple(name for name in classes if name in chosen), f1)
+    return best
 
 
 def or_half(thresholds: Sequence[float] | None) -> Any:

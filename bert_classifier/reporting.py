@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 import os
@@ -25,6 +26,8 @@ from bert_classifier.training import outputs as outputs_files
 from bert_classifier.training.outputs import Outputs, OutputsHook, outputs_path
 
 _LOG = logging.getLogger(__name__)
+
+_BEST = "best"
 
 # Not those that the same call may write later: the report of the same run is the same.
 _FILES = (
@@ -55,6 +58,22 @@ def make_outputs_hook(job: Job, input_fn: InputFn) -> OutputsHook:
     return OutputsHook(input_fn.rows(), job.inputs.fingerprints["dev"], job.workers.from_all)
 
 
+def name_of_events(job: Job, checkpoint_path: str) -> str:
+    """Return what Estimator calls an evaluation: its events are in a folder of that name.
+
+    That of the best checkpoint on the dev set of the training is `best`, any other one `other`.
+    """
+    best = history_of(job).best()
+    is_best = best is None or best.step == checkpoints.step_of(checkpoint_path)
+    return _BEST if is_best and _is_dev_set_of_training(job) else "other"
+
+
+def _is_dev_set_of_training(job: Job) -> bool:
+    """Tell whether a later call evaluates what the training evaluated."""
+    record = runs.read_record(job.config.output.output_dir)
+    return record is None or record["identity"].get("dev data") == job.inputs.fingerprints["dev"]
+
+
 def write_evaluation(
     job: Job,
     estimator: tf.estimator.Estimator,
@@ -71,18 +90,12 @@ def write_evaluation(
         metrics: those of the evaluation, by name.
         outputs: what the model said about each example.
     """
-    output_dir = job.config.output.output_dir
+    output_dir, name = job.config.output.output_dir, name_of_events(job, checkpoint_path)
     scores = _score(job, outputs)
     results.write(output_dir, metrics, scores)
-    best = history_of(job).best()
-    kept = _kept_outputs(output_dir)
-    # Those of the run's own dev set stay, where another file is evaluated later.
-    is_of_other_data = (
-        kept is not None and kept.step == outputs.step and kept.fingerprint != outputs.fingerprint
-    )
-    if (best is None or best.step == outputs.step) and not is_of_other_data:
+    if name == _BEST:
         outputs_files.write(outputs_path(output_dir), outputs)
-    tensorboard.write_evaluation(estimator.eval_dir("best"), evaluated_set(job), outputs)
+    tensorboard.write_evaluation(estimator.eval_dir(name), evaluated_set(job), outputs)
     _report(job, estimator, checkpoint_path, metrics, outputs, scores)
 
 
@@ -131,6 +144,7 @@ def _report(
             metrics,
             outputs,
             scores,
+            _is_dev_set_of_training(job),
         )
         suspects = None
         if job.schedule and checkpoint_path:
@@ -151,7 +165,6 @@ def _score(job: Job, outputs: Outputs) -> Scores:
         outputs.predictions,
         outputs.probabilities,
         outputs.losses,
-        job.config.training.seed,
     )
 
 
@@ -160,7 +173,8 @@ def _facts(job: Job) -> dict[str, Any]:
     output_dir = job.config.output.output_dir
     history = history_of(job)
     record = runs.read_record(output_dir) or {"result": {}, "flags": job.config.values()}
-    settings = record["flags"]
+    # The evaluated data may be others than those of the training.
+    settings = {**record["flags"], **dataclasses.asdict(job.config.data)}
     defaults = configs.DEFAULTS
     return {
         "name": os.path.basename(os.path.abspath(output_dir)),

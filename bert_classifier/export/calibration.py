@@ -15,7 +15,7 @@ import numpy as np
 from bert_classifier import problem_types
 from bert_classifier.problem_types import TINY
 
-_NUM_BINS = 15  # As in the paper.
+NUM_BINS = 15  # As in the paper.
 # Of the logarithm of the temperature. No model here has logits that are a hundred times too large.
 _LOWEST, _HIGHEST = math.log(0.01), math.log(100)
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -106,6 +106,6 @@ def expected_calibration_error(
     """
     problem = problem_types.get(problem_type)
     confidence, is_right, _ = problem.decisions(probabilities, label_ids)
-    bins = np.minimum((confidence * _NUM_BINS).astype(int), _NUM_BINS - 1)
-    surplus = np.bincount(bins, weights=confidence - is_right, minlength=_NUM_BINS)
+    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    surplus = np.bincount(bins, weights=confidence - is_right, minlength=NUM_BINS)
     return float(np.abs(surplus).sum() / len(confidence))

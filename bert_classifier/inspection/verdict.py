@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bert_classifier import problem_types
 from bert_classifier.config import Config
 from bert_classifier.data.inputs import Inputs
 from bert_classifier.inspection import baseline, checks
@@ -15,18 +16,21 @@ def judge(config: Config, inputs: Inputs, schedule: Schedule, history: EvalHisto
     if best is None:
         return "no evaluation has a finite %s; lower --learning_rate" % metric
     labels = (example.label for example in inputs.examples["dev"])
-    constant = baseline.find(labels, inputs.problem_type, inputs.labels)
-    not_above = constant.judge(metric, best.metrics)
+    problem = problem_types.get(inputs.problem_type)
+    not_above = baseline.judge(problem.best_constants(labels, inputs.labels), metric, best.metrics)
     if not_above is None:
         return None
-    name, score = not_above
-    answer = constant.answer
-    if isinstance(answer, tuple):
-        answer = " and ".join(answer) or "no label"
+    name, constant = not_above
     return (
         "the best model is no better than the same answer to everything (%s): %s is %.4f, and %.4f "
         "for that; try %s"
-        % (answer, name, best.metrics[name], score, _what_to_try(config, schedule))
+        % (
+            constant.text,
+            name,
+            best.metrics[name],
+            constant.score,
+            _what_to_try(config, schedule),
+        )
     )
 
 

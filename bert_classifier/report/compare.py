@@ -5,6 +5,7 @@ All numbers are read from the folders of the runs; nothing is evaluated again.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 import numpy as np
 
 from bert_classifier import files
+from bert_classifier.config import Actions, Export, Output
 from bert_classifier.errors import BadInput
 from bert_classifier.report.bootstrap import Interval
 from bert_classifier.report.mcnemar import McNemar, is_right, mcnemar
@@ -19,17 +21,20 @@ from bert_classifier.report.scores import score
 from bert_classifier.training import outputs as outputs_files
 from bert_classifier.training import runs
 from bert_classifier.training.history import EvalHistory, Watched, eval_history_path
+from bert_classifier.training.identity import MODEL_FILES
 from bert_classifier.training.outputs import Outputs, outputs_path
 
 # Less is usual to be called a difference that is not chance.
 SIGNIFICANT = 0.05
 
-# What a call does and where it writes: no setting of a model.
+# What a call does and writes: no setting of a model.
 _NO_SETTINGS = frozenset(
-    "do_train do_eval do_predict do_export do_frozen dry_run output_dir overwrite_output_dir "
-    "export_dir eval_checkpoint export_checkpoint calibrate test_file exports_to_keep debug "
-    "keep_checkpoint_max log_every_n_iter num_trials min_confidence predict_batch_size".split()
-)
+    name
+    for part in (Actions, Output, Export)
+    for name in (field.name for field in dataclasses.fields(part))
+).union(("eval_checkpoint", "predict_batch_size", "test_file", "num_trials"))
+# The digest of what a run has read, in its identity.
+_CONTENTS = ("train data", "dev data", "init_checkpoint", *MODEL_FILES)
 _DATA = ("task_name", "data_dir", "dev_file", "dev_fraction")
 
 
@@ -107,7 +112,8 @@ def _from_record(name: str, record: Mapping[str, Any]) -> Finished:
     result, identity = dict(record["result"]), record["identity"]
     result["status"] = str(result["status"])
     flags = {n: v for n, v in record["flags"].items() if n not in _NO_SETTINGS}
-    settings = {**flags, "workers": result.get("workers"), **record["versions"]}
+    contents = {"content of " + name: identity.get(name) for name in _CONTENTS}
+    settings = {**flags, **contents, "workers": result.get("workers"), **record["versions"]}
     watched, labels = Watched(*identity["best_metric"]), list(identity["labels"])
     return Finished(
         name, result, settings, watched, labels, identity["dev data"], _dev_source(record)
@@ -160,7 +166,7 @@ def _remarks(rows: Sequence[Finished]) -> Iterator[str]:
         elif not _same_dev_set(row, first):
             yield "%s: another dev set than in %s, so it has no rank" % (row.name, first.name)
         elif row.value is None:
-            yield "%s: no evaluation had a finite %s" % (row.name, row.watched.metric)
+            yield "%s: has no evaluation with a finite %s" % (row.name, row.watched.metric)
         else:
             comparable.append(row)
         if row.result["status"] not in ("finished", "stopped early"):
@@ -171,7 +177,10 @@ def _remarks(rows: Sequence[Finished]) -> Iterator[str]:
     sign = -1 if first.watched.higher_is_better else 1
     ranked = sorted(comparable, key=lambda row: sign * (row.value or 0.0))
     best, second = ranked[:2]
-    yield "best: %s, then %s" % (best.name, second.name)
+    if best.value == second.value:
+        yield "best: %s and %s, which are equal" % (best.name, second.name)
+    else:
+        yield "best: %s, then %s" % (best.name, second.name)
     yield about_pair(best, second)
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from bert_classifier.export.calibration import NUM_BINS
+
 # What is drawn in these colours gets those of the page, which its style sheet defines.
 _TEXT, _FAINT = "#010101", "#010102"
 _BLUE, _ORANGE, _RED = "#010103", "#010104", "#010105"
@@ -43,7 +45,6 @@ _SETTINGS = {
 }
 _WIDTH, _HEIGHT = 6.4, 2.9  # Inches of 72 units.
 _MOST_POINTS = 3000
-_NUM_BINS = 10
 
 
 # The confidence of each decision, float, and whether it is right: two arrays `[num_decisions]`.
@@ -93,11 +94,11 @@ def reliability(before: _Decisions, after: _Decisions, temperature: float) -> st
         axes.plot([0, 1], [0, 1], color=_FAINT, linestyle=":", label="perfect")
         names = ("as trained", "temperature %.3f" % temperature)
         for (confidence, is_right), colour, name in zip((before, after), (_BLUE, _ORANGE), names):
-            bins = np.minimum((confidence * _NUM_BINS).astype(int), _NUM_BINS - 1)
-            sizes = np.bincount(bins, minlength=_NUM_BINS)
+            bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+            sizes = np.bincount(bins, minlength=NUM_BINS)
             filled = sizes > 0
             means = [
-                np.bincount(bins, weights=of_each, minlength=_NUM_BINS)[filled] / sizes[filled]
+                np.bincount(bins, weights=of_each, minlength=NUM_BINS)[filled] / sizes[filled]
                 for of_each in (confidence, is_right)
             ]
             axes.plot(*means, color=colour, marker="o", markersize=4, label=name)

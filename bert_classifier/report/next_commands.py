@@ -123,8 +123,15 @@ def _runs_beside(output_dir: str) -> list[str]:
             if os.path.isfile(path) and not _is_same(entry.path, output_dir):
                 found.append((os.path.getmtime(path), entry.name))
     latest = sorted(found)[-_MOST_RUNS:]
-    folder = os.path.dirname(output_dir)
-    return sorted(os.path.join(folder, name) for _, name in latest)
+    return sorted(os.path.join(_parent(output_dir), name) for _, name in latest)
+
+
+def _parent(folder: str) -> str:
+    """Return the folder that a folder is in, relative if the path is."""
+    path = os.path.normpath(folder)
+    if os.path.basename(path) in (os.curdir, os.pardir):
+        return os.path.join(path, os.pardir)
+    return os.path.dirname(path)
 
 
 def _is_same(first: str, second: str) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from bert_classifier import files, problem_types
 from bert_classifier.data.examples import InputExample
 from bert_classifier.export import calibration
-from bert_classifier.report import figures, results
+from bert_classifier.report import figures
 from bert_classifier.report.scores import Scores
 from bert_classifier.training.history import Evaluation, Watched
 from bert_classifier.training.outputs import Outputs
@@ -83,6 +83,7 @@ class Evaluated(NamedTuple):
         metrics: those of the evaluation, by name.
         outputs: what the model said.
         scores: what follows from that.
+        is_of_training: whether it is the dev set of the training.
     """
 
     problem_type: str
@@ -91,6 +92,7 @@ class Evaluated(NamedTuple):
     metrics: Mapping[str, float]
     outputs: Outputs
     scores: Scores
+    is_of_training: bool = True
 
 
 def write(path: str, run: Run, evaluated: Evaluated, suspects: Suspects | None = None) -> None:
@@ -162,7 +164,8 @@ def _headline(run: Run, evaluated: Evaluated) -> dict[str, Any]:
     interval = scores.intervals.get(metric)
     if baseline is not None and interval and not warnings:
         low, high = interval
-        reaches = low <= baseline if run.watched.higher_is_better else high >= baseline
+        of_it = baseline.score
+        reaches = low <= of_it if run.watched.higher_is_better else high >= of_it
         if reaches:
             warnings.append("The interval reaches the baseline: the model may be no better")
     return {
@@ -170,7 +173,6 @@ def _headline(run: Run, evaluated: Evaluated) -> dict[str, Any]:
         "value": value,
         "interval": interval,
         "baseline": baseline,
-        "answer": results.answer(scores),
         "warnings": warnings,
     }
 
@@ -213,7 +215,13 @@ def _of_classes(evaluated: Evaluated) -> dict[str, Any]:
     decisions = problem_types.get(kind).decisions
     before, after = decisions(of_some, truth)[:2], decisions(scaled, truth)[:2]
     plot = figures.reliability(before, after, fitted.temperature)
-    found["calibration"] = {"fitted": fitted, "plot": _drawn(plot), "num_rows": len(of_some)}
+    found["calibration"] = {
+        "fitted": fitted,
+        "plot": _drawn(plot),
+        "num_bins": calibration.NUM_BINS,
+        "num_rows": len(of_some),
+        "of_labels": problem_types.get(kind).has_thresholds,
+    }
     found["confidences"] = _drawn(figures.confidences(*before))
     return found
 

@@ -40,19 +40,13 @@ def table(metrics: Mapping[str, float], scores: Scores) -> Iterator[str]:
     width = max(len(name) for name in names)
     yield "%*s%10s%20s%14s" % (width, "", "value", "95 % interval", "constant")
     for name in names:
-        interval, baseline = _interval(scores.intervals.get(name)), scores.baseline.get(name)
+        interval, constant = _interval(scores.intervals.get(name)), scores.baseline.get(name)
         row = "%*s%10.4f%20s" % (width, name, values[name], interval)
-        yield row + ("" if baseline is None else "%14.4f" % baseline)
+        if constant is not None:
+            row += "%14.4f  %s" % (constant.score, _shorten(constant.text))
+        yield row
     yield ""
-    yield "constant: what the same answer to every row scores at best, here %s" % answer(scores)
-
-
-def answer(scores: Scores) -> str:
-    """Return the constant answer as people write it."""
-    of_all = scores.constant_answer
-    if isinstance(of_all, tuple):
-        return " and ".join(of_all) or "no label"
-    return of_all if isinstance(of_all, str) else "%.4f" % of_all
+    yield "constant: what the same answer to every row scores at best, and that answer"
 
 
 def _table_of_classes(scores: Scores) -> Iterator[str]:

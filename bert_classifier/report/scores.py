@@ -5,12 +5,12 @@ The numbers are those of scikit-learn with `zero_division=0`.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from bert_classifier import problem_types
+from bert_classifier.problem_types import Constant
 from bert_classifier.report import bootstrap
 from bert_classifier.report.bootstrap import Interval, Values
 
@@ -58,8 +58,7 @@ class Scores(NamedTuple):
         values: metric -> its value; the names of an evaluation, such as `eval_f1`, and for a
             regression also `rmse` and `mae`.
         intervals: metric -> its 95 % interval; metrics without a finite one are left out.
-        baseline: metric -> what the best constant answer scores.
-        constant_answer: that answer: a class, a tuple of classes or a number.
+        baseline: metric -> the best constant answer, and its score.
         classes: the scores of each class; None for a regression.
         averages: `micro`, `macro` and `weighted`; empty for a regression.
         confusion: int64, classification: `[num_classes, num_classes]`, row the truth, column the
@@ -71,8 +70,7 @@ class Scores(NamedTuple):
     num_examples: int
     values: Mapping[str, float]
     intervals: Mapping[str, Interval]
-    baseline: Mapping[str, float]
-    constant_answer: Any
+    baseline: Mapping[str, Constant]
     classes: PerClass | None = None
     averages: Mapping[str, Average] = {}
     confusion: np.ndarray | None = None
@@ -82,7 +80,7 @@ class Scores(NamedTuple):
         parts: dict[str, Any] = {
             "num_examples": self.num_examples,
             "intervals": {name: list(interval) for name, interval in self.intervals.items()},
-            "baseline": {"answer": self.constant_answer, **self.baseline},
+            "baseline": {name: best._asdict() for name, best in self.baseline.items()},
         }
         if self.classes is None:
             parts.update({name: self.values[name] for name in ("rmse", "mae")})
@@ -360,22 +358,20 @@ def _assemble(
         observed.predicted[0].astype(np.int64),
         f1_intervals,
     )
-    answer, baseline = _constant_answer(problem_type, labels, truth)
-    return Scores(
-        labels, len(truth), values, intervals, baseline, answer, classes, averages, confusion
-    )
+    baseline = _best_constants(problem_type, labels, truth)
+    return Scores(labels, len(truth), values, intervals, baseline, classes, averages, confusion)
 
 
-def _constant_answer(
+def _best_constants(
     problem_type: str, labels: Sequence[str], truth: np.ndarray
-) -> tuple[Any, dict[str, float]]:
+) -> dict[str, Constant]:
     if problem_type == "multi_label":
         named: Any = [tuple(labels[n] for n in np.flatnonzero(row)) for row in truth]
     elif problem_type == "classification":
         named = [labels[n] for n in truth]
     else:
         named = truth
-    return problem_types.get(problem_type).constant_answer(named, labels)
+    return problem_types.get(problem_type).best_constants(named, labels)
 
 
 # A number for each example
@@ -410,9 +406,8 @@ def _score_numbers(
     intervals.update(
         bootstrap.intervals_of([score_draws(n) for n in bootstrap.draws(len(truth), seed)])
     )
-    answer, baseline = _constant_answer("regression", labels, truth)
-    baseline["rmse"] = math.sqrt(baseline["eval_mse"])
-    return Scores(labels, len(truth), values_of, intervals, baseline, answer)
+    baseline = _best_constants("regression", labels, truth)
+    return Scores(labels, len(truth), values_of, intervals, baseline)
 
 
 class _Ranked:

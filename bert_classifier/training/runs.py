@@ -31,7 +31,7 @@ _OWN_FILES = re.compile(
     r"|(CoLA|MNLI-m|MNLI-mm|MRPC|QNLI|QQP|RTE|SST-2|STS-B|WNLI)\.tsv|run\.(json|log)"
 )
 _OWN_FOLDERS = re.compile(
-    r"eval|eval_best|eval_test|best|slim|export|best_exporter|saved_model|onnx"
+    r"eval|eval_best|eval_other|eval_test|best|slim|export|best_exporter|saved_model|onnx"
 )
 # TensorFlow means temp-1795409899 and writes temp-b'1795409899'. A clock that was reset makes short
 # numbers; outside the folders of exports such a name may be a file of the user.

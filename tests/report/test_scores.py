@@ -77,7 +77,7 @@ def test_one_class_only_and_a_class_absent(always):
     assert found.values["eval_matthews_correlation"] == 0
     assert found.classes.support.tolist() == [2, 3, 0]
     assert found.classes.predicted.tolist() == [5 * (n == always) for n in range(3)]
-    assert (found.constant_answer, found.baseline["eval_accuracy"]) == ("b", 0.6)
+    assert found.baseline["eval_accuracy"] == ("b", 0.6)
 
 
 def test_hundreds_of_classes_have_scores_and_no_matrix():
@@ -147,7 +147,7 @@ def test_numbers_as_scipy():
     assert [values["eval_mse"], values["eval_loss"]] == pytest.approx([mse, mse])
     assert values["rmse"] == pytest.approx(math.sqrt(mse))
     assert values["mae"] == pytest.approx(sklearn.metrics.mean_absolute_error(truth, numbers))
-    assert found.baseline["eval_mse"] == pytest.approx(truth.var())
+    assert found.baseline["eval_mse"].score == pytest.approx(truth.var())
     assert found.classes is None and found.confusion is None
 
 
