@@ -352,7 +352,7 @@ class SentencePieceTokenizer(FullTokenizer):
 
     def _prepare(self, text: str) -> str:
         text = " ".join(text.split()).replace("``", '"').replace("''", '"')
-        text = unicodedata.normalize("NFKD", text).translate(_WITHOUT_MARKS)
+        text = text.translate(_WITHOUT_MARKS)
         return text.lower() if self.do_lower_case else text
 
     def _encode(self, text: str) -> list[str]:
@@ -449,7 +449,7 @@ class BasicTokenizer:
         """Return the words of `text`; a punctuation mark or Chinese character is a word."""
         text = convert_to_unicode(text).translate(_CLEANED)
         if self.do_lower_case:
-            text = unicodedata.normalize("NFD", text.lower()).translate(_WITHOUT_ACCENTS)
+            text = text.lower().translate(_WITHOUT_ACCENTS)
         return whitespace_tokenize(text.translate(_PUNCTUATION_APART))
 
 
@@ -542,13 +542,24 @@ def _clean(char: str) -> str:
 
 
 _CLEANED = _CharacterTable(_clean)
-_WITHOUT_ACCENTS = _CharacterTable(lambda char: "" if unicodedata.category(char) == "Mn" else char)
-# Half a character, a surrogate, is nothing that SentencePiece can read.
-_WITHOUT_MARKS = _CharacterTable(
-    lambda char: (
-        "\ufffd"
-        if unicodedata.category(char) == "Cs"
-        else ("" if unicodedata.combining(char) else char)
+# A character at a time: in a whole text `normalize` also sorts marks, in a time that grows with the
+# square of their number. Nearly all are removed here anyway. The few that are not, such as those of
+# notes in music, stay in the order of the text; no vocabulary has them.
+_WITHOUT_ACCENTS = _CharacterTable(
+    lambda char: "".join(
+        part for part in unicodedata.normalize("NFD", char) if unicodedata.category(part) != "Mn"
     )
 )
+
+
+def _without_marks(char: str) -> str:
+    # Half a character, a surrogate, is nothing that SentencePiece can read.
+    if unicodedata.category(char) == "Cs":
+        return "\ufffd"
+    return "".join(
+        part for part in unicodedata.normalize("NFKD", char) if not unicodedata.combining(part)
+    )
+
+
+_WITHOUT_MARKS = _CharacterTable(_without_marks)
 _PUNCTUATION_APART = _CharacterTable(lambda char: f" {char} " if _is_punctuation(char) else char)

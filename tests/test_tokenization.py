@@ -1,5 +1,7 @@
 import pickle
 import random
+import time
+import unicodedata
 
 import pytest
 from google_bert import tokenization as google
@@ -122,6 +124,16 @@ class TestSameTokensAsGoogle:
             text = " ".join(f"A{chr(code)}b" for code in codepoints[first : first + 1000])
             assert ours.tokenize(text) == theirs.tokenize(text), hex(codepoints[first])
 
+    def test_many_marks_on_a_letter(self, google_with_the_last_control_rule):
+        """Those that are accents; the order of the others is that of the text here."""
+        theirs = google_with_the_last_control_rule.BasicTokenizer()
+        ours = tokenization.BasicTokenizer()
+        accents = [c for c in map(chr, range(0x20000)) if unicodedata.category(c) == "Mn"]
+        rng = random.Random(6)
+        for _ in range(2000):
+            text = "".join(rng.choices([*rng.choices(accents, k=6), "a", "\u00e9", "\uac01"], k=12))
+            assert ours.tokenize(text) == theirs.tokenize(text), ascii(text)
+
     @pytest.mark.parametrize("do_lower_case", [True, False])
     def test_words_in_other_company(
         self, google_with_the_last_control_rule, vocab_file, do_lower_case
@@ -182,6 +194,15 @@ def test_basic_tokenizer(text, lower, cased):
     assert tokenization.BasicTokenizer(do_lower_case=False).tokenize(text) == (
         cased.split(" ") * bool(text)
     )
+
+
+@pytest.mark.parametrize("marks", ["\u0301\u0316", "\u302e\U0001d165"])
+def test_very_many_marks_take_no_time(marks):
+    """A sort of them takes more than ten seconds."""
+    started = time.monotonic()
+    first, second = marks
+    (word,) = tokenization.BasicTokenizer().tokenize("a" + first * 50000 + second * 50000)
+    assert word[0] == "a" and time.monotonic() - started < 5
 
 
 def test_wordpiece_takes_the_longest_piece_first():
