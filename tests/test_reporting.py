@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 from program import parsed
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_classifier_gpu
 from bert_classifier.report import page
@@ -30,6 +31,11 @@ def train_alone(small_run, output_dir):
 def read(output_dir, name):
     with open(os.path.join(output_dir, name), encoding="utf-8") as stream:
         return stream.read()
+
+
+def steps_of_events(output_dir, name):
+    events = EventAccumulator(os.path.join(output_dir, name)).Reload()
+    return [event.step for event in events.Scalars("eval_f1")]
 
 
 def outputs_of(output_dir):
@@ -84,12 +90,36 @@ def test_another_dev_file_has_a_report_and_the_outputs_of_the_run_stay(
     before = outputs_of(output_dir)
     arguments = ["--do_eval", "--dev_file=%s" % other, "--output_dir=" + output_dir]
     metrics = run_classifier_gpu.run_classifier(parsed(*arguments))
-    assert "Result on 3 dev rows" in read(output_dir, "report.html")
+    page = read(output_dir, "report.html")
+    assert "Result on 3 dev rows" in page and "These are not the dev rows of the training" in page
+    assert "--dev_file" in page and str(other) in page
     results = json.loads(read(output_dir, "eval_results.json"))
     assert results["num_examples"] == 3
     assert results["classes"]["positive"]["support"] == 3
     assert results["eval_accuracy"] == metrics["eval_accuracy"]
     np.testing.assert_array_equal(outputs_of(output_dir).predictions, before.predictions)
+    assert steps_of_events(output_dir, "eval_other") == [5]
+    events = os.listdir(os.path.join(output_dir, "eval_best"))
+    assert events == os.listdir(os.path.join(small_run.output_dir, "eval_best"))
+
+
+def test_outputs_of_another_dev_file_do_not_take_the_place_of_the_own(
+    small_run, output_dir, tmp_path
+):
+    other = tmp_path / "other.tsv"
+    other.write_text("label\ttext\n" + "positive\tthe film was good .\n" * 3)
+    before = outputs_of(output_dir)
+    os.remove(outputs_files.outputs_path(output_dir))
+    evaluate = ["--do_eval", "--output_dir=" + output_dir]
+    run_classifier_gpu.run_classifier(parsed(*evaluate, "--dev_file=%s" % other))
+    assert outputs_of(output_dir) is None
+    run_classifier_gpu.run_classifier(parsed(*evaluate))
+    np.testing.assert_array_equal(outputs_of(output_dir).predictions, before.predictions)
+    assert "These are not the dev rows" not in read(output_dir, "report.html")
+    run_classifier_gpu.run_classifier(parsed(*evaluate, "--eval_checkpoint=last"))
+    assert outputs_of(output_dir).step == before.step
+    assert steps_of_events(output_dir, "eval_best") == [5]
+    assert steps_of_events(output_dir, "eval_other") == [5, 15]
 
 
 def test_one_dev_row(small_run, output_dir, tmp_path):

@@ -9,6 +9,8 @@ import shutil
 import sys
 from typing import Sequence
 
+import tensorboard
+
 from bert_classifier.config import DEFAULTS, Config
 from bert_classifier.data.processors import DataProcessor
 from bert_classifier.export import bundle
@@ -47,7 +49,12 @@ def next_commands(config: Config, processor: DataProcessor) -> list[tuple[str, s
     if others:
         words = [_argument(folder) for folder in (output_dir, *others)]
         found.append(("compare", _module("bert_classifier.compare", words)))
-    return [*found, ("curves", _module("tensorboard.main", ["--logdir=" + output_dir]))]
+    # That of TensorFlow 1.15 takes a comma for the end of a folder; a colon in a relative path for
+    # the end of a name.
+    if not (tensorboard.__version__.startswith("1.") and "," in os.path.abspath(output_dir)):
+        folder = os.path.abspath(output_dir) if ":" in output_dir else output_dir
+        found.append(("curves", _module("tensorboard.main", ["--logdir=" + folder])))
+    return found
 
 
 def export_command(output_dir: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import html.parser
 import itertools
 import os
 import re
+import stat
 import subprocess
 import sys
 
@@ -223,6 +225,8 @@ def test_the_page_has_the_same_and_needs_no_other_file(two, tmp_path, capsys):
         ),
         (lambda two, tmp: [*two, "--html=%s/x/y" % tmp], "there is no such folder; make it first"),
         (lambda two, tmp: [*two, "--html=%s" % tmp], "is a folder; give the name of a file"),
+        (lambda two, tmp: [*two, "--html="], "--html=: give the name of a file"),
+        (lambda two, tmp: [*two, "--html=/proc/x.html"], "give a folder that can be written to"),
     ],
 )
 def test_bad_input(two, tmp_path, capsys, make_arguments, message):
@@ -230,6 +234,45 @@ def test_bad_input(two, tmp_path, capsys, make_arguments, message):
     assert (status, out) == (2, "")
     assert err.count("\n") == 1 and err.startswith("bert_classifier.compare: ")
     assert message in err
+
+
+def test_a_page_goes_through_a_pipe_and_a_link(two, tmp_path, capsys):
+    pipe, link, target = (str(tmp_path / name) for name in ("pipe", "link", "target.html"))
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, 1031, 1 << 20)  # F_SETPIPE_SZ: a page is larger than a pipe.
+    assert run(capsys, *two, "--html=" + pipe)[0] == 0
+    page = os.read(reader, 1 << 20)
+    os.close(reader)
+    os.symlink(target, link)
+    assert run(capsys, *two, "--html=" + link)[0] == 0
+    assert os.path.islink(link) and stat.S_ISFIFO(os.stat(pipe).st_mode)
+    with open(target, "rb") as stream:
+        assert stream.read() == page and page.startswith(b"<!DOCTYPE html>")
+
+
+def test_other_data_under_the_same_path_is_a_difference(tmp_path, capsys):
+    folders = [make_run(tmp_path / name, answers(0.8), lr=1) for name in ("a", "b")]
+    record = runs.read_record(folders[1])
+    identity = {**record["identity"], "train data": "e" * 12, "init_checkpoint": "d" * 12}
+    runs.write_record(folders[1], identity, record["flags"], record["result"])
+    _, out, _ = run(capsys, *folders)
+    settings = out.split("\n\n")[1].splitlines()
+    assert [line.split() for line in settings[1:]] == [
+        ["content", "of", "init_checkpoint", "-", "d" * 12],
+        ["content", "of", "train", "data", "-", "e" * 12],
+    ]
+    assert "best: %s and %s, which are equal" % tuple(folders) in out
+
+
+def test_what_a_call_does_is_no_setting(tmp_path, capsys):
+    changed = {"do_onnx": True, "onnx_int8": True, "do_export": True, "exports_to_keep": 9}
+    folders = [
+        make_run(tmp_path / name, answers(0.8), **flags)
+        for name, flags in (("a", {}), ("b", changed))
+    ]
+    _, out, _ = run(capsys, *folders)
+    assert "setting" not in out
 
 
 @pytest.mark.parametrize("name", ["run.json", "eval_history.jsonl", "dev_outputs.npz"])

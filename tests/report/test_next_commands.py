@@ -105,6 +105,41 @@ def test_what_a_later_call_does_not_take_up_is_given_again(small_run, tmp_path):
         assert parsed(*words[2:]).data.thresholds == "0.3,0.7"
 
 
+@pytest.mark.parametrize(
+    "output_dir,parent", [("runs/a/", "runs"), ("runs/..", "./.."), (".", "./.."), ("..", "../..")]
+)
+def test_runs_beside_are_found_however_the_folder_is_written(
+    output_dir, parent, tmp_path, monkeypatch
+):
+    os.makedirs(str(tmp_path / "above" / "here" / "runs" / "a"))
+    monkeypatch.chdir(tmp_path / "above" / "here")
+    own = os.path.realpath(output_dir)
+    beside = os.path.join(os.path.dirname(own), "beside")
+    os.makedirs(beside)
+    for folder in (own, beside):
+        with open(os.path.join(folder, "run.json"), "w"):
+            pass
+    assert module._runs_beside(output_dir) == [os.path.join(parent, "beside")]
+
+
+@pytest.mark.parametrize(
+    "version,output_dir,logdir",
+    [
+        ("1.15.0", "lr=1,bs=2", None),
+        ("2.15.2", "lr=1,bs=2", "lr=1,bs=2"),
+        ("1.15.0", "/runs/lr:1", "/runs/lr:1"),
+        ("1.15.0", "lr:1", os.path.abspath("lr:1")),
+    ],
+)
+def test_curves_of_a_folder_with_a_comma_or_a_colon(
+    small_run, monkeypatch, version, output_dir, logdir
+):
+    monkeypatch.setattr(module.tensorboard, "__version__", version)
+    monkeypatch.setattr(module, "_texts", lambda output_dir: ["text"])
+    command = commands_of(small_run, output_dir).get("curves")
+    assert (command and shlex.split(command)[-1]) == (logdir and "--logdir=" + logdir)
+
+
 def test_without_a_test_file_there_is_nothing_to_predict(small_run, tmp_path):
     data_dir = tmp_path / "data"
     shutil.copytree(small_run.data_dir, str(data_dir))

@@ -114,6 +114,8 @@ def test_the_numbers_are_those_of_scikit_learn():
     assert 'id="headline-value">%s<' % accuracy in text
     low, high = evaluated.scores.to_json()["intervals"]["eval_accuracy"]
     assert 'id="headline-interval">%.4f to %.4f<' % (low, high) in text
+    assert "15 bins" in parsed.text["calibration"]
+    assert "above 0.5" not in parsed.text["calibration"]
     baseline = np.bincount(truth).max() / len(truth)
     assert 'id="headline-baseline">%.4f<' % baseline in text
 
@@ -297,6 +299,7 @@ def test_several_labels(num_labels):
     expected = sklearn.metrics.multilabel_confusion_matrix(truth, predictions)
     if num_labels == 1:
         expected = sklearn.metrics.confusion_matrix(truth[:, 0], predictions[:, 0])[np.newaxis]
+    assert "yes above 0.5" in parsed.text["calibration"]
     for row, ((neither, only_answer), (only_label, both)) in zip(
         parsed.rows["confusion"][1:], expected
     ):
