@@ -15,6 +15,7 @@ from bert_classifier.config import Config
 from bert_classifier.errors import BadInput
 from bert_classifier.export.writer import SelfTestFailed
 from bert_classifier.failures import fail, message_for_user
+from bert_classifier.report import next_commands
 from bert_classifier.training import memory
 from bert_classifier.training.interruption import Interrupted, Interruption
 from bert_classifier.training.workers import SharedFailure, Workers, start
@@ -79,7 +80,7 @@ def _speak_first(workers: Workers, message: str) -> None:
 def _command(config: Config, workers: Workers) -> str:
     """Return the command that goes on where this one was interrupted."""
     launcher = ["horovodrun", "-np", str(workers.size)] if workers.size > 1 else []
-    words = [*launcher, "python", *sys.argv]
+    words = [*launcher, next_commands.python(), *sys.argv]
     if config.output.overwrite_output_dir:
         words.append("--nooverwrite_output_dir")
     return " ".join(shlex.quote(word) for word in words)

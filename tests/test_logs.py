@@ -19,6 +19,7 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.util import deprecation
 
 from bert_classifier import logs
+from bert_classifier.report.next_commands import python
 
 TENSORFLOW = logging.getLogger("tensorflow")
 
@@ -195,7 +196,7 @@ def test_in_a_terminal_an_interruption_has_the_last_line(
         assert forks.run(command, screen.path, function, number, strike) == 130
     *above, last, empty = screen.lines()
     assert empty == ""
-    assert last.startswith("run_classifier_gpu.py: SIGINT: go on with: python ")
+    assert last.startswith("run_classifier_gpu.py: SIGINT: go on with: %s " % python())
     assert "%d/5 [" % (5 if number == 1 else 3) in above[-1]
 
 

@@ -523,7 +523,8 @@ def _add_plan(report: Report, schedule: Schedule, early_stopping_min_steps: int)
     if last < FEW_STEPS:
         epochs = math.ceil(FEW_STEPS / schedule.steps_per_epoch)
         few = f"{last:,} steps are few for a model to learn something"
-        report.add("advice", f"{few}: --num_train_epochs={epochs} makes {FEW_STEPS}")
+        makes = int(epochs * schedule.steps_per_epoch)
+        report.add("advice", f"{few}: --num_train_epochs={epochs} makes {makes:,}")
 
 
 def _add_memory(

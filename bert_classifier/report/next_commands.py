@@ -59,11 +59,11 @@ def next_commands(config: Config, processor: DataProcessor) -> list[tuple[str, s
 
 def export_command(output_dir: str) -> str:
     """Return the command that exports the best checkpoint of a run."""
-    return _line([_python(), _program(), "--do_export", "--output_dir=" + output_dir])
+    return _line([python(), _program(), "--do_export", "--output_dir=" + output_dir])
 
 
 def _call(config: Config, action: str) -> str:
-    words = [_python(), _program(), "--do_" + action]
+    words = [python(), _program(), "--do_" + action]
     values = config.values()
     for name in _NOT_TAKEN_UP[action]:
         if values[name] != DEFAULTS[name]:
@@ -73,7 +73,7 @@ def _call(config: Config, action: str) -> str:
 
 def _module(name: str, words: Sequence[str]) -> str:
     """Return the command of a module; ours is found in another folder if it is installed."""
-    line = _line([_python(), "-m", name, *words])
+    line = _line([python(), "-m", name, *words])
     is_found = os.getcwd() == _ROOT or os.path.basename(_ROOT) in ("site-packages", "dist-packages")
     if is_found or not name.startswith("bert_classifier."):
         return line
@@ -84,8 +84,8 @@ def _line(words: Sequence[str]) -> str:
     return " ".join(map(shlex.quote, words))
 
 
-def _python() -> str:
-    """Return `python` if a shell finds this interpreter so, else its path."""
+def python() -> str:
+    """Return this interpreter as a command: `python` if a shell finds it so, else its path."""
     found = shutil.which("python")
     if not sys.executable or found and os.path.dirname(found) == os.path.dirname(sys.executable):
         return "python"

@@ -162,7 +162,7 @@ Plan
   steps           100 of 2 examples, 10 of them warm up; 20.5 are an epoch
   evaluations     4, at steps 30, 60, 90, 100
   early stopping  possible from step 90 on
-  advice          100 steps are few for a model to learn something: --num_train_epochs=15 makes 300
+  advice          100 steps are few for a model to learn something: --num_train_epochs=15 makes 307
   memory          about 0.000359 GB for 7,200 weights, batches of 2 x 16 tokens in float32
   time            0.0 TFLOP: 0:00:01 at 0.1 TFLOP/s (a CPU), 0:00:01 at 10 TFLOP/s (a GPU)
 Warnings

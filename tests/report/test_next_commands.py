@@ -154,14 +154,14 @@ def test_python_is_named_as_the_shell_finds_it(monkeypatch, tmp_path):
     python.symlink_to(sys.executable)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setenv("PATH", str(python.parent))
-    assert module._python() == "python"
+    assert module.python() == "python"
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert module._python() == os.path.join("venv", "bin", "python")
+    assert module.python() == os.path.join("venv", "bin", "python")
     monkeypatch.chdir(python.parent.parent)
-    assert module._python() == os.path.join("bin", "python")
+    assert module.python() == os.path.join("bin", "python")
     monkeypatch.chdir(os.path.dirname(sys.base_prefix))
-    assert module._python() == str(python)
+    assert module.python() == str(python)
 
 
 @pytest.mark.parametrize(
