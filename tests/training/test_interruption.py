@@ -18,6 +18,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from program import assert_equal, end_state, parsed
 
+from bert_classifier.report.next_commands import python
 from bert_classifier.training import checkpoints, interruption
 from bert_classifier.training.interruption import Interrupted, Interruption
 
@@ -165,7 +166,7 @@ class Interrupting:
         assert "Traceback" not in log
         said, command = log.splitlines()[-1].split(": go on with: ")
         assert said == "run_classifier_gpu.py: " + number.name
-        assert shlex.split(command) == ["python", "run_classifier_gpu.py", *arguments]
+        assert shlex.split(command) == [python(), "run_classifier_gpu.py", *arguments]
 
         newest = tf.train.latest_checkpoint(str(self.output_dir))
         assert (newest and checkpoints.step_of(newest)) == moment.last_checkpoint
@@ -270,7 +271,7 @@ def test_to_go_on_is_not_to_begin_anew(forks, small_run, tmp_path):
     strike = "os.kill(os.getpid(), signal.SIGTERM)"
     assert forks.run(command, log, "features.Converter.convert", 1, strike) == 143
     again = shlex.split(log.read_text().splitlines()[-1].split(": go on with: ")[1])
-    assert again[:2] == ["python", "run_classifier_gpu.py"]
+    assert again[:2] == [python(), "run_classifier_gpu.py"]
     assert not parsed(*again[2:]).output.overwrite_output_dir
     # To overwrite what has not come to training yet is nothing to refuse, though.
     assert forks.run(command, log, "features.Converter.convert", 1, strike) == 143

@@ -21,6 +21,8 @@ import tensorflow.compat.v1 as tf
 from conftest import CONFIG
 from program import ROOT, assert_equal, end_state, model_flags, write_data
 
+from bert_classifier.report.next_commands import python
+
 SEED = 20191010
 SAVE_STEPS = 10
 # Of one process, on a machine that has other things to do. Only a process that hangs takes as long.
@@ -39,7 +41,7 @@ class Run:
 
     def __init__(self, output_dir, *arguments):
         self.output_dir = str(output_dir)
-        self.command = ["python", "run_classifier_gpu.py", *arguments]
+        self.command = [python(), "run_classifier_gpu.py", *arguments]
         self.command += ["--output_dir=" + self.output_dir, "--log_every_n_iter=1"]
         self._log_file = self.output_dir + ".stderr"
 
