@@ -14,8 +14,9 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from bert_classifier import problem_types
 from bert_classifier.errors import BadInput
-from bert_classifier.export.bundle import INPUTS, SERVING_DEFAULT, Model
+from bert_classifier.export.bundle import INPUTS, SERVING_DEFAULT, Model, Settings
 
 # The dtypes of the outputs, which JSON does not tell.
 _DTYPES = {"probabilities": np.float32, "predictions": np.float32, "top_3": np.int32}
@@ -35,17 +36,21 @@ class RemoteModel(Model):
         address: of the model, as `http://host:8501/v1/models/NAME`; for one of its versions with
             `/versions/N` behind it.
         timeout: seconds to wait for a connection, and for each part of an answer.
+        settings: of the export, which say what the model answers.
 
     Raises:
         BadInput: the address or the time is none.
     """
 
-    def __init__(self, address: str, timeout: float):
+    def __init__(self, address: str, timeout: float, settings: Settings):
         if not 0 < timeout < math.inf:
             raise BadInput("timeout=%s: give a number of seconds above 0" % timeout)
         self._address = address.rstrip("/")
         self._timeout = timeout
         self._host, self._port, self._path, self._connection = _parse(address)
+        problem = problem_types.get(settings.problem_type)
+        self._output = problem.output
+        self._row = (len(settings.labels),) if problem.has_classes else ()
 
     def run(
         self, inputs: Mapping[str, Any], signature: str = SERVING_DEFAULT
@@ -67,12 +72,21 @@ class RemoteModel(Model):
                 for name, value in outputs.items()
                 if name in _DTYPES
             }
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise self._failed("answers with no numbers") from error
-        num_rows = len(columns[INPUTS[0]])
-        if not arrays or any(array.shape[:1] != (num_rows,) for array in arrays.values()):
+        if not self._is_answer(arrays, len(columns[INPUTS[0]])):
             raise self._failed("does not answer like the model of this export")
         return arrays
+
+    def _is_answer(self, arrays: Mapping[str, np.ndarray], num_rows: int) -> bool:
+        """Tell whether arrays are those of the model: another one may be at the address."""
+        found = arrays.get(self._output)
+        return (
+            found is not None
+            and found.shape == (num_rows, *self._row)
+            and bool(np.isfinite(found).all())  # The null of JSON becomes NaN.
+            and all(array.shape[:1] == (num_rows,) for array in arrays.values())
+        )
 
     def close(self) -> None:
         """Do nothing: no connection is kept."""

@@ -16,18 +16,32 @@ from program import ROOT, parsed
 import run_classifier_gpu
 from bert_classifier import Predictor, predict
 from bert_classifier.errors import BadInput
-from bert_classifier.export import writer
+from bert_classifier.export import bundle, writer
 from bert_classifier.serving.remote import RemoteModel, ServerFailed
 
 # The form of requests and answers is that of
 # https://www.tensorflow.org/tfx/serving/api_rest#predict_api: columns in, columns out, a single
 # output without its name, errors as {"error": ...}. The model is computed by TensorFlow.
+OUTPUTS = {
+    "two_columns": {"probabilities": [[0.5, 0.5]] * 2},
+    "nine_columns": {"probabilities": [[0.1] * 9] * 2},
+    "flat": {"probabilities": [0.5, 0.5]},
+    "deeper": {"probabilities": [[[0.2, 0.3, 0.5]]] * 2},
+    "null": {"probabilities": [[0.5, 0.5, None]] * 2},
+    "infinite": {"probabilities": [[0.5, 0.5, float("inf")]] * 2},
+    "nothing": {"probabilities": None},
+    "only_predictions": {"predictions": [1, 1]},
+    "unnamed": [0.5, 0.5],
+    "unnamed_matrix": [[0.5, 0.5, 0.5]] * 2,
+    "no_outputs": {},
+}
 SERVER = """
 import http.server, json, sys, time
 import numpy as np
 from bert_classifier.export import bundle
 
 model = bundle.open_bundle(sys.argv[1]).model
+OUTPUTS = json.loads(sys.argv[2])
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
@@ -46,6 +60,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             status, answer = 404, {"error": "Servable not found for request: Latest(unknown)"}
         elif kind == "short":
             answer = {"outputs": {"probabilities": [[0.5, 0.5]]}}
+        elif kind in OUTPUTS:
+            answer = {"outputs": OUTPUTS[kind]}
         elif kind == "words":
             answer = {"outputs": {"probabilities": [["high", "low"]]}}
         elif kind == "list":
@@ -83,7 +99,10 @@ def export(small_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(export):
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, export], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SERVER, export, json.dumps(OUTPUTS)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     yield "http://127.0.0.1:%d/v1/models/" % int(process.stdout.readline())
     process.kill()
@@ -136,10 +155,31 @@ def inputs(num_rows=2):
     }
 
 
+def settings(labels, problem_type="classification"):
+    return bundle.Settings(labels, problem_type, 16, True, "head", 0, 1)
+
+
+CLASSES = settings(["a", "b", "c"])
+REGRESSION = settings(["score"], "regression")
+
+
 def test_a_single_output_has_no_name(server):
     """That of a regression; documented as: the value itself, where there is one named tensor."""
-    found = RemoteModel(server + "number", 5).run(inputs())["predictions"]
+    found = RemoteModel(server + "number", 5, REGRESSION).run(inputs())["predictions"]
     np.testing.assert_array_equal(found, np.array([0.5, 0.5], np.float32))
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_another_model_is_told(server, name):
+    """One that answers in the form of this one would give wrong labels, or a traceback."""
+    with pytest.raises(ServerFailed, match="does not answer like the model of this export"):
+        RemoteModel(server + name, 5, CLASSES).run(inputs())
+
+
+@pytest.mark.parametrize("name", ["two_columns", "unnamed_matrix", "null", "no_outputs"])
+def test_a_classification_is_no_regression(server, name):
+    with pytest.raises(ServerFailed, match="does not answer like the model of this export"):
+        RemoteModel(server + name, 5, REGRESSION).run(inputs())
 
 
 @pytest.mark.parametrize(
@@ -158,7 +198,7 @@ def test_a_single_output_has_no_name(server):
 )
 def test_a_server_that_fails_is_told_in_one_line(server, name, timeout, message):
     with pytest.raises(ServerFailed) as caught:
-        RemoteModel(server + name, timeout).run(inputs())
+        RemoteModel(server + name, timeout, CLASSES).run(inputs())
     told = str(caught.value)
     assert told.startswith("server=%s: %s" % (server + name, message))
     assert "\n" not in told and told.endswith("; check the address and the server")
@@ -169,7 +209,7 @@ def test_a_server_that_is_not_there_is_told():
         taken.bind(("127.0.0.1", 0))
         address = "http://127.0.0.1:%d/v1/models/m" % taken.getsockname()[1]
         with pytest.raises(ServerFailed, match="gives no answer .*refused"):
-            RemoteModel(address, 5).run(inputs())
+            RemoteModel(address, 5, CLASSES).run(inputs())
 
 
 @pytest.mark.parametrize(
