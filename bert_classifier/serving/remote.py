@@ -6,11 +6,13 @@ The API is that of https://www.tensorflow.org/tfx/serving/api_rest: tensors go i
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
-import math
+import re
+import string
 import urllib.parse
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 import numpy as np
 
@@ -20,6 +22,8 @@ from bert_classifier.export.bundle import INPUTS, SERVING_DEFAULT, Model, Settin
 
 # The dtypes of the outputs, which JSON does not tell.
 _DTYPES = {"probabilities": np.float32, "predictions": np.float32, "top_3": np.int32}
+
+_LONGEST_TIMEOUT = 2000000  # A socket counts milliseconds, fewer than 2 ** 31.
 
 
 class ServerFailed(BadInput):
@@ -43,11 +47,14 @@ class RemoteModel(Model):
     """
 
     def __init__(self, address: str, timeout: float, settings: Settings):
-        if not 0 < timeout < math.inf:
-            raise BadInput("timeout=%s: give a number of seconds above 0" % timeout)
+        if not 0 < timeout <= _LONGEST_TIMEOUT:
+            raise BadInput(
+                "timeout=%s: give a number of seconds above 0, up to %d"
+                % (timeout, _LONGEST_TIMEOUT)
+            )
         self._address = address.rstrip("/")
-        self._timeout = timeout
-        self._host, self._port, self._path, self._connection = _parse(address)
+        connection, self._path = _parse(address)
+        self._connection = functools.partial(connection, timeout=timeout)
         problem = problem_types.get(settings.problem_type)
         self._output = problem.output
         self._row = (len(settings.labels),) if problem.has_classes else ()
@@ -93,7 +100,7 @@ class RemoteModel(Model):
 
     def _ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         body = json.dumps(request).encode("utf-8")
-        connection = self._connection(self._host, self._port, timeout=self._timeout)
+        connection = self._connection()
         try:
             headers = {"Content-Type": "application/json"}
             connection.request("POST", self._path + ":predict", body, headers)
@@ -119,18 +126,30 @@ class RemoteModel(Model):
         )
 
 
-def _parse(address: str) -> tuple[str, int | None, str, type[http.client.HTTPConnection]]:
-    """Return host, port, path and kind of connection."""
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+def _parse(address: str) -> tuple[Callable[..., http.client.HTTPConnection], str]:
+    """Return what makes a connection, and the path."""
+    if re.match("([^/]*//)?[^/]*@", address):
+        # The password must not get into logs.
+        raise BadInput("server: its address has a user, and none is sent; leave out `user:...@`")
+    kinds: dict[str, type[http.client.HTTPConnection]] = {
+        "http": http.client.HTTPConnection,
+        "https": http.client.HTTPSConnection,
+    }
     try:
         parts = urllib.parse.urlsplit(address)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    path = parts.path.rstrip("/") if host else ""
-    if not host or parts.scheme not in kinds or not path or parts.query or parts.fragment:
+        kind = kinds[parts.scheme]
+        # Without a port, `http.client` would take the last part of an IPv6 address for one.
+        port = kind.default_port if parts.port is None else parts.port
+        host = (parts.hostname or "").encode("idna").decode("ascii")
+        connection = functools.partial(kind, host, port)
+        connection()  # Checks the characters of the host; it does not connect.
+        # ASCII stays as it is: it may be quoted already.
+        path = urllib.parse.quote(parts.path.rstrip("/"), safe=string.punctuation)
+    except (ValueError, LookupError, http.client.InvalidURL):
+        host = path = ""
+    if not (host and path and address.isprintable()) or parts.query or parts.fragment:
         raise BadInput(
             "server=%s: is no address of a model; give one as http://localhost:8501/v1/models/NAME"
-            % address
+            % (address if address.isprintable() else repr(address))
         )
-    return host, port, path, kinds[parts.scheme]
+    return connection, path

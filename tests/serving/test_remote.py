@@ -17,6 +17,7 @@ import run_classifier_gpu
 from bert_classifier import Predictor, predict
 from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle, writer
+from bert_classifier.serving import remote
 from bert_classifier.serving.remote import RemoteModel, ServerFailed
 
 # The form of requests and answers is that of
@@ -204,26 +205,53 @@ def test_a_server_that_fails_is_told_in_one_line(server, name, timeout, message)
     assert "\n" not in told and told.endswith("; check the address and the server")
 
 
-def test_a_server_that_is_not_there_is_told():
+@pytest.mark.parametrize("timeout", [1e-300, remote._LONGEST_TIMEOUT])
+def test_a_server_that_is_not_there_is_told(timeout):
     with socket.socket() as taken:  # Bound, and not listening.
         taken.bind(("127.0.0.1", 0))
         address = "http://127.0.0.1:%d/v1/models/m" % taken.getsockname()[1]
-        with pytest.raises(ServerFailed, match="gives no answer .*refused"):
-            RemoteModel(address, 5, CLASSES).run(inputs())
+        with pytest.raises(ServerFailed, match="gives no answer "):
+            RemoteModel(address, timeout, CLASSES).run(inputs())
 
 
 @pytest.mark.parametrize(
     "address",
     ["", "localhost:8501/v1/models/m", "ftp://host/v1/models/m", "http://", "http:///v1/models/m",
      "http://host", "http://host/", "http://host:many/m", "http://host/v1/models/m?x=1",
-     "http://[::1/v1/models/m", "http://host:99999/m"],
+     "http://[::1/v1/models/m", "http://host:99999/m", "http://a..b/m", "http://a b/m",
+     "http://%s/m" % ("x" * 64), "http://host\0/m", "http://host/m\n", "http://host/\udcff"],
 )  # fmt: skip
 def test_an_address_that_is_none_is_refused_at_once(export, address):
-    with pytest.raises(BadInput, match="is no address of a model; give one as http://"):
+    with pytest.raises(BadInput, match="is no address of a model; give one as http://") as caught:
         Predictor(export, server=address)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "address", ["http://me:s3cret@host/m", "me:s3cret@host/m", "http://me@h/m"]
+)
+def test_a_user_in_an_address_is_refused_and_a_password_not_told(export, address):
+    with pytest.raises(BadInput, match="server: its address has a user") as caught:
+        Predictor(export, server=address)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address, host, port, path",
+    [
+        ("http://host/v1/models/película/", "host", 80, "/v1/models/pel%C3%ADcula"),
+        ("http://host/v1/models/a%20b @;c:1", "host", 80, "/v1/models/a%20b%20@;c:1"),
+        ("https://münchen.de/m", "xn--mnchen-3ya.de", 443, "/m"),
+        ("http://[::1]/m", "::1", 80, "/m"),
+        ("http://[::1]:85/m", "::1", 85, "/m"),
+    ],
+)
+def test_an_address_may_have_other_letters(address, host, port, path):
+    connection, found = remote._parse(address)
+    assert (connection().host, connection().port, found) == (host, port, path)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e10])
 def test_a_time_that_is_none_is_refused(export, timeout):
     with pytest.raises(BadInput, match="give a number of seconds above 0"):
         Predictor(export, server="http://host/v1/models/m", timeout=timeout)
