@@ -171,6 +171,61 @@ def test_a_setting_that_is_unknown_is_refused(copied):
     assert_refused(copied[0], "colour")
 
 
+def described_again(folder, change):
+    """Changes bundle.json of a folder."""
+    path = os.path.join(folder, "assets.extra", "bundle.json")
+    description = json.loads(read(path).decode())
+    change(description)
+    write(path, json.dumps(description).encode())
+
+
+def test_a_length_that_the_encoder_does_not_have_is_refused(copied):
+    """A text as long as that would have no answer, but a traceback."""
+    folder, _ = copied
+    described_again(folder, lambda d: d["settings"].update(max_seq_length=32))
+    bundle.open_bundle(folder).model.close()
+    described_again(folder, lambda d: d["settings"].update(max_seq_length=33))
+    expected = ["max_seq_length 33, and bert_config.json max_position_embeddings 32"]
+    assert_refused(folder, *expected)
+    with pytest.raises(BadInput, match=expected[0]):
+        bundle.read_contents(folder)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b'{"vocab_size": "many"}', b"[" * 100000])
+def test_an_encoder_that_is_none_is_refused(copied, content):
+    folder, _ = copied
+    write(os.path.join(folder, "assets.extra", "bert_config.json"), content)
+    digest = {"bert_config.json": files.digest(content)}
+    described_again(folder, lambda d: d["digests"].update(digest))
+    assert_refused(folder, "cannot be loaded")
+
+
+@pytest.mark.parametrize("part", PARTS[:3])
+def test_a_file_of_the_model_without_a_digest_is_refused(copied, part):
+    folder, _ = copied
+    described_again(folder, lambda d: d["digests"].pop(part))
+    assert_refused(folder, "bundle.json is damaged")
+    bundle.read_contents(folder)  # The model may be elsewhere.
+
+
+def test_a_frozen_graph_without_a_digest_is_refused(copied):
+    _, frozen = copied
+    graph_def = tf.GraphDef.FromString(read(frozen))
+    parts = graphs.take_parts(graph_def)
+    description = json.loads(parts["bundle.json"].decode())
+    del description["digests"]["graph"]
+    graphs.put_parts(graph_def, {**parts, "bundle.json": json.dumps(description).encode()})
+    write(frozen, graph_def.SerializeToString(deterministic=True))
+    assert_refused(frozen, "bundle.json is damaged")
+
+
+@pytest.mark.parametrize("name", ["no/where", "\0", "variables", "x" * 300])
+def test_a_digest_of_nothing_is_refused(copied, name):
+    folder, _ = copied
+    described_again(folder, lambda d: d["digests"].update({name: "0"}))
+    assert_refused(folder, "is missing")
+
+
 def test_labels_that_do_not_fit_are_refused(copied):
     folder, _ = copied
     path = os.path.join(folder, "assets.extra", "labels.txt")

@@ -222,6 +222,16 @@ def test_a_model_that_is_none_is_refused_even_with_its_digest(copied, content):
     assert_refused(copied, "cannot be loaded")
 
 
+def test_a_model_without_a_digest_is_refused(copied):
+    path = os.path.join(copied, "assets.extra", "bundle.json")
+    with open(path) as stream:
+        description = json.load(stream)
+    del description["digests"]["model.onnx"]
+    with open(path, "w") as stream:
+        json.dump(description, stream)
+    assert_refused(copied, "bundle.json is damaged")
+
+
 def test_a_missing_model_is_no_export(copied):
     os.remove(os.path.join(copied, "model.onnx"))
     assert_refused(copied, "no saved_model.pb or model.onnx")
