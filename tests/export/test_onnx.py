@@ -45,9 +45,9 @@ TEXTS = ["good", "the film was bad .", "good " * 40, ""]
 
 @pytest.fixture(scope="module")
 def output_dir(small_run, tmp_path_factory):
-    """A run with a SavedModel and an ONNX model."""
+    """A run with a SavedModel, an ONNX model and a frozen graph."""
     folder = small_run.copy(tmp_path_factory.mktemp("onnx") / "run")
-    arguments = ["--do_export", "--do_onnx", "--output_dir=" + folder]
+    arguments = ["--do_export", "--do_onnx", "--do_frozen", "--output_dir=" + folder]
     run_classifier_gpu.run_classifier(parsed(*small_run.arguments, *arguments))
     return folder
 
@@ -85,6 +85,32 @@ def test_an_onnx_model_answers_one_call_after_the_other(exported, saved_model):
     with Predictor(exported) as onnx_model, Predictor(saved_model) as other:
         assert onnx_model.calls_at_a_time == 1
         assert other.calls_at_a_time == len(os.sched_getaffinity(0))
+
+
+def assert_closed(predictor):
+    def answers():
+        yield lambda: predictor.predict(["good"])
+        yield lambda: predictor.predict(["good"] * 99)  # In several threads.
+        yield lambda: predictor.predict([])
+        yield lambda: list(predictor.predict_stream(["good"]))
+        yield lambda: predictor.run({name: [[1, 2, 3]] for name in bundle.INPUTS})
+
+    for answer in answers():
+        with pytest.raises(RuntimeError, match="^the Predictor is closed; make a new one$"):
+            answer()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "saved_model", "frozen", "server"])
+def test_a_closed_predictor_says_so(output_dir, exported, saved_model, kind):
+    paths = {"onnx": exported, "frozen": os.path.join(output_dir, "frozen_model.pb")}
+    server = "http://localhost:1/v1/models/m" if kind == "server" else None
+    predictor = Predictor(paths.get(kind, saved_model), server=server)
+    streamed = predictor.predict_stream(["good"])
+    predictor.close()
+    predictor.close()
+    assert_closed(predictor)
+    with pytest.raises(RuntimeError, match="is closed"):
+        next(streamed)
 
 
 def test_the_bundle_has_the_same_parts(exported, saved_model):
