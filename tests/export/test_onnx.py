@@ -268,16 +268,53 @@ def test_a_missing_onnxruntime_is_told(exported, monkeypatch):
     assert_refused(exported, "needs ONNX Runtime, which is not installed; install it with `pip")
 
 
-def test_what_is_missing_to_make_one_is_told_before_the_work(small_run, tmp_path, monkeypatch):
-    find = onnx.importlib.util.find_spec
-    monkeypatch.setattr(
-        onnx.importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name)
-    )
-    with pytest.raises(BadInput, match="--do_onnx: the package tf2onnx is not installed; install"):
+class Broken:
+    """Makes the import of a package fail, as if a library or a package of its own were missing."""
+
+    def __init__(self, name, error):
+        self.name = name
+        self.error = error
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.name:
+            raise self.error
+
+
+def break_package(monkeypatch, name, error):
+    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(name, error), *sys.meta_path])
+
+
+ERRORS = [
+    ImportError("libx.so.1: cannot open\nshared object file"),
+    ModuleNotFoundError("No module named 'coloredlogs'", name="coloredlogs"),
+    AttributeError("_ARRAY_API not found"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_broken_onnxruntime_is_told(exported, monkeypatch, error):
+    """To export again, as after damage, would not help."""
+    break_package(monkeypatch, "onnxruntime", error)
+    told = "needs ONNX Runtime, which cannot be imported (%s); install it again with `pip install "
+    assert_refused(exported, told % str(error).replace("\n", " "))
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime", "tf2onnx"])
+@pytest.mark.parametrize("error", [*ERRORS[:1], None])
+def test_what_does_not_make_one_is_told_before_the_work(
+    small_run, tmp_path, monkeypatch, name, error
+):
+    error = error or ModuleNotFoundError("No module named %r" % name, name=name)
+    break_package(monkeypatch, name, error)
+    with pytest.raises(BadInput) as caught:
         run_classifier_gpu.run_classifier(
             parsed(*small_run.arguments, "--do_train", "--do_onnx", "--output_dir=%s" % tmp_path)
         )
-    assert os.listdir(str(tmp_path)) == []
+    told = str(caught.value)
+    assert told.startswith("--do_onnx: needs onnx, onnxruntime and tf2onnx, and there is an error")
+    assert str(error).replace("\n", " ") in told and told.endswith("with `make venv`")
+    assert "\n" not in told and os.listdir(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize("change, is_refused", [(2e-5, True), (5e-6, False)])
