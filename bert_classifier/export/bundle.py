@@ -261,10 +261,20 @@ def _graphs(path: str) -> Any:
         if (error.name or "").split(".")[0] not in ("tensorflow", "google"):
             raise
         raise BadInput(
-            "%s: needs TensorFlow, which is not installed; install it, or export with --do_onnx"
-            % path
+            "%s: needs TensorFlow, which is not installed; install it, or %s"
+            % (path, _cure_without_tensorflow(path))
         ) from error
     return graphs
+
+
+def _cure_without_tensorflow(path: str) -> str:
+    """Name the newest ONNX export of the run, or of the `--export_dir`, that an export is in."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.basename(folder) in _KINDS:
+        folder = os.path.dirname(folder)
+    found = [*list_exports(folder + "/onnx"), *list_exports(folder + "/export/onnx")]
+    exports = sorted(filter(is_onnx, found), key=lambda export: int(os.path.basename(export)))
+    return "give %s" % exports[-1] if exports else "export with --do_onnx"
 
 
 def contents_of_folder(folder: str, has_model: bool = True) -> Contents:

@@ -199,14 +199,37 @@ def test_the_command_needs_no_tensorflow(exported):
     assert json.loads(process.stdout)["text"] == "good"
 
 
-def test_a_saved_model_says_that_it_needs_tensorflow(saved_model):
+def told_without_tensorflow(path):
     code = "from bert_classifier import predict; sys.exit(predict.main(sys.argv[2:]))"
-    process = python(code, saved_model, "good")
+    process = python(code, path, "good")
+    (line,) = process.stderr.splitlines()
     assert process.returncode == 2
-    assert process.stderr == (
+    return line
+
+
+def test_a_saved_model_says_that_it_needs_tensorflow(saved_model, tmp_path):
+    alone = shutil.copytree(saved_model, str(tmp_path / "alone"))
+    assert told_without_tensorflow(alone) == (
         "bert_classifier.predict: %s: needs TensorFlow, which is not installed; install it, or "
-        "export with --do_onnx\n" % saved_model
+        "export with --do_onnx" % alone
     )
+
+
+def test_an_onnx_model_beside_it_is_named(output_dir, exported, saved_model, tmp_path):
+    run, export_dir = str(tmp_path / "run"), str(tmp_path / "models" / "mine")
+    for name in ("9", "10"):
+        shutil.copytree(exported, os.path.join(run, "export", "onnx", name))
+        shutil.copytree(exported, os.path.join(export_dir, "onnx", name))
+    os.makedirs(os.path.join(run, "export", "onnx", "11"))  # It has no model.
+    shutil.copytree(saved_model, os.path.join(run, "export", "best_exporter", "7"))
+    shutil.copytree(saved_model, os.path.join(export_dir, "7"))
+    for folder in (run, export_dir):
+        shutil.copy(os.path.join(output_dir, "frozen_model.pb"), folder)
+    expected = "needs TensorFlow, which is not installed; install it, or give %s"
+    for path in (run, run + "/frozen_model.pb", os.path.relpath(run)):
+        assert told_without_tensorflow(path).endswith(expected % (run + "/export/onnx/10"))
+    for path in (export_dir, export_dir + "/frozen_model.pb"):
+        assert told_without_tensorflow(path).endswith(expected % (export_dir + "/onnx/10"))
 
 
 # Faults
