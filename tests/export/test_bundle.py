@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 
 import numpy as np
@@ -286,6 +288,58 @@ def test_an_export_that_answers_otherwise_is_none(small_run, tmp_path, monkeypat
     small_run.run(trained)
     assert os.listdir(os.path.join(trained, "export", "best_exporter")) == []
     assert "Not exported: self-test" in caplog.text
+
+
+def begin_export(parent):
+    """Begins an export in a process of its own, which waits; gives its id and its folder."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with writer._new_folder(parent) as folder:
+            write(os.path.join(folder, "saved_model.pb"), b"half")
+            os.write(writing, folder.encode() + b"\n")
+            signal.pause()
+    os.close(writing)
+    with open(reading) as stream:
+        return pid, stream.readline().strip()
+
+
+def end(pid):
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_what_a_killed_export_leaves_is_removed_by_the_next(tmp_path):
+    parent = str(tmp_path)
+    of_user = ["temp-2024", "temp-12345678901", "temp-1795409899.old", "temp-1795409900"]
+    for name in of_user:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text("x")
+    (tmp_path / "temp-1795409901").mkdir()
+    (killed, left), (living, in_use) = begin_export(parent), begin_export(parent)
+    try:
+        end(killed)
+        assert os.path.isdir(left) and left != in_use
+        with writer._new_folder(parent) as folder, writer._new_folder(parent) as other:
+            # The empty one may have been made just now.
+            expected = [folder, other, in_use, str(tmp_path / "temp-1795409901")]
+            expected += [str(tmp_path / name) for name in of_user[:-1]]
+            assert sorted(os.path.join(parent, name) for name in os.listdir(parent)) == sorted(
+                expected
+            )
+    finally:
+        end(living)
+
+
+def test_without_locks_nothing_of_others_is_removed(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    pid, left = begin_export(str(tmp_path))
+    end(pid)
+    monkeypatch.setattr(writer.fcntl, "flock", flock)
+    with writer._new_folder(str(tmp_path)) as folder:
+        assert sorted(os.listdir(str(tmp_path))) == sorted(map(os.path.basename, [left, folder]))
 
 
 def test_a_sample_comes_back_as_it_was(tmp_path):
