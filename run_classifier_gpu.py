@@ -16,9 +16,10 @@ import contextlib
 import functools
 import logging
 import os
+import sys
 from typing import Sequence
 
-from bert_classifier import streams
+from bert_classifier import commands, streams
 
 if __name__ == "__main__":
     streams.prepare()
@@ -29,7 +30,12 @@ os.environ.setdefault(
     "TF_CPP_MIN_LOG_LEVEL", "2" if os.path.exists("/proc/driver/nvidia/version") else "3"
 )
 
-import tensorflow.compat.v1 as tf
+try:
+    import tensorflow.compat.v1 as tf
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(commands.tell_missing("run_classifier_gpu.py", error))
 from absl import app
 
 import modeling  # noqa: F401

@@ -68,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("export", "input_file", "output_file"):
             path = getattr(options, name)
             setattr(options, name, path and files.user_path(path))
-        if options.output_file is not None:
-            files.check_output("output_file", options.output_file)
+        _check_output(options)
         _check_texts(options.texts)
         with Predictor(
             options.export,
@@ -161,6 +160,19 @@ def _check_streams(options: argparse.Namespace) -> None:
         raise BadInput("standard input is closed; give a TEXT or an --input_file")
     if sys.stdout is None and not options.output_file:
         raise BadInput("standard output is closed; give an --output_file")
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """Refuse an output that cannot be written, or that would take the place of what is read."""
+    output = options.output_file
+    if output is None:
+        return
+    files.check_output("output_file", output)
+    texts = options.input_file or ("" if options.texts else "/dev/stdin")
+    for path in (options.export, texts):
+        # The terminal may be both.
+        if os.path.isfile(output) and os.path.exists(path) and os.path.samefile(output, path):
+            raise BadInput("--output_file=%s: is a file that is read; give another one" % output)
 
 
 def _check_texts(texts: Sequence[str]) -> None:

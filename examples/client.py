@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from typing import Any, Sequence, Tuple, Union
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 Text = Union[str, Tuple[str, str]]
 
@@ -22,7 +22,7 @@ _TURNS = 6
 
 
 class ServerError(Exception):
-    """The server has refused, or cannot be reached."""
+    """The server has refused, or cannot be reached; or the URL or the token is none."""
 
 
 class Client:
@@ -32,16 +32,17 @@ class Client:
         url: of the server, for example http://localhost:8501.
         token: what it wants, if anything.
         timeout: in seconds, for each request.
+
+    Raises:
+        ServerError: the URL or the token is none.
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 60.0):
-        parts = urlsplit(url)
-        https = parts.scheme == "https"
-        kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
-        self._connection = kind(parts.hostname or "localhost", parts.port, timeout=timeout)
-        self._path = parts.path.rstrip("/") + "/v1/texts"
+        self._connection, self._path = _parse(url, timeout)
         self._headers = {"Content-Type": "application/json"}
         if token:
+            if not (token.isascii() and token.isprintable()):
+                raise ServerError("the token is not one line of ASCII; give that of the server")
             self._headers["Authorization"] = "Bearer " + token
 
     def classify(self, texts: Sequence[Text], top_k: int = 3) -> list[Any]:
@@ -64,9 +65,12 @@ class Client:
                 self._connection.close()
                 reason = str(error) or type(error).__name__
                 continue
-            if response.status == 200:
-                return json.loads(content.decode("utf-8"))["predictions"]
-            reason = "%d: %s" % (response.status, _error_in(content))
+            answers = _part_of(content, "predictions")
+            if response.status == 200 and answers is not None:
+                return answers
+            # A proxy, or another server, may have answered.
+            told = _part_of(content, "error") or repr(content[:100])
+            reason = "%d: %s" % (response.status, told)
             if response.status not in (429, 503):
                 break
         raise ServerError(reason)
@@ -76,11 +80,28 @@ class Client:
         self._connection.close()
 
 
-def _error_in(content: bytes) -> str:
+def _parse(url: str, timeout: float) -> tuple[http.client.HTTPConnection, str]:
+    """Return a connection, which is not yet open, and the path of the texts."""
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     try:
-        return json.loads(content.decode("utf-8"))["error"]
-    except (ValueError, LookupError, TypeError):
-        return repr(content[:100])  # A proxy may have answered.
+        parts = urlsplit(url)
+        kind = kinds[parts.scheme]
+        if not parts.hostname or "@" in parts.netloc or parts.query:
+            raise ValueError(url)
+        parts.hostname.encode("idna")
+        port = parts.port or kind.default_port
+        path = quote(parts.path.rstrip("/"), safe="/%:") + "/v1/texts"
+        return kind(parts.hostname, port, timeout=timeout), path
+    except (ValueError, LookupError, http.client.InvalidURL):
+        raise ServerError("is no URL of a server; give one as http://localhost:8501") from None
+
+
+def _part_of(content: bytes, name: str) -> Any:
+    """Return a part of an answer in JSON, None if it has no such part."""
+    try:
+        return json.loads(content.decode("utf-8"))[name]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def main() -> int:
@@ -98,14 +119,14 @@ def main() -> int:
         if len(texts) % 2:
             parser.error("give an even number of texts")
         texts = list(zip(options.texts[::2], options.texts[1::2]))
-    client = Client(options.url, options.token)
     try:
+        client = Client(options.url, options.token)
         answers = client.classify(texts)
+        client.close()
     except ServerError as error:
         print("%s: %s" % (options.url, error), file=sys.stderr)
         return 2
-    finally:
-        client.close()
+    sys.stdout.reconfigure(errors="backslashreplace")  # A text may have bytes that are no UTF-8.
     for text, answer in zip(texts, answers):
         shown = text if isinstance(text, str) else " | ".join(text)
         if "score" in answer:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import http.server
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from program import ROOT
@@ -58,6 +60,59 @@ def test_what_the_server_refuses_is_told_in_one_line(server):
         (line,) = ended.stderr.splitlines()
         assert ended.returncode == 2 and line.startswith(address(server)) and message in line
     assert "give an even number of texts" in run("--pairs", "good").stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:18699", "localhost", "", "http://", "http://localhost:x", "http://localhost:99999",
+     "http://[::1", "http://a..b", "http://a b", "http://%s" % ("x" * 64), "ftp://localhost",
+     "http://me:secret@localhost", "http://localhost/?x=1", "http://localhost/\udcff"],
+)  # fmt: skip
+def test_a_url_that_is_none_is_told_in_one_line(url):
+    """`localhost:18699` has the scheme `localhost`, and was taken for localhost:80."""
+    ended = run("--url=" + url, "good")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "is no URL of a server; give one as http://localhost:8501" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("token", ["a\nb", "a\n", "é"])
+def test_a_token_that_is_none_is_told_in_one_line(token):
+    ended = run("--token=" + token, "good")
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert "the token is not one line of ASCII" in ended.stderr
+
+
+def test_a_url_may_have_other_letters(client):
+    asking = client.Client("http://[::1]/película/")
+    assert (asking._connection.host, asking._connection.port) == ("::1", 80)
+    assert asking._path == "/pel%C3%ADcula/v1/texts"
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b'{"x": 1}', b"[" * 100000])
+def test_another_server_is_told(client, monkeypatch, content):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as other:
+        thread = threading.Thread(target=other.handle_request)
+        thread.start()
+        with pytest.raises(client.ServerError, match="^200: b'"):
+            client.Client("http://127.0.0.1:%d" % other.server_port).classify(["good"])
+        thread.join()
+
+
+def test_a_text_may_have_any_bytes(server, served_export):
+    ended = run("--url", address(server), "--token", TOKEN, "good \udcff")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.endswith("\tgood \\udcff\n")
 
 
 def test_a_server_that_is_killed_and_started_again_loses_no_request(client, start, onnx_export):

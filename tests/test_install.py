@@ -16,6 +16,7 @@ from served import Server
 
 import bert_classifier
 import run_classifier_gpu
+from bert_classifier import commands
 
 # What is installed must not be hidden by what this process imports.
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -62,6 +63,63 @@ def _output(command, cwd, **environment):
         text=True,
         check=True,
     ).stdout
+
+
+# A process in which packages cannot be imported, as if they were not installed.
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in %r.split():
+            raise ModuleNotFoundError("No module named %%r" %% name, name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+COMMAND = "from bert_classifier import commands; sys.exit(commands.%s())"
+
+
+@pytest.mark.parametrize(
+    "missing, code, told",
+    [
+        ("tensorflow", COMMAND % "compare", "bert_classifier.compare: needs TensorFlow, "),
+        ("tensorflow", COMMAND % "convert", "bert_classifier.convert: needs TensorFlow, "),
+        (
+            "tensorflow",
+            "import runpy; runpy.run_path('run_classifier_gpu.py', run_name='__main__')",
+            "run_classifier_gpu.py: needs TensorFlow, ",
+        ),
+        ("uvicorn starlette", COMMAND % "serve", "bert_classifier.serve: needs uvicorn, "),
+        ("starlette", COMMAND % "serve", "bert_classifier.serve: needs starlette, "),
+        ("httptools", COMMAND % "serve", "bert_classifier.serve: needs httptools, "),
+        ("prometheus_client", COMMAND % "serve", "bert_classifier.serve: needs prometheus_client,"),
+    ],
+)
+def test_a_missing_package_is_told_in_one_line(missing, code, told):
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT % missing + code, "x"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    extra = "tensorflow" if missing == "tensorflow" else "server"
+    assert line.startswith(told)
+    assert line.endswith("which is not installed; install it with `pip install '.[%s]'`" % extra)
+
+
+def test_the_extras_have_what_commands_need():
+    with open(os.path.join(ROOT, "pyproject.toml")) as stream:
+        project = stream.read()
+    for package, extra in commands._EXTRAS.items():
+        listed = project.partition("\n%s = [" % extra)[2].partition("]")[0]
+        assert '"%s' % package in listed
+
+
+def test_a_missing_module_of_another_kind_keeps_its_traceback():
+    with pytest.raises(ModuleNotFoundError):
+        commands.tell_missing("x", ModuleNotFoundError("No module named 'y'", name="y"))
 
 
 def copy_sources(folder):

@@ -25,7 +25,7 @@ import numpy as np
 
 from bert_classifier import files, threads
 from bert_classifier.data.features import TRUNCATIONS
-from bert_classifier.errors import BadInput, bad_input
+from bert_classifier.errors import BadInput
 from bert_classifier.problem_types import PROBLEM_TYPES
 from encoder_config import BertConfig
 
@@ -120,11 +120,13 @@ class Contents(NamedTuple):
     settings: Settings
     parts: Mapping[str, bytes]
 
+    def encoder(self) -> BertConfig:
+        """Return the configuration of the encoder."""
+        return BertConfig.from_dict(json.loads(self.parts[CONFIG].decode("utf-8-sig")))
+
     def num_threads(self) -> int:
         """Return the number of threads that share an operation of the model; 0 for one per core."""
-        with bad_input():
-            config = BertConfig.from_dict(json.loads(self.parts[CONFIG].decode("utf-8-sig")))
-        return threads.count_threads_of_callers(config.hidden_size)
+        return threads.count_threads_of_callers(self.encoder().hidden_size)
 
 
 class Bundle(NamedTuple):
@@ -259,10 +261,20 @@ def _graphs(path: str) -> Any:
         if (error.name or "").split(".")[0] not in ("tensorflow", "google"):
             raise
         raise BadInput(
-            "%s: needs TensorFlow, which is not installed; install it, or export with --do_onnx"
-            % path
+            "%s: needs TensorFlow, which is not installed; install it, or %s"
+            % (path, _cure_without_tensorflow(path))
         ) from error
     return graphs
+
+
+def _cure_without_tensorflow(path: str) -> str:
+    """Name the newest ONNX export of the run, or of the `--export_dir`, that an export is in."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.basename(folder) in _KINDS:
+        folder = os.path.dirname(folder)
+    found = [*list_exports(folder + "/onnx"), *list_exports(folder + "/export/onnx")]
+    exports = sorted(filter(is_onnx, found), key=lambda export: int(os.path.basename(export)))
+    return "give %s" % exports[-1] if exports else "export with --do_onnx"
 
 
 def contents_of_folder(folder: str, has_model: bool = True) -> Contents:
@@ -277,10 +289,19 @@ def contents_of_folder(folder: str, has_model: bool = True) -> Contents:
         path = in_assets if os.path.exists(in_assets) else os.path.join(folder, name)
         return files.digest_of_file(path)
 
-    description = _read_description(folder, read)
+    description = _read_description(folder, read, _files_of_model(folder) if has_model else [])
     names = [name for name in description["digests"] if has_model or is_part(name)]
     _check_digests(folder, description, names, digest)
     return _contents(folder, description, read)
+
+
+def _files_of_model(folder: str) -> list[str]:
+    """Return the files that a model is read from; others in its folder are left alone."""
+    if is_onnx(folder):
+        return [ONNX_MODEL]
+    weights = os.path.join(folder, "variables")
+    names = os.listdir(weights) if os.path.isdir(weights) else []
+    return [_SAVED_MODEL, *(os.path.join("variables", name) for name in names)]
 
 
 def contents_of_one_file(
@@ -293,7 +314,7 @@ def contents_of_one_file(
         content: name -> content of what is in it.
         digest: returns the `files.digest` of what has a name.
     """
-    description = _read_description(path, content.__getitem__)
+    description = _read_description(path, content.__getitem__, ["graph"])
     _check_digests(path, description, description["digests"], digest)
     return _contents(path, description, content.__getitem__)
 
@@ -303,12 +324,19 @@ def _contents(path: str, description: Mapping[str, Any], read: Callable[[str], b
     with failures_are_bad_input(path):
         labels = parts[LABELS].decode("utf-8").split("\n")[:-1]
         settings = Settings(labels=labels, **description["settings"])
+        contents = Contents(settings, parts)
+        longest = contents.encoder().max_position_embeddings
     wrong = _wrong_setting(settings)
     if wrong is not None:
         raise BadInput(
             "%s: %s has %s %r; %s" % (path, DESCRIPTION, wrong, getattr(settings, wrong), CURE)
         )
-    return Contents(settings, parts)
+    if settings.max_seq_length > longest:
+        raise BadInput(
+            "%s: %s has max_seq_length %d, and %s max_position_embeddings %d; %s"
+            % (path, DESCRIPTION, settings.max_seq_length, CONFIG, longest, CURE)
+        )
+    return contents
 
 
 def join(path: str, model: Model, contents: Contents) -> Bundle:
@@ -357,7 +385,8 @@ def is_part(name: str) -> bool:
     return name in (VOCAB, SPM_MODEL, LABELS, CONFIG, METRICS, SAMPLE_REQUEST)
 
 
-def _read_description(path: str, read: Any) -> dict[str, Any]:
+def _read_description(path: str, read: Any, of_model: Sequence[str]) -> dict[str, Any]:
+    """Read `bundle.json`; `of_model` are the names of what else must have a digest."""
     try:
         description = json.loads(read(DESCRIPTION).decode("utf-8"))
         version = description["format"]
@@ -376,7 +405,7 @@ def _read_description(path: str, read: Any) -> dict[str, Any]:
     are_objects = isinstance(digests, dict) and isinstance(settings, dict)
     if not (
         are_objects
-        and {LABELS, CONFIG} <= set(digests)
+        and {LABELS, CONFIG, *of_model} <= set(digests)
         and len({VOCAB, SPM_MODEL} & set(digests)) == 1
     ):
         raise BadInput("%s: %s is damaged; %s" % (path, DESCRIPTION, CURE))
@@ -392,7 +421,8 @@ def _check_digests(
     for name in names:
         try:
             found = digest(name)
-        except (OSError, KeyError) as error:
+        # A name that no file can have is a ValueError.
+        except (OSError, KeyError, ValueError) as error:
             raise BadInput("%s: %s is missing; %s" % (path, name, CURE)) from error
         if found != description["digests"][name]:
             raise BadInput("%s: %s is not what was exported; %s" % (path, name, CURE))

@@ -7,7 +7,6 @@ needed: the rest of the program works without them.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import os
@@ -18,25 +17,28 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import tf_compat
 from bert_classifier.errors import BadInput
 from bert_classifier.export.bundle import INPUTS, OUTPUTS
-from bert_classifier.export.onnx_models import import_onnxruntime
+from bert_classifier.export.onnx_models import import_onnxruntime, one_line
 
 OPSET = 17
-_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 _AXES = ("batch_size", "seq_length")
 
 
 def check_packages() -> None:
-    """Check that what makes an ONNX model is installed.
+    """Check that what makes an ONNX model can be imported.
 
     Raises:
-        BadInput: a package is missing.
+        BadInput: a package is missing, or broken.
     """
-    for name in _PACKAGES:
-        if importlib.util.find_spec(name) is None:
-            raise BadInput(
-                "--do_onnx: the package %s is not installed; install it with `pip install %s`"
-                % (name, " ".join(_PACKAGES))
-            )
+    try:
+        import onnx  # noqa: F401, PLC0415
+
+        import_onnxruntime()
+        import tf2onnx  # noqa: F401, PLC0415
+    except Exception as error:  # One that is broken may raise anything.
+        raise BadInput(
+            "--do_onnx: needs onnx, onnxruntime and tf2onnx, and there is an error in importing "
+            "them (%s); install the versions that were tested with `make venv`" % one_line(error)
+        ) from error
 
 
 def write(graph_def: tf.GraphDef, path: str) -> None:

@@ -14,7 +14,9 @@ from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle
 from bert_classifier.export.bundle import INPUTS, SERVING_DEFAULT, Bundle
 
-INSTALL = "install it with `pip install onnxruntime`"
+# Not onnxruntime alone: pip would give TensorFlow a NumPy that it does not work with.
+_INSTALL = "install it with `pip install '.[onnx]'`, or beside TensorFlow with `make venv`"
+_INSTALL_AGAIN = "install it again with `pip install --force-reinstall --no-deps onnxruntime`"
 
 # Those of the packages `onnxruntime-gpu` and `onnxruntime`, the faster one first.
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -79,14 +81,24 @@ class OnnxModel(bundle.Model):
 def open_folder(folder: str) -> Bundle:
     """Load the bundle in a folder; see `bundle.open_bundle`."""
     contents = bundle.contents_of_folder(folder)
-    try:
-        # ONNX Runtime has a class for each kind of error, and no base class for all.
-        with bundle.failures_are_bad_input(folder, Exception):
-            model = OnnxModel(os.path.join(folder, bundle.ONNX_MODEL))
-    except BadInput as error:
-        if isinstance(error.__cause__, ModuleNotFoundError):
-            raise BadInput(
-                "%s: needs ONNX Runtime, which is not installed; %s" % (folder, INSTALL)
-            ) from error
-        raise
+    _check_onnxruntime(folder)
+    # ONNX Runtime has a class for each kind of error, and no base class for all.
+    with bundle.failures_are_bad_input(folder, Exception):
+        model = OnnxModel(os.path.join(folder, bundle.ONNX_MODEL))
     return bundle.join(folder, model, contents)
+
+
+def _check_onnxruntime(folder: str) -> None:
+    """Check that ONNX Runtime can be imported, which the model in a folder needs."""
+    try:
+        import_onnxruntime()
+    except Exception as error:  # One that is broken may raise anything.
+        fault, cure = "cannot be imported (%s)" % one_line(error), _INSTALL_AGAIN
+        if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
+            fault, cure = "is not installed", _INSTALL
+        raise BadInput("%s: needs ONNX Runtime, which %s; %s" % (folder, fault, cure)) from error
+
+
+def one_line(error: Exception) -> str:
+    """Return the beginning of the message of an error, in one line."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -6,9 +6,11 @@ An export gets its name only after it was loaded and has answered like the check
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
@@ -34,6 +36,8 @@ _TOLERANCE = 1e-5
 
 # Begins the name of an export that is not complete; see `training.runs`.
 _TEMPORARY = "temp-"
+# Other numbers may be in names of the user.
+_TEMPORARY_NAME = re.compile(_TEMPORARY + "[0-9]{10}")
 
 # Grappler's optimizers that suit any machine; a session adds those for its own.
 _OPTIMIZERS = ("pruning", "function", "constfold", "arithmetic", "dependency", "pruning")
@@ -303,8 +307,10 @@ def _digests_of_files(folder: str) -> dict[str, str]:
 def _new_folder(parent: str) -> Iterator[str]:
     """Yield a temporary folder, in the name of which is the timestamp of the export.
 
-    It is newer than all exports in `parent`, because programs that serve load the newest.
+    It is newer than all exports in `parent`, because programs that serve load the newest. It is
+    locked, so that those of processes that were killed, whose locks are gone, can be removed.
     """
+    _remove_leftovers(parent)
     exports = list_exports(parent)
     newest = int(os.path.basename(exports[-1])) if exports else 0
     timestamp = max(int(time.time()), newest + 1)
@@ -313,11 +319,35 @@ def _new_folder(parent: str) -> Iterator[str]:
         timestamp += 1
     temporary = os.path.join(parent, "%s%d" % (_TEMPORARY, timestamp))
     os.makedirs(temporary)
+    with _opened_folder(temporary) as lock:
+        with contextlib.suppress(OSError):  # Network file systems often have no locks.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield temporary
+        finally:
+            if os.path.exists(temporary):  # It was not moved.
+                shutil.rmtree(temporary)
+
+
+def _remove_leftovers(parent: str) -> None:
+    """Remove the temporary folders of processes that were killed."""
+    names = os.listdir(parent) if os.path.isdir(parent) else []
+    for name in filter(_TEMPORARY_NAME.fullmatch, names):
+        path = os.path.join(parent, name)
+        # It is in use, its file system has no locks, or another process removes it too.
+        with contextlib.suppress(OSError), _opened_folder(path) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.listdir(path):  # If not, it may have been made just now, and have no lock yet.
+                shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _opened_folder(path: str) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield temporary
+        yield descriptor
     finally:
-        if os.path.exists(temporary):  # It was not moved.
-            shutil.rmtree(temporary)
+        os.close(descriptor)
 
 
 class _SelfTest:

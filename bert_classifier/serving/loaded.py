@@ -75,8 +75,9 @@ class LoadedModel:
 def _open(export: str, options: Options) -> bundle.Bundle:
     if options.server is None:
         return bundle.open_bundle(export)
-    model = RemoteModel(options.server, options.timeout)
-    return bundle.Bundle(model, *bundle.read_contents(export))
+    contents = bundle.read_contents(export)
+    model = RemoteModel(options.server, options.timeout, contents.settings)
+    return bundle.Bundle(model, *contents)
 
 
 def _example(text: Text) -> InputExample:

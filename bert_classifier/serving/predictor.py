@@ -57,6 +57,7 @@ class Predictor:
     Raises:
         BadInput: the export cannot be used, or an argument does not fit it. `predict` raises
             `remote.ServerFailed`, a BadInput, if the server gives no answer.
+        RuntimeError: an answer is asked for after `close()`.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Predictor:
 
         options = Options(temperature, min_confidence, batch_size, server, timeout)
         self._model = LoadedModel(export, options)
+        self._is_closed = False
         self.export = self._model.export
         self.settings = self._model.settings
         self.evaluation = self._model.evaluation
@@ -103,7 +105,8 @@ class Predictor:
         return "the model is %s%s" % (self.export, " (%s)" % ", ".join(facts) if facts else "")
 
     def close(self) -> None:
-        """Free the model and its threads."""
+        """Free the model and its threads; a second call does nothing."""
+        self._is_closed = True
         self._model.close()
 
     def predict(self, texts: Iterable[Text], top_k: int = 3) -> list[Prediction]:
@@ -126,6 +129,7 @@ class Predictor:
 
         They are those of the model itself, as of TensorFlow Serving: without the temperature.
         """
+        self._check_open()
         return self._model.run(inputs, signature)
 
     def predict_stream(self, texts: Iterable[Text], top_k: int = 3) -> Iterator[Prediction]:
@@ -140,7 +144,12 @@ class Predictor:
     def _answer(self, texts: list[Text], top_k: int) -> list[Prediction]:
         if top_k < 0:
             raise BadInput("top_k=%d: give 0 or more" % top_k)
+        self._check_open()
         return self._model.answer(texts, top_k) if texts else []
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("the Predictor is closed; make a new one")
 
     def _checked(self, texts: Iterable[Text]) -> Iterator[Text]:
         if isinstance(texts, (str, bytes)):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 
 import numpy as np
@@ -171,6 +173,61 @@ def test_a_setting_that_is_unknown_is_refused(copied):
     assert_refused(copied[0], "colour")
 
 
+def described_again(folder, change):
+    """Changes bundle.json of a folder."""
+    path = os.path.join(folder, "assets.extra", "bundle.json")
+    description = json.loads(read(path).decode())
+    change(description)
+    write(path, json.dumps(description).encode())
+
+
+def test_a_length_that_the_encoder_does_not_have_is_refused(copied):
+    """A text as long as that would have no answer, but a traceback."""
+    folder, _ = copied
+    described_again(folder, lambda d: d["settings"].update(max_seq_length=32))
+    bundle.open_bundle(folder).model.close()
+    described_again(folder, lambda d: d["settings"].update(max_seq_length=33))
+    expected = ["max_seq_length 33, and bert_config.json max_position_embeddings 32"]
+    assert_refused(folder, *expected)
+    with pytest.raises(BadInput, match=expected[0]):
+        bundle.read_contents(folder)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b'{"vocab_size": "many"}', b"[" * 100000])
+def test_an_encoder_that_is_none_is_refused(copied, content):
+    folder, _ = copied
+    write(os.path.join(folder, "assets.extra", "bert_config.json"), content)
+    digest = {"bert_config.json": files.digest(content)}
+    described_again(folder, lambda d: d["digests"].update(digest))
+    assert_refused(folder, "cannot be loaded")
+
+
+@pytest.mark.parametrize("part", PARTS[:3])
+def test_a_file_of_the_model_without_a_digest_is_refused(copied, part):
+    folder, _ = copied
+    described_again(folder, lambda d: d["digests"].pop(part))
+    assert_refused(folder, "bundle.json is damaged")
+    bundle.read_contents(folder)  # The model may be elsewhere.
+
+
+def test_a_frozen_graph_without_a_digest_is_refused(copied):
+    _, frozen = copied
+    graph_def = tf.GraphDef.FromString(read(frozen))
+    parts = graphs.take_parts(graph_def)
+    description = json.loads(parts["bundle.json"].decode())
+    del description["digests"]["graph"]
+    graphs.put_parts(graph_def, {**parts, "bundle.json": json.dumps(description).encode()})
+    write(frozen, graph_def.SerializeToString(deterministic=True))
+    assert_refused(frozen, "bundle.json is damaged")
+
+
+@pytest.mark.parametrize("name", ["no/where", "\0", "variables", "x" * 300])
+def test_a_digest_of_nothing_is_refused(copied, name):
+    folder, _ = copied
+    described_again(folder, lambda d: d["digests"].update({name: "0"}))
+    assert_refused(folder, "is missing")
+
+
 def test_labels_that_do_not_fit_are_refused(copied):
     folder, _ = copied
     path = os.path.join(folder, "assets.extra", "labels.txt")
@@ -231,6 +288,58 @@ def test_an_export_that_answers_otherwise_is_none(small_run, tmp_path, monkeypat
     small_run.run(trained)
     assert os.listdir(os.path.join(trained, "export", "best_exporter")) == []
     assert "Not exported: self-test" in caplog.text
+
+
+def begin_export(parent):
+    """Begins an export in a process of its own, which waits; gives its id and its folder."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with writer._new_folder(parent) as folder:
+            write(os.path.join(folder, "saved_model.pb"), b"half")
+            os.write(writing, folder.encode() + b"\n")
+            signal.pause()
+    os.close(writing)
+    with open(reading) as stream:
+        return pid, stream.readline().strip()
+
+
+def end(pid):
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_what_a_killed_export_leaves_is_removed_by_the_next(tmp_path):
+    parent = str(tmp_path)
+    of_user = ["temp-2024", "temp-12345678901", "temp-1795409899.old", "temp-1795409900"]
+    for name in of_user:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text("x")
+    (tmp_path / "temp-1795409901").mkdir()
+    (killed, left), (living, in_use) = begin_export(parent), begin_export(parent)
+    try:
+        end(killed)
+        assert os.path.isdir(left) and left != in_use
+        with writer._new_folder(parent) as folder, writer._new_folder(parent) as other:
+            # The empty one may have been made just now.
+            expected = [folder, other, in_use, str(tmp_path / "temp-1795409901")]
+            expected += [str(tmp_path / name) for name in of_user[:-1]]
+            assert sorted(os.path.join(parent, name) for name in os.listdir(parent)) == sorted(
+                expected
+            )
+    finally:
+        end(living)
+
+
+def test_without_locks_nothing_of_others_is_removed(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    pid, left = begin_export(str(tmp_path))
+    end(pid)
+    monkeypatch.setattr(writer.fcntl, "flock", flock)
+    with writer._new_folder(str(tmp_path)) as folder:
+        assert sorted(os.listdir(str(tmp_path))) == sorted(map(os.path.basename, [left, folder]))
 
 
 def test_a_sample_comes_back_as_it_was(tmp_path):

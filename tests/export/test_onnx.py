@@ -45,9 +45,9 @@ TEXTS = ["good", "the film was bad .", "good " * 40, ""]
 
 @pytest.fixture(scope="module")
 def output_dir(small_run, tmp_path_factory):
-    """A run with a SavedModel and an ONNX model."""
+    """A run with a SavedModel, an ONNX model and a frozen graph."""
     folder = small_run.copy(tmp_path_factory.mktemp("onnx") / "run")
-    arguments = ["--do_export", "--do_onnx", "--output_dir=" + folder]
+    arguments = ["--do_export", "--do_onnx", "--do_frozen", "--output_dir=" + folder]
     run_classifier_gpu.run_classifier(parsed(*small_run.arguments, *arguments))
     return folder
 
@@ -85,6 +85,32 @@ def test_an_onnx_model_answers_one_call_after_the_other(exported, saved_model):
     with Predictor(exported) as onnx_model, Predictor(saved_model) as other:
         assert onnx_model.calls_at_a_time == 1
         assert other.calls_at_a_time == len(os.sched_getaffinity(0))
+
+
+def assert_closed(predictor):
+    def answers():
+        yield lambda: predictor.predict(["good"])
+        yield lambda: predictor.predict(["good"] * 99)  # In several threads.
+        yield lambda: predictor.predict([])
+        yield lambda: list(predictor.predict_stream(["good"]))
+        yield lambda: predictor.run({name: [[1, 2, 3]] for name in bundle.INPUTS})
+
+    for answer in answers():
+        with pytest.raises(RuntimeError, match="^the Predictor is closed; make a new one$"):
+            answer()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "saved_model", "frozen", "server"])
+def test_a_closed_predictor_says_so(output_dir, exported, saved_model, kind):
+    paths = {"onnx": exported, "frozen": os.path.join(output_dir, "frozen_model.pb")}
+    server = "http://localhost:1/v1/models/m" if kind == "server" else None
+    predictor = Predictor(paths.get(kind, saved_model), server=server)
+    streamed = predictor.predict_stream(["good"])
+    predictor.close()
+    predictor.close()
+    assert_closed(predictor)
+    with pytest.raises(RuntimeError, match="is closed"):
+        next(streamed)
 
 
 def test_the_bundle_has_the_same_parts(exported, saved_model):
@@ -173,14 +199,37 @@ def test_the_command_needs_no_tensorflow(exported):
     assert json.loads(process.stdout)["text"] == "good"
 
 
-def test_a_saved_model_says_that_it_needs_tensorflow(saved_model):
+def told_without_tensorflow(path):
     code = "from bert_classifier import predict; sys.exit(predict.main(sys.argv[2:]))"
-    process = python(code, saved_model, "good")
+    process = python(code, path, "good")
+    (line,) = process.stderr.splitlines()
     assert process.returncode == 2
-    assert process.stderr == (
+    return line
+
+
+def test_a_saved_model_says_that_it_needs_tensorflow(saved_model, tmp_path):
+    alone = shutil.copytree(saved_model, str(tmp_path / "alone"))
+    assert told_without_tensorflow(alone) == (
         "bert_classifier.predict: %s: needs TensorFlow, which is not installed; install it, or "
-        "export with --do_onnx\n" % saved_model
+        "export with --do_onnx" % alone
     )
+
+
+def test_an_onnx_model_beside_it_is_named(output_dir, exported, saved_model, tmp_path):
+    run, export_dir = str(tmp_path / "run"), str(tmp_path / "models" / "mine")
+    for name in ("9", "10"):
+        shutil.copytree(exported, os.path.join(run, "export", "onnx", name))
+        shutil.copytree(exported, os.path.join(export_dir, "onnx", name))
+    os.makedirs(os.path.join(run, "export", "onnx", "11"))  # It has no model.
+    shutil.copytree(saved_model, os.path.join(run, "export", "best_exporter", "7"))
+    shutil.copytree(saved_model, os.path.join(export_dir, "7"))
+    for folder in (run, export_dir):
+        shutil.copy(os.path.join(output_dir, "frozen_model.pb"), folder)
+    expected = "needs TensorFlow, which is not installed; install it, or give %s"
+    for path in (run, run + "/frozen_model.pb", os.path.relpath(run)):
+        assert told_without_tensorflow(path).endswith(expected % (run + "/export/onnx/10"))
+    for path in (export_dir, export_dir + "/frozen_model.pb"):
+        assert told_without_tensorflow(path).endswith(expected % (export_dir + "/onnx/10"))
 
 
 # Faults
@@ -222,6 +271,16 @@ def test_a_model_that_is_none_is_refused_even_with_its_digest(copied, content):
     assert_refused(copied, "cannot be loaded")
 
 
+def test_a_model_without_a_digest_is_refused(copied):
+    path = os.path.join(copied, "assets.extra", "bundle.json")
+    with open(path) as stream:
+        description = json.load(stream)
+    del description["digests"]["model.onnx"]
+    with open(path, "w") as stream:
+        json.dump(description, stream)
+    assert_refused(copied, "bundle.json is damaged")
+
+
 def test_a_missing_model_is_no_export(copied):
     os.remove(os.path.join(copied, "model.onnx"))
     assert_refused(copied, "no saved_model.pb or model.onnx")
@@ -232,16 +291,53 @@ def test_a_missing_onnxruntime_is_told(exported, monkeypatch):
     assert_refused(exported, "needs ONNX Runtime, which is not installed; install it with `pip")
 
 
-def test_what_is_missing_to_make_one_is_told_before_the_work(small_run, tmp_path, monkeypatch):
-    find = onnx.importlib.util.find_spec
-    monkeypatch.setattr(
-        onnx.importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find(name)
-    )
-    with pytest.raises(BadInput, match="--do_onnx: the package tf2onnx is not installed; install"):
+class Broken:
+    """Makes the import of a package fail, as if a library or a package of its own were missing."""
+
+    def __init__(self, name, error):
+        self.name = name
+        self.error = error
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.name:
+            raise self.error
+
+
+def break_package(monkeypatch, name, error):
+    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(name, error), *sys.meta_path])
+
+
+ERRORS = [
+    ImportError("libx.so.1: cannot open\nshared object file"),
+    ModuleNotFoundError("No module named 'coloredlogs'", name="coloredlogs"),
+    AttributeError("_ARRAY_API not found"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_broken_onnxruntime_is_told(exported, monkeypatch, error):
+    """To export again, as after damage, would not help."""
+    break_package(monkeypatch, "onnxruntime", error)
+    told = "needs ONNX Runtime, which cannot be imported (%s); install it again with `pip install "
+    assert_refused(exported, told % str(error).replace("\n", " "))
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime", "tf2onnx"])
+@pytest.mark.parametrize("error", [*ERRORS[:1], None])
+def test_what_does_not_make_one_is_told_before_the_work(
+    small_run, tmp_path, monkeypatch, name, error
+):
+    error = error or ModuleNotFoundError("No module named %r" % name, name=name)
+    break_package(monkeypatch, name, error)
+    with pytest.raises(BadInput) as caught:
         run_classifier_gpu.run_classifier(
             parsed(*small_run.arguments, "--do_train", "--do_onnx", "--output_dir=%s" % tmp_path)
         )
-    assert os.listdir(str(tmp_path)) == []
+    told = str(caught.value)
+    assert told.startswith("--do_onnx: needs onnx, onnxruntime and tf2onnx, and there is an error")
+    assert str(error).replace("\n", " ") in told and told.endswith("with `make venv`")
+    assert "\n" not in told and os.listdir(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize("change, is_refused", [(2e-5, True), (5e-6, False)])

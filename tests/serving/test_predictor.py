@@ -757,6 +757,36 @@ def test_bad_tables_end_with_one_line(cli, tmp_path, content, arguments, message
     assert message in err and err.count("\n") == 1
 
 
+def test_what_is_read_is_not_written_over(cli, export, tmp_path):
+    names = [tmp_path / name for name in ("t.tsv", "soft", "hard")]
+    names[0].write_text("text\ngood\n")
+    names[1].symlink_to(names[0])
+    os.link(str(names[0]), str(names[2]))
+    for name in names:
+        for read, written in ((names[0], name), (name, names[0])):
+            status, out, err = cli(
+                "classification", "--input_file=%s" % read, "--output_file=%s" % written
+            )
+            assert (status, out) == (2, "")
+            told = "--output_file=%s: is a file that is read; give another one" % written
+            assert told in err and err.count("\n") == 1
+        assert name.read_text() == "text\ngood\n"
+    assert predict.main([export.frozen, "good", "--output_file=" + export.frozen]) == 2
+    with Predictor(export.frozen) as predictor:
+        assert predictor.predict(["good"])
+
+
+def test_what_comes_from_stdin_is_not_written_over(export, tmp_path):
+    path = write_lines(tmp_path / "lines", 3)
+    before = path.read_text()
+    for arguments, status, after in (([], 2, before), (["good"], 0, None)):
+        command = [sys.executable, "-m", "bert_classifier.predict", export.path, *arguments]
+        with path.open() as stdin:
+            ended = subprocess.run([*command, "--output_file=%s" % path], stdin=stdin, cwd=ROOT)
+        assert ended.returncode == status
+        assert (path.read_text() == before) == (after == before)
+
+
 def test_a_text_and_a_file_are_too_much(cli, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli("classification", "good", "--input_file=x.tsv")
