@@ -446,11 +446,11 @@ def to_json(value: Any) -> bytes:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Refusal(400, "%s: is there twice" % _shown(twice))
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise Refusal(400, "%s: is there twice" % _shown(name))
+        result[name] = value
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 
 import numpy as np
 import pytest
@@ -229,6 +230,16 @@ class TestTexts:
         assert answer == {"label": ("a",), "top_k": [], "probabilities": {"a": 0.75}}
         number = Prediction(2.5, None, {}, ())
         assert contract.answer_texts([number]) == {"predictions": [{"score": 2.5}]}
+
+
+def test_a_doubled_key_among_many_is_found_at_once():
+    """Longer than a moment, and no other client is answered meanwhile."""
+    names = ['"%d": 0' % number for number in range(25000)]
+    body = ("{%s}" % ", ".join([*names, '"a": 0', '"a": 0'])).encode()
+    started = time.monotonic()
+    with pytest.raises(Refusal, match='"a": is there twice'):
+        contract.parse_json(body)
+    assert time.monotonic() - started < 2
 
 
 def test_limits_that_cannot_be_kept():
