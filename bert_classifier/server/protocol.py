@@ -8,6 +8,7 @@ import socket
 import struct
 from typing import Any, Callable
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bert_classifier.server.contract import to_json
@@ -56,7 +57,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_head:
             self._head_size += len(data)
         self._start_sender_timer()
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         # The parser tells nothing of a header that has not ended.
         if self._is_head and self._head_size > self._limits.largest_head:
             self._refuse_head()
@@ -81,7 +83,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Let the application answer."""
-        if self._is_refused:
+        if self._is_refused or self.parser.should_upgrade():
             return
         self._is_head = False
         # The application need not answer whom nobody reads: `request.state.is_gone`.
@@ -90,7 +92,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Wait for the answer instead of the request."""
-        if self._is_refused:
+        if self._is_refused or self.parser.should_upgrade():
             return
         self._is_head, self._head_size = True, 0
         self._stop_timers()
@@ -118,6 +120,33 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
         self._refuse(400, msg)
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest and not self._is_refused:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = rest[upgrade.args[0] :]
+                    self._read_again_without_upgrade()
+        except httptools.HttpParserError:
+            self.send_400_response("the request is no HTTP")
+
+    def _read_again_without_upgrade(self) -> None:
+        """Ignore the header Upgrade, which curl and Java send, as RFC 9110, 7.8 allows.
+
+        The parser would take the body of the request for another request.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            self._refuse(400, "this is no proxy")
+            return
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode("ascii"))]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(b"\r\n".join(lines) + b"\r\n\r\n")
 
     def _check_head(self, size: int) -> None:
         self._parsed_size += size

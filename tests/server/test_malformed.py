@@ -216,6 +216,8 @@ CASES = {
     ),
     "a header that is too long": (b"GET / HTTP/1.1\r\nx: " + b"y" * 5000 + b"\r\n\r\n", 431),
     "a header without an end": (b"GET / HTTP/1.1\r\nx: " + b"y" * 3_000_000, 431),
+    "a tunnel": (b"CONNECT a:443 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "a tunnel to a path": (http_request(TEXTS, GOOD_TEXTS, method="CONNECT"), 400),
     "a websocket": (
         texts(b"", headers=[("Connection", "Upgrade"), ("Upgrade", "websocket")]),
         400,
@@ -317,19 +319,48 @@ def test_an_idle_connection_is_no_slow_sender(server):
             time.sleep(2)
 
 
+def read_statuses(connection, number):
+    """Reads answers that follow one another; gives their statuses."""
+    stream = connection.makefile("rb")
+    statuses = []
+    for _ in range(number):
+        statuses.append(int(stream.readline().split()[1]))
+        length = 0
+        for line in iter(stream.readline, b"\r\n"):
+            if line.lower().startswith(b"content-length"):
+                length = int(line.split(b":")[1])
+        stream.read(length)
+    return statuses
+
+
 def test_requests_that_follow_one_another_at_once(server):
     with server.connect() as connection:
         connection.sendall(texts(GOOD_TEXTS) * 3)
-        stream = connection.makefile("rb")
-        statuses = []
-        for _ in range(3):
-            statuses.append(stream.readline().split()[1])
-            length = 0
-            for line in iter(stream.readline, b"\r\n"):
-                if line.lower().startswith(b"content-length"):
-                    length = int(line.split(b":")[1])
-            stream.read(length)
-    assert statuses == [b"200"] * 3
+        assert read_statuses(connection, 3) == [200] * 3
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+def test_a_wish_for_another_protocol_is_ignored(server, protocol):
+    """As curl --http2 has it; the body is not taken for a request."""
+    wish = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", protocol)]
+    upgrade = texts(GOOD_TEXTS, headers=wish)
+    chunked = texts(
+        b"13\r\n%s\r\n0\r\n\r\n" % GOOD_TEXTS, headers=[*wish, ("Transfer-Encoding", "chunked")]
+    )
+    get = http_request("/readyz", headers=wish, method="GET")
+    with server.connect() as connection:
+        connection.sendall(upgrade + chunked + get + texts(GOOD_TEXTS) + upgrade)
+        assert read_statuses(connection, 5) == [200] * 5
+        hidden = http_request("/readyz", method="GET")
+        for data, status in ((upgrade, 200), (texts(hidden, headers=wish), 400)):
+            # The body comes later; in the second case it looks like a request.
+            head, _, body = data.partition(b"\r\n\r\n")
+            connection.sendall(head + b"\r\n\r\n")
+            time.sleep(0.1)
+            connection.sendall(body)
+            assert read_answer(connection)[0] == status
+        connection.sendall(texts(GOOD_TEXTS))
+        assert read_answer(connection)[0] == 200
 
 
 def test_clients_that_go_away_do_no_harm(server):
