@@ -9,7 +9,7 @@ import socket
 import time
 
 import pytest
-from served import LENGTH, TOKEN, wait_for
+from served import LENGTH, TOKEN, WAITING_PROGRAM, wait_for
 
 PREDICT = "/v1/models/film:predict"
 TEXTS = "/v1/texts"
@@ -337,6 +337,46 @@ def test_requests_that_follow_one_another_at_once(server):
     with server.connect() as connection:
         connection.sendall(texts(GOOD_TEXTS) * 3)
         assert read_statuses(connection, 3) == [200] * 3
+
+
+BAD_CHUNK = texts(b"zz\r\n", headers=[("Transfer-Encoding", "chunked")])
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize(
+    "last, status",
+    [
+        (b"garbage\r\n\r\n", 400),
+        (BAD_CHUNK, 400),
+        (texts(b"", headers=[("x ", "y")]), 400),
+        (texts(b"").replace(b"/v1/texts", b"http://["), 400),
+        (b"GET /" + b"a" * 5000, 431),
+        (texts(b"", length=100), 408),
+        (b"POST /v1/te", 408),
+    ],
+)
+def test_a_refusal_comes_after_the_answers_before_it(server, number, last, status):
+    """And what is refused changes nothing of what came before it."""
+    with server.connect() as connection:
+        connection.sendall(texts(GOOD_TEXTS) * number + last + b"x" * 10)
+        assert read_statuses(connection, number + 1) == [200] * number + [status]
+        assert connection.recv(1) == b""
+
+
+def test_the_time_of_a_sender_does_not_count_while_the_server_does_not_read(start, served_export):
+    """Nor does it run out for one whose earlier request is still being answered."""
+    server = start(served_export, "--sender_timeout=1", program=WAITING_PROGRAM)
+    slow = texts({"texts": ["wait 2"]})
+    rest = b" " * 3_000_000
+    with server.connect() as connection:
+        connection.sendall(slow + texts(b"", length=len(GOOD_TEXTS + rest)) + GOOD_TEXTS + rest)
+        assert read_statuses(connection, 2) == [200, 200]
+    with server.connect() as connection:
+        connection.sendall(slow)
+        time.sleep(0.2)
+        connection.sendall(b"POST /v1/te")
+        assert read_statuses(connection, 2) == [200, 408]
+    assert server.end() == 0
 
 
 @pytest.mark.parametrize("protocol", ["h2c", "websocket"])
