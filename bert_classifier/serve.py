@@ -23,7 +23,7 @@ import re
 import signal
 import socket
 import sys
-from typing import Iterator, Sequence
+from typing import Iterator, NoReturn, Sequence
 
 from bert_classifier import streams
 
@@ -109,7 +109,9 @@ class Server(uvicorn.Server):
 
     def stop(self) -> None:
         """End soon; at once if this is the second time."""
-        self.force_exit = self.should_exit
+        if self.should_exit:
+            _LOG.info("A second signal: the server ends at once")
+            _end(1)
         self.should_exit = True
 
 
@@ -141,7 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     with contextlib.closing(listener):
         asyncio.run(_serve(options, models, limits, metrics, access, listener))
-    return 0
+    _end(0)
+
+
+def _end(status: int) -> NoReturn:
+    """End the process; Python itself would first wait for batches that nobody waits for."""
+    logging.shutdown()
+    os._exit(status)
 
 
 def _accept(listener: socket.socket) -> list[socket.socket]:
@@ -179,7 +187,8 @@ async def _serve(
         server_header=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=int(limits.answer_timeout + limits.sender_timeout),
+        # The application gives up first.
+        timeout_graceful_shutdown=int(limits.answer_timeout + limits.sender_timeout) + 2,
     )
     server = Server(config, app, "Version %d of %s" % (models.number, options.name))
     loop = asyncio.get_event_loop()

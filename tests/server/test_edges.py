@@ -13,7 +13,7 @@ import struct
 import time
 
 import pytest
-from served import LABELS, Server, wait_for, write_export
+from served import LABELS, WAITING_PROGRAM, Server, wait_for, write_export
 
 from bert_classifier.server import contract
 from bert_classifier.server.limits import Limits
@@ -200,6 +200,25 @@ def test_nohup_keeps_it(start, onnx_export):
     time.sleep(1.5)
     assert server.request("POST", TEXTS, {"texts": ["good"]})[0] == 200
     assert server.end() == 0
+
+
+def test_a_second_signal_ends_it_at_once(start, onnx_export):
+    """Though the model computes."""
+    server = start(onnx_export, program=WAITING_PROGRAM)
+    with server.connect() as connection:
+        connection.sendall(request_bytes({"texts": ["wait 300"]}))
+        wait_for(lambda: b"bert_batch_size_sum 1.0" in server.raw_request("GET", "/metrics")[2])
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: "and ends" in server.log())
+        assert server.end(signal.SIGTERM) == 1
+        assert connection.recv(100) == b""
+    assert server.log().count("\n") == 4  # The version, the address, and a line for each signal.
+
+
+def test_it_does_not_wait_for_a_batch_that_nobody_waits_for(start, onnx_export):
+    server = start(onnx_export, "--answer_timeout=1", program=WAITING_PROGRAM)
+    assert server.request("POST", TEXTS, {"texts": ["wait 300"]})[0] == 504
+    assert server.end(signal.SIGTERM) == 0
 
 
 def test_who_connects_early_waits_for_the_model(tmp_path, onnx_export):
