@@ -132,9 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise BadInput("--name=%s: give a name without /, : and spaces" % options.name)
         if not 0 < options.poll_seconds <= 1e6:
             raise BadInput("--poll_seconds=%s: give a number above 0" % options.poll_seconds)
+        model_options = Options(options.temperature, options.min_confidence, limits.largest_batch)
+        model_options.check()
         listener = _listen(options.host, options.port)
         metrics = Metrics()
-        model_options = Options(options.temperature, options.min_confidence, limits.largest_batch)
         models = Models(files.user_path(options.export), model_options, metrics.count_version)
     except (BadInput, OSError) as error:
         print("%s: %s" % (PROGRAM, error), file=sys.stderr)
