@@ -250,9 +250,8 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 def _metadata(name: str, version: Version) -> dict:
-    settings = version.settings
-    num_labels = 0 if settings.problem_type == "regression" else len(settings.labels)
-    return contract.answer_metadata(name, version.number, version.reads.signatures, num_labels)
+    signatures = version.reads.signatures
+    return contract.answer_metadata(name, version.number, signatures, version.settings)
 
 
 def _json(value: Any) -> Response:

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import WORDS
+from served import write_export
 
 from bert_classifier.export import bundle
+from bert_classifier.server import app
+from bert_classifier.server.models import Version
 from bert_classifier.serving.predictor import Predictor
 
 TEXTS = ["the film was good .", "bad", "", "the phone was really not nice", " ".join(WORDS)]
@@ -127,11 +130,23 @@ def test_status(server, served_export):
 
 
 def test_metadata_has_the_signatures_of_the_saved_model(server, served_export):
-    with tf.Graph().as_default(), tf.Session() as session:
-        signatures = tf.saved_model.load(session, ["serve"], served_export).signature_def
     status, answer = server.request("GET", "/v1/models/film/metadata")
+    assert status == 200
+    assert_signatures_are_those_of(served_export, answer)
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label", "regression"])
+def test_metadata_of_other_problem_types(tmp_path, tiny_bert, problem_type):
+    export = write_export(tmp_path, tiny_bert, problem_type=problem_type)
+    with Predictor(export) as predictor:
+        assert_signatures_are_those_of(export, app._metadata("film", Version(1, predictor)))
+
+
+def assert_signatures_are_those_of(export, answer):
+    with tf.Graph().as_default(), tf.Session() as session:
+        signatures = tf.saved_model.load(session, ["serve"], export).signature_def
     found = answer["metadata"]["signature_def"]["signature_def"]
-    assert status == 200 and set(found) == set(signatures)
+    assert set(found) == set(signatures)
     for name, signature in signatures.items():
         for side in ("inputs", "outputs"):
             expected = {

@@ -11,6 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from google.protobuf import json_format
 
+from bert_classifier.export.bundle import Settings
 from bert_classifier.server import contract
 from bert_classifier.server.contract import Reads, Refusal
 from bert_classifier.server.limits import Limits
@@ -139,7 +140,8 @@ class TestAnswers:
     def test_metadata_is_a_json_representation_of_the_protobuf(self):
         """If successful, returns a JSON representation of GetModelMetadataResponse protobuf: read
         by protobuf's own parser of JSON, as the SignatureDefs that it has there."""
-        answer = contract.answer_metadata("m", 7, SIGNATURES, 5)
+        settings = Settings(list("abcde"), "classification", 16, True, "head", 0, 1)
+        answer = contract.answer_metadata("m", 7, SIGNATURES, settings)
         assert answer["model_spec"] == {"name": "m", "signature_name": "", "version": "7"}
         found = answer["metadata"]["signature_def"]["signature_def"]
         assert set(found) == set(SIGNATURES)
