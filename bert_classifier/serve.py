@@ -20,6 +20,7 @@ import functools
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -54,8 +55,11 @@ _LAST_CONNECTIONS = 0.5
 _LAST_REQUESTS = 0.5
 # Clients use a connection again for so long, in seconds.
 _KEEP_ALIVE = 30
-# Connections that the system keeps until the server takes them.
+# Connections that the system keeps until the server takes them, and how many it takes at once.
 _BACKLOG = 2048
+_TAKEN_AT_ONCE = 100
+# Open files beside connections that are counted: those just taken, libraries, models.
+_OTHER_FILES = 400
 _INTERRUPTED = 130  # The exit status of a program that Ctrl-C has ended, in a shell.
 
 
@@ -80,6 +84,7 @@ class Server(uvicorn.Server):
         """Begin to listen, and say where."""
         await super().startup(sockets)
         for listener in sockets or []:
+            listener.listen(_BACKLOG)  # For asyncio the two numbers are one.
             host, port = listener.getsockname()[:2]
             host = "[%s]" % host if ":" in host else host
             _LOG.info("%s answers on http://%s:%d/", self._origin, host, port)
@@ -127,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         limits = Limits(*(getattr(options, name) for name in Limits._fields))
         limits.check()
+        _allow_open_files(limits.most_connections)
         access = Access(_read_token(options.api_token_file), _check_origins(options.cors_origin))
         if not re.fullmatch(r"[^/:\s]+", options.name):
             raise BadInput("--name=%s: give a name without /, : and spaces" % options.name)
@@ -156,7 +162,7 @@ def _end(status: int) -> NoReturn:
 def _accept(listener: socket.socket) -> list[socket.socket]:
     """Return the connections that wait at a listener, which does not block."""
     found = []
-    with contextlib.suppress(BlockingIOError):
+    with contextlib.suppress(OSError):  # None waits, or no more files may be open.
         while True:
             connection, _ = listener.accept()
             connection.setblocking(False)
@@ -186,7 +192,7 @@ async def _serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=_BACKLOG,
+        backlog=_TAKEN_AT_ONCE,
         timeout_keep_alive=_KEEP_ALIVE,
         # The application gives up first.
         timeout_graceful_shutdown=int(limits.answer_timeout + limits.sender_timeout) + 2,
@@ -253,6 +259,21 @@ def _read_token(path: str | None) -> bytes | None:
             % path
         )
     return token
+
+
+def _allow_open_files(most_connections: int) -> None:
+    """Raise the system's limit: each connection is an open file."""
+    # Those that are refused stay open too, until their clients have seen why.
+    needed = 2 * most_connections + _OTHER_FILES
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if n == resource.RLIM_INFINITY else n for n in limits)
+    if needed > hard:
+        raise BadInput(
+            "--most_connections=%d: needs %d open files, and the system allows %d; give less, or "
+            "allow more with ulimit -n or LimitNOFILE" % (most_connections, needed, hard)
+        )
+    if needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, limits[1]))
 
 
 def _check_origins(origins: Sequence[str]) -> Sequence[str]:

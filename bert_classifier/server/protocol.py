@@ -45,7 +45,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Wait for a request, if there is a place for one more connection."""
         super().connection_made(transport)
         self._start_sender_timer()
-        if len(self.connections) > self._limits.most_connections:
+        if len(self.connections) > 2 * self._limits.most_connections:
+            self.transport.abort()  # There is no place for those that are refused, either.
+        elif len(self.connections) > self._limits.most_connections:
             self._refuse(503, "too many connections; try again later")
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -13,7 +13,7 @@ import struct
 import time
 
 import pytest
-from served import LABELS, WAITING_PROGRAM, Server, wait_for, write_export
+from served import LABELS, PROGRAM, WAITING_PROGRAM, Server, wait_for, write_export
 
 from bert_classifier.server import contract
 from bert_classifier.server.limits import Limits
@@ -243,6 +243,42 @@ def can_connect(port):
     except OSError:
         return False
     return True
+
+
+def with_open_files(which, number):
+    return ("sh", "-c", 'ulimit -%sn %d; exec "$@"' % (which, number), "sh", *PROGRAM)
+
+
+def test_too_many_connections(start, onnx_export):
+    """The server raises the limit of the system that it is started with."""
+    server = start(onnx_export, "--most_connections=100", program=with_open_files("S", 64))
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(100)]
+        connections[0].sendall(request_bytes({"texts": ["good"]}))
+        assert read_answer(connections[0])[0] == 200
+        refused = stack.enter_context(server.connect())
+        assert read_answer(refused)[0] == 503
+        for _ in range(600):
+            stack.enter_context(server.connect())
+        connections[0].sendall(request_bytes({"texts": ["good"]}))
+        assert read_answer(connections[0])[0] == 200
+    wait_for(lambda: is_alive(server))
+    assert server.end() == 0
+    assert server.log().count("\n") == 3
+
+
+def is_alive(server):
+    try:
+        return server.raw_request("GET", "/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+def test_more_connections_than_the_system_allows(tmp_path):
+    server = Server(tmp_path, "x", program=with_open_files("", 1024))
+    assert server.process.wait(60) == 2
+    (line,) = server.log().splitlines()
+    assert "--most_connections=1000: needs 2400 open files, and the system allows 1024" in line
 
 
 def test_a_folder_that_vanishes(tmp_path, onnx_export, start):
