@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import http.client
 import json
 import os
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import WORDS
-from served import write_export
+from served import WAITING_PROGRAM, wait_for, write_export
 
 from bert_classifier.export import bundle
 from bert_classifier.server import app
@@ -103,6 +104,33 @@ def test_serialized_examples(server, outputs):
     assert status == 200, answer
     found = [row["probabilities"] for row in answer["predictions"]]
     np.testing.assert_allclose(found, of_tensorflow["probabilities"], atol=1e-5)
+
+
+def test_a_client_that_is_gone_leaves_the_queue_with_its_examples(start, served_export):
+    """While each core computes something else."""
+    server = start(served_export, "--largest_batch=1", program=WAITING_PROGRAM)
+
+    def ask(path, value):
+        client = http.client.HTTPConnection(server.host, server.port, timeout=60)
+        client.request("POST", path, json.dumps(value))
+        return client
+
+    def has(line):
+        return line in server.raw_request("GET", "/metrics")[2].decode().splitlines()
+
+    number = len(os.sched_getaffinity(0))
+    waiting = ask("/v1/texts", {"texts": ["wait 2"] * number})
+    wait_for(lambda: has("bert_batch_size_sum %d.0" % number))
+    instances = [{"b64": ""}] * 10
+    gone = ask(
+        "/v1/models/default:predict",
+        {"signature_name": "examples:serving_default", "instances": instances},
+    )
+    wait_for(lambda: has("bert_queue_length 10.0"))
+    gone.close()
+    wait_for(lambda: has('bert_requests_total{route="models",status="499"} 1.0'))
+    assert waiting.getresponse().status == 200
+    waiting.close()
 
 
 def test_the_sample_request_of_the_export(server, served_export):
