@@ -20,10 +20,11 @@ import functools
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import sys
-from typing import Iterator, Sequence
+from typing import Iterator, NoReturn, Sequence
 
 from bert_classifier import streams
 
@@ -54,8 +55,11 @@ _LAST_CONNECTIONS = 0.5
 _LAST_REQUESTS = 0.5
 # Clients use a connection again for so long, in seconds.
 _KEEP_ALIVE = 30
-# Connections that the system keeps until the server takes them.
+# Connections that the system keeps until the server takes them, and how many it takes at once.
 _BACKLOG = 2048
+_TAKEN_AT_ONCE = 100
+# Open files beside connections that are counted: those just taken, libraries, models.
+_OTHER_FILES = 400
 _INTERRUPTED = 130  # The exit status of a program that Ctrl-C has ended, in a shell.
 
 
@@ -80,6 +84,7 @@ class Server(uvicorn.Server):
         """Begin to listen, and say where."""
         await super().startup(sockets)
         for listener in sockets or []:
+            listener.listen(_BACKLOG)  # For asyncio the two numbers are one.
             host, port = listener.getsockname()[:2]
             host = "[%s]" % host if ":" in host else host
             _LOG.info("%s answers on http://%s:%d/", self._origin, host, port)
@@ -109,7 +114,9 @@ class Server(uvicorn.Server):
 
     def stop(self) -> None:
         """End soon; at once if this is the second time."""
-        self.force_exit = self.should_exit
+        if self.should_exit:
+            _LOG.info("A second signal: the server ends at once")
+            _end(1)
         self.should_exit = True
 
 
@@ -125,14 +132,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         limits = Limits(*(getattr(options, name) for name in Limits._fields))
         limits.check()
+        _allow_open_files(limits.most_connections)
         access = Access(_read_token(options.api_token_file), _check_origins(options.cors_origin))
         if not re.fullmatch(r"[^/:\s]+", options.name):
             raise BadInput("--name=%s: give a name without /, : and spaces" % options.name)
         if not 0 < options.poll_seconds <= 1e6:
             raise BadInput("--poll_seconds=%s: give a number above 0" % options.poll_seconds)
+        model_options = Options(options.temperature, options.min_confidence, limits.largest_batch)
+        model_options.check()
         listener = _listen(options.host, options.port)
         metrics = Metrics()
-        model_options = Options(options.temperature, options.min_confidence, limits.largest_batch)
         models = Models(files.user_path(options.export), model_options, metrics.count_version)
     except (BadInput, OSError) as error:
         print("%s: %s" % (PROGRAM, error), file=sys.stderr)
@@ -141,13 +150,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     with contextlib.closing(listener):
         asyncio.run(_serve(options, models, limits, metrics, access, listener))
-    return 0
+    _end(0)
+
+
+def _end(status: int) -> NoReturn:
+    """End the process; Python itself would first wait for batches that nobody waits for."""
+    logging.shutdown()
+    os._exit(status)
 
 
 def _accept(listener: socket.socket) -> list[socket.socket]:
     """Return the connections that wait at a listener, which does not block."""
     found = []
-    with contextlib.suppress(BlockingIOError):
+    with contextlib.suppress(OSError):  # None waits, or no more files may be open.
         while True:
             connection, _ = listener.accept()
             connection.setblocking(False)
@@ -177,9 +192,10 @@ async def _serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=_BACKLOG,
+        backlog=_TAKEN_AT_ONCE,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=int(limits.answer_timeout + limits.sender_timeout),
+        # The application gives up first.
+        timeout_graceful_shutdown=int(limits.answer_timeout + limits.sender_timeout) + 2,
     )
     server = Server(config, app, "Version %d of %s" % (models.number, options.name))
     loop = asyncio.get_event_loop()
@@ -243,6 +259,21 @@ def _read_token(path: str | None) -> bytes | None:
             % path
         )
     return token
+
+
+def _allow_open_files(most_connections: int) -> None:
+    """Raise the system's limit: each connection is an open file."""
+    # Those that are refused stay open too, until their clients have seen why.
+    needed = 2 * most_connections + _OTHER_FILES
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if n == resource.RLIM_INFINITY else n for n in limits)
+    if needed > hard:
+        raise BadInput(
+            "--most_connections=%d: needs %d open files, and the system allows %d; give less, or "
+            "allow more with ulimit -n or LimitNOFILE" % (most_connections, needed, hard)
+        )
+    if needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, limits[1]))
 
 
 def _check_origins(origins: Sequence[str]) -> Sequence[str]:

@@ -104,8 +104,8 @@ def start(tmp_path_factory):
     logs = tmp_path_factory.mktemp("logs")
     servers = []
 
-    def start(*arguments):
-        servers.append(Server(logs, *arguments))
+    def start(*arguments, **options):
+        servers.append(Server(logs, *arguments, **options))
         return servers[-1].wait_until_ready()
 
     yield start

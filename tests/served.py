@@ -24,6 +24,27 @@ from bert_classifier.export import bundle, writer
 from bert_classifier.model import classifier
 
 PROGRAM = (sys.executable, "-m", "bert_classifier.serve")
+# The same, but the text "wait 3" takes three seconds.
+WAITING_PROGRAM = (
+    sys.executable,
+    "-c",
+    """
+import sys, time
+from bert_classifier import serve
+from bert_classifier.server import models
+
+answer = models._answer_texts
+
+def wait_and_answer(predictor, items):
+    for text, _ in items:
+        if text.startswith("wait "):
+            time.sleep(float(text.split()[1]))
+    return answer(predictor, items)
+
+models._answer_texts = wait_and_answer
+sys.exit(serve.main())
+""",
+)
 LENGTH = 16
 LABELS = ["negative", "neutral", "positive"]
 TOKEN = "s3cret"

@@ -199,18 +199,20 @@ class App:
 
     async def _predict(self, request: Request, version: Version) -> Response:
         query = contract.parse_predict(await self._read(request), version.reads, self._limits)
-        rows = query.rows
+        rows, is_gone = query.rows, request.state.is_gone
         if query.signature == contract.SERVING_DEFAULT:
             lengths = [row.shape[1] for row in rows]
-            is_gone = request.state.is_gone
             outputs = await self._batcher.answer(version.answer_tokens, rows, lengths, is_gone)
         else:
-            outputs = await self._answer_examples(version, rows)
+            outputs = await self._answer_examples(version, rows, is_gone)
         return _json(contract.answer_predict(outputs, query.is_columnar))
 
-    async def _answer_examples(self, version: Version, rows: Sequence[bytes]) -> list[Any]:
+    async def _answer_examples(
+        self, version: Version, rows: Sequence[bytes], is_gone: Callable[[], bool]
+    ) -> list[Any]:
+        lengths = list(map(len, rows))
         try:
-            return await self._batcher.answer(version.answer_examples, rows, list(map(len, rows)))
+            return await self._batcher.answer(version.answer_examples, rows, lengths, is_gone)
         except (Refusal, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -250,9 +252,8 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 def _metadata(name: str, version: Version) -> dict:
-    settings = version.settings
-    num_labels = 0 if settings.problem_type == "regression" else len(settings.labels)
-    return contract.answer_metadata(name, version.number, version.reads.signatures, num_labels)
+    signatures = version.reads.signatures
+    return contract.answer_metadata(name, version.number, signatures, version.settings)
 
 
 def _json(value: Any) -> Response:

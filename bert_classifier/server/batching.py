@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, NamedTuple, Sequence
@@ -11,6 +12,10 @@ from bert_classifier.server.contract import Refusal, gone
 from bert_classifier.server.limits import Limits
 
 _LOG = logging.getLogger(__name__)
+
+# Several texts in a batch are together no longer: a long text in windows is many rows for the
+# model, and until the batch is done others wait, and who is gone is not noticed.
+_LONGEST_BATCH = 100_000
 
 # What answers a batch: its items -> their answers, in their order. Items of one function can share
 # a batch.
@@ -146,10 +151,15 @@ class Batcher:
 
 
 def nearest(oldest: Any, entries: Sequence[Any], most: int) -> list[Any]:
-    """Return up to `most` entries: the oldest, and those whose length is nearest to its."""
-    if len(entries) <= most:
-        return list(entries)
-    return sorted(entries, key=lambda e: (e is not oldest, abs(e.length - oldest.length)))[:most]
+    """Return up to `most` entries: the oldest, and those whose length is nearest to its.
+
+    Those that would make a batch too long are left out; the oldest never is.
+    """
+    if len(entries) > most or sum(entry.length for entry in entries) > _LONGEST_BATCH:
+        entries = sorted(entries, key=lambda e: (e is not oldest, abs(e.length - oldest.length)))
+    lengths = itertools.accumulate(entry.length for entry in entries)
+    number = sum(length <= _LONGEST_BATCH for length in lengths)
+    return list(entries[: min(most, max(1, number))])
 
 
 def _answers_or_errors(run: Run, items: Sequence[Any]) -> Sequence[Any]:

@@ -14,7 +14,8 @@ from typing import Any, Iterable, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from bert_classifier.export.bundle import INPUTS, SERVING_DEFAULT
+from bert_classifier import problem_types
+from bert_classifier.export.bundle import INPUTS, SERVING_DEFAULT, Settings
 from bert_classifier.server.limits import Limits
 from bert_classifier.serving.predictor import Text
 
@@ -309,14 +310,14 @@ def answer_status(states: Mapping[int, str]) -> dict:
     }
 
 
-def answer_metadata(name: str, version: int, signatures: Signatures, num_labels: int) -> dict:
+def answer_metadata(name: str, version: int, signatures: Signatures, settings: Settings) -> dict:
     """Return the answer about the signatures of a version.
 
     Args:
         name: of the model.
         version: of the model.
         signatures: of the model.
-        num_labels: of its probabilities; 0 if it has none, as a regression.
+        settings: of its bundle.
     """
     return {
         "model_spec": {"name": name, "signature_name": "", "version": str(version)},
@@ -324,9 +325,11 @@ def answer_metadata(name: str, version: int, signatures: Signatures, num_labels:
             "signature_def": {
                 "signature_def": {
                     signature: {
-                        "inputs": {key: _tensor(key, tensor, 0) for key, tensor in inputs.items()},
+                        "inputs": {
+                            key: _tensor(key, tensor, settings) for key, tensor in inputs.items()
+                        },
                         "outputs": {
-                            key: _tensor(key, tensor, num_labels) for key, tensor in outputs.items()
+                            key: _tensor(key, tensor, settings) for key, tensor in outputs.items()
                         },
                         "method_name": "tensorflow/serving/predict",
                     }
@@ -337,13 +340,15 @@ def answer_metadata(name: str, version: int, signatures: Signatures, num_labels:
     }
 
 
-def _tensor(key: str, tensor: str, num_labels: int) -> dict:
+def _tensor(key: str, tensor: str, settings: Settings) -> dict:
+    problem, num_labels = problem_types.get(settings.problem_type), len(settings.labels)
     shapes = {
         **{name: (-1, -1) for name in INPUTS},
         "probabilities": (-1, num_labels),
+        "predictions": (-1, num_labels) if problem.has_thresholds else (-1,),
         "top_3": (-1, min(3, num_labels)),
     }
-    is_number = key == "predictions" and not num_labels
+    is_number = key == "predictions" and not problem.has_classes
     dtype = "DT_FLOAT" if key == "probabilities" or is_number else "DT_INT32"
     return {
         "name": tensor,
@@ -446,11 +451,11 @@ def to_json(value: Any) -> bytes:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Refusal(400, "%s: is there twice" % _shown(twice))
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise Refusal(400, "%s: is there twice" % _shown(name))
+        result[name] = value
     return result
 
 

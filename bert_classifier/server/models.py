@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
@@ -29,6 +30,17 @@ class Options(NamedTuple):
     temperature: float | None = None
     min_confidence: float | None = None
     batch_size: int = 32
+
+    def check(self) -> None:
+        """Check what no export could be loaded with.
+
+        Raises:
+            BadInput: a value is impossible.
+        """
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise BadInput("--temperature=%s: give a number above 0" % self.temperature)
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise BadInput("--min_confidence=%s: give a number from 0 to 1" % self.min_confidence)
 
 
 class Version:
@@ -156,15 +168,19 @@ class Models:
         self._thread.submit(version.close)
 
     def _load_first(self, candidates: Sequence[str]) -> Version:
-        """Load the newest that can be loaded; say why the newest of all could not."""
-        errors = []
+        """Load the newest that can be loaded, or say why the newest of all cannot."""
+        refused = []
         for path in candidates:
+            look = _look(path)
             try:
-                return self._load(path)
+                version = self._load(path)
             except BadInput as error:
-                errors.append(error)
-                self._refuse(path, error)
-        raise errors[0]
+                refused.append((path, look, error))
+                continue
+            for refusal in refused:
+                self._refuse(*refusal)
+            return version
+        raise refused[0][-1]
 
     def _wanted(self) -> str | None:
         """Return the newest export that has not been refused and is no longer being written."""
@@ -179,10 +195,11 @@ class Models:
         return None
 
     def _try(self, path: str) -> Version | None:
+        look = _look(path)
         try:
             return self._load(path)
         except Exception as error:
-            self._refuse(path, error)
+            self._refuse(path, look, error)
             return None
 
     def _load(self, path: str) -> Version:
@@ -196,8 +213,9 @@ class Models:
         self._count("loaded")
         return version
 
-    def _refuse(self, path: str, error: Exception) -> None:
-        self._refused[path] = _look(path)
+    def _refuse(self, path: str, look: Any, error: Exception) -> None:
+        # As it was before: what has been completed meanwhile is tried again.
+        self._refused[path] = look
         self._count("refused")
         message = str(error) if isinstance(error, BadInput) else "%s: %r" % (path, error)
         _LOG.error("Not loaded: %s", " ".join(message.split()))
@@ -207,7 +225,8 @@ def _candidates(path: str) -> tuple[str | None, list[str]]:
     """Return the folder of versions that a path stands for, if any, and its exports."""
     newest = bundle.find(path)
     folder = os.path.dirname(newest)
-    if newest == path or not os.path.basename(newest).isdecimal():
+    is_one = newest == path or os.path.isfile(path)
+    if is_one or not os.path.basename(newest).isdecimal():
         return None, [newest]
     return folder, _exports(folder)
 
@@ -218,7 +237,7 @@ def _exports(folder: str) -> list[str]:
 
 
 def _number(path: str) -> int:
-    name = os.path.basename(os.path.normpath(path))
+    name = os.path.basename(os.path.abspath(path))
     return int(name) if name.isdecimal() else _ONLY_VERSION
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import http.client
 import json
 import os
 
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from conftest import WORDS
+from served import WAITING_PROGRAM, wait_for, write_export
 
 from bert_classifier.export import bundle
+from bert_classifier.server import app
+from bert_classifier.server.models import Version
 from bert_classifier.serving.predictor import Predictor
 
 TEXTS = ["the film was good .", "bad", "", "the phone was really not nice", " ".join(WORDS)]
@@ -102,6 +106,33 @@ def test_serialized_examples(server, outputs):
     np.testing.assert_allclose(found, of_tensorflow["probabilities"], atol=1e-5)
 
 
+def test_a_client_that_is_gone_leaves_the_queue_with_its_examples(start, served_export):
+    """While each core computes something else."""
+    server = start(served_export, "--largest_batch=1", program=WAITING_PROGRAM)
+
+    def ask(path, value):
+        client = http.client.HTTPConnection(server.host, server.port, timeout=60)
+        client.request("POST", path, json.dumps(value))
+        return client
+
+    def has(line):
+        return line in server.raw_request("GET", "/metrics")[2].decode().splitlines()
+
+    number = len(os.sched_getaffinity(0))
+    waiting = ask("/v1/texts", {"texts": ["wait 2"] * number})
+    wait_for(lambda: has("bert_batch_size_sum %d.0" % number))
+    instances = [{"b64": ""}] * 10
+    gone = ask(
+        "/v1/models/default:predict",
+        {"signature_name": "examples:serving_default", "instances": instances},
+    )
+    wait_for(lambda: has("bert_queue_length 10.0"))
+    gone.close()
+    wait_for(lambda: has('bert_requests_total{route="models",status="499"} 1.0'))
+    assert waiting.getresponse().status == 200
+    waiting.close()
+
+
 def test_the_sample_request_of_the_export(server, served_export):
     with open(os.path.join(served_export, bundle.ASSETS, bundle.SAMPLE_REQUEST), "rb") as stream:
         status, answer = server.request("POST", PREDICT, stream.read())
@@ -127,11 +158,23 @@ def test_status(server, served_export):
 
 
 def test_metadata_has_the_signatures_of_the_saved_model(server, served_export):
-    with tf.Graph().as_default(), tf.Session() as session:
-        signatures = tf.saved_model.load(session, ["serve"], served_export).signature_def
     status, answer = server.request("GET", "/v1/models/film/metadata")
+    assert status == 200
+    assert_signatures_are_those_of(served_export, answer)
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label", "regression"])
+def test_metadata_of_other_problem_types(tmp_path, tiny_bert, problem_type):
+    export = write_export(tmp_path, tiny_bert, problem_type=problem_type)
+    with Predictor(export) as predictor:
+        assert_signatures_are_those_of(export, app._metadata("film", Version(1, predictor)))
+
+
+def assert_signatures_are_those_of(export, answer):
+    with tf.Graph().as_default(), tf.Session() as session:
+        signatures = tf.saved_model.load(session, ["serve"], export).signature_def
     found = answer["metadata"]["signature_def"]["signature_def"]
-    assert status == 200 and set(found) == set(signatures)
+    assert set(found) == set(signatures)
     for name, signature in signatures.items():
         for side in ("inputs", "outputs"):
             expected = {

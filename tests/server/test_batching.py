@@ -59,6 +59,12 @@ def test_texts_of_like_length_share_a_batch():
     assert 9 in batches[0]
 
 
+def test_long_texts_share_no_batch():
+    """Others would have to wait until all of them are done."""
+    _, batches = ask(Limits(), [[200_000], [60_000, 60_000], [1, 2]])
+    assert [sum(batch) for batch in batches] == [200_000, 60_000, 60_003]
+
+
 def test_different_functions_share_no_batch():
     seen = []
 

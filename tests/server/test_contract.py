@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from google.protobuf import json_format
 
+from bert_classifier.export.bundle import Settings
 from bert_classifier.server import contract
 from bert_classifier.server.contract import Reads, Refusal
 from bert_classifier.server.limits import Limits
@@ -138,7 +140,8 @@ class TestAnswers:
     def test_metadata_is_a_json_representation_of_the_protobuf(self):
         """If successful, returns a JSON representation of GetModelMetadataResponse protobuf: read
         by protobuf's own parser of JSON, as the SignatureDefs that it has there."""
-        answer = contract.answer_metadata("m", 7, SIGNATURES, 5)
+        settings = Settings(list("abcde"), "classification", 16, True, "head", 0, 1)
+        answer = contract.answer_metadata("m", 7, SIGNATURES, settings)
         assert answer["model_spec"] == {"name": "m", "signature_name": "", "version": "7"}
         found = answer["metadata"]["signature_def"]["signature_def"]
         assert set(found) == set(SIGNATURES)
@@ -229,6 +232,16 @@ class TestTexts:
         assert answer == {"label": ("a",), "top_k": [], "probabilities": {"a": 0.75}}
         number = Prediction(2.5, None, {}, ())
         assert contract.answer_texts([number]) == {"predictions": [{"score": 2.5}]}
+
+
+def test_a_doubled_key_among_many_is_found_at_once():
+    """Longer than a moment, and no other client is answered meanwhile."""
+    names = ['"%d": 0' % number for number in range(25000)]
+    body = ("{%s}" % ", ".join([*names, '"a": 0', '"a": 0'])).encode()
+    started = time.monotonic()
+    with pytest.raises(Refusal, match='"a": is there twice'):
+        contract.parse_json(body)
+    assert time.monotonic() - started < 2
 
 
 def test_limits_that_cannot_be_kept():

@@ -13,7 +13,7 @@ import struct
 import time
 
 import pytest
-from served import LABELS, Server, wait_for, write_export
+from served import LABELS, PROGRAM, WAITING_PROGRAM, Server, wait_for, write_export
 
 from bert_classifier.server import contract
 from bert_classifier.server.limits import Limits
@@ -202,6 +202,25 @@ def test_nohup_keeps_it(start, onnx_export):
     assert server.end() == 0
 
 
+def test_a_second_signal_ends_it_at_once(start, onnx_export):
+    """Though the model computes."""
+    server = start(onnx_export, program=WAITING_PROGRAM)
+    with server.connect() as connection:
+        connection.sendall(request_bytes({"texts": ["wait 300"]}))
+        wait_for(lambda: b"bert_batch_size_sum 1.0" in server.raw_request("GET", "/metrics")[2])
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: "and ends" in server.log())
+        assert server.end(signal.SIGTERM) == 1
+        assert connection.recv(100) == b""
+    assert server.log().count("\n") == 4  # The version, the address, and a line for each signal.
+
+
+def test_it_does_not_wait_for_a_batch_that_nobody_waits_for(start, onnx_export):
+    server = start(onnx_export, "--answer_timeout=1", program=WAITING_PROGRAM)
+    assert server.request("POST", TEXTS, {"texts": ["wait 300"]})[0] == 504
+    assert server.end(signal.SIGTERM) == 0
+
+
 def test_who_connects_early_waits_for_the_model(tmp_path, onnx_export):
     """The port is taken before the model is loaded: a second server ends at once, in one line."""
     with socket.socket() as probe:
@@ -224,6 +243,42 @@ def can_connect(port):
     except OSError:
         return False
     return True
+
+
+def with_open_files(which, number):
+    return ("sh", "-c", 'ulimit -%sn %d; exec "$@"' % (which, number), "sh", *PROGRAM)
+
+
+def test_too_many_connections(start, onnx_export):
+    """The server raises the limit of the system that it is started with."""
+    server = start(onnx_export, "--most_connections=100", program=with_open_files("S", 64))
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(100)]
+        connections[0].sendall(request_bytes({"texts": ["good"]}))
+        assert read_answer(connections[0])[0] == 200
+        refused = stack.enter_context(server.connect())
+        assert read_answer(refused)[0] == 503
+        for _ in range(600):
+            stack.enter_context(server.connect())
+        connections[0].sendall(request_bytes({"texts": ["good"]}))
+        assert read_answer(connections[0])[0] == 200
+    wait_for(lambda: is_alive(server))
+    assert server.end() == 0
+    assert server.log().count("\n") == 3
+
+
+def is_alive(server):
+    try:
+        return server.raw_request("GET", "/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+def test_more_connections_than_the_system_allows(tmp_path):
+    server = Server(tmp_path, "x", program=with_open_files("", 1024))
+    assert server.process.wait(60) == 2
+    (line,) = server.log().splitlines()
+    assert "--most_connections=1000: needs 2400 open files, and the system allows 1024" in line
 
 
 def test_a_folder_that_vanishes(tmp_path, onnx_export, start):

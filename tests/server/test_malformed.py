@@ -9,7 +9,7 @@ import socket
 import time
 
 import pytest
-from served import LENGTH, TOKEN, wait_for
+from served import LENGTH, TOKEN, WAITING_PROGRAM, wait_for
 
 PREDICT = "/v1/models/film:predict"
 TEXTS = "/v1/texts"
@@ -216,6 +216,8 @@ CASES = {
     ),
     "a header that is too long": (b"GET / HTTP/1.1\r\nx: " + b"y" * 5000 + b"\r\n\r\n", 431),
     "a header without an end": (b"GET / HTTP/1.1\r\nx: " + b"y" * 3_000_000, 431),
+    "a tunnel": (b"CONNECT a:443 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "a tunnel to a path": (http_request(TEXTS, GOOD_TEXTS, method="CONNECT"), 400),
     "a websocket": (
         texts(b"", headers=[("Connection", "Upgrade"), ("Upgrade", "websocket")]),
         400,
@@ -317,19 +319,88 @@ def test_an_idle_connection_is_no_slow_sender(server):
             time.sleep(2)
 
 
+def read_statuses(connection, number):
+    """Reads answers that follow one another; gives their statuses."""
+    stream = connection.makefile("rb")
+    statuses = []
+    for _ in range(number):
+        statuses.append(int(stream.readline().split()[1]))
+        length = 0
+        for line in iter(stream.readline, b"\r\n"):
+            if line.lower().startswith(b"content-length"):
+                length = int(line.split(b":")[1])
+        stream.read(length)
+    return statuses
+
+
 def test_requests_that_follow_one_another_at_once(server):
     with server.connect() as connection:
         connection.sendall(texts(GOOD_TEXTS) * 3)
-        stream = connection.makefile("rb")
-        statuses = []
-        for _ in range(3):
-            statuses.append(stream.readline().split()[1])
-            length = 0
-            for line in iter(stream.readline, b"\r\n"):
-                if line.lower().startswith(b"content-length"):
-                    length = int(line.split(b":")[1])
-            stream.read(length)
-    assert statuses == [b"200"] * 3
+        assert read_statuses(connection, 3) == [200] * 3
+
+
+BAD_CHUNK = texts(b"zz\r\n", headers=[("Transfer-Encoding", "chunked")])
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize(
+    "last, status",
+    [
+        (b"garbage\r\n\r\n", 400),
+        (BAD_CHUNK, 400),
+        (texts(b"", headers=[("x ", "y")]), 400),
+        (texts(b"").replace(b"/v1/texts", b"http://["), 400),
+        (b"GET /" + b"a" * 5000, 431),
+        (texts(b"", length=100), 408),
+        (b"POST /v1/te", 408),
+    ],
+)
+def test_a_refusal_comes_after_the_answers_before_it(server, number, last, status):
+    """And what is refused changes nothing of what came before it."""
+    with server.connect() as connection:
+        connection.sendall(texts(GOOD_TEXTS) * number + last + b"x" * 10)
+        assert read_statuses(connection, number + 1) == [200] * number + [status]
+        assert connection.recv(1) == b""
+
+
+def test_the_time_of_a_sender_does_not_count_while_the_server_does_not_read(start, served_export):
+    """Nor does it run out for one whose earlier request is still being answered."""
+    server = start(served_export, "--sender_timeout=1", program=WAITING_PROGRAM)
+    slow = texts({"texts": ["wait 2"]})
+    rest = b" " * 3_000_000
+    with server.connect() as connection:
+        connection.sendall(slow + texts(b"", length=len(GOOD_TEXTS + rest)) + GOOD_TEXTS + rest)
+        assert read_statuses(connection, 2) == [200, 200]
+    with server.connect() as connection:
+        connection.sendall(slow)
+        time.sleep(0.2)
+        connection.sendall(b"POST /v1/te")
+        assert read_statuses(connection, 2) == [200, 408]
+    assert server.end() == 0
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+def test_a_wish_for_another_protocol_is_ignored(server, protocol):
+    """As curl --http2 has it; the body is not taken for a request."""
+    wish = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", protocol)]
+    upgrade = texts(GOOD_TEXTS, headers=wish)
+    chunked = texts(
+        b"13\r\n%s\r\n0\r\n\r\n" % GOOD_TEXTS, headers=[*wish, ("Transfer-Encoding", "chunked")]
+    )
+    get = http_request("/readyz", headers=wish, method="GET")
+    with server.connect() as connection:
+        connection.sendall(upgrade + chunked + get + texts(GOOD_TEXTS) + upgrade)
+        assert read_statuses(connection, 5) == [200] * 5
+        hidden = http_request("/readyz", method="GET")
+        for data, status in ((upgrade, 200), (texts(hidden, headers=wish), 400)):
+            # The body comes later; in the second case it looks like a request.
+            head, _, body = data.partition(b"\r\n\r\n")
+            connection.sendall(head + b"\r\n\r\n")
+            time.sleep(0.1)
+            connection.sendall(body)
+            assert read_answer(connection)[0] == status
+        connection.sendall(texts(GOOD_TEXTS))
+        assert read_answer(connection)[0] == 200
 
 
 def test_clients_that_go_away_do_no_harm(server):

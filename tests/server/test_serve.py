@@ -160,6 +160,49 @@ def test_one_export_and_a_frozen_graph_have_the_version_of_their_name(tmp_path, 
     assert models._candidates(folder) == (folder, [served_export])
 
 
+def test_the_path_of_a_model_is_that_of_its_version(tmp_path, monkeypatch):
+    for number in (3, 7):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "model.onnx").write_text("")
+    path = str(tmp_path / "3")
+    assert models._candidates(os.path.join(path, "model.onnx")) == (None, [path])
+    monkeypatch.chdir(path)
+    for relative in (".", "model.onnx"):
+        assert models._number(models._candidates(relative)[1][0]) == 3
+
+
+def test_a_version_that_is_completed_while_it_is_refused_is_tried_again(
+    tmp_path, served_export, monkeypatch
+):
+    add_version(served_export, tmp_path, 1)
+    of_folder = models.Models(str(tmp_path), models.Options(), lambda result: None)
+    path = add_version(served_export, tmp_path, 2)
+    damage(path)
+    load = of_folder._load
+
+    def load_slowly(path):
+        try:
+            return load(path)
+        finally:
+            shutil.rmtree(path)
+            add_version(served_export, tmp_path, 2)
+
+    monkeypatch.setattr(of_folder, "_load", load_slowly)
+    assert of_folder._try(path) is None
+    of_folder._wanted()
+    assert of_folder._wanted() == path
+
+
+def test_a_damaged_export_is_told_in_one_line(tmp_path, served_export):
+    path = add_version(served_export, tmp_path, 1)
+    damage(path)
+    for what in (path, str(tmp_path)):
+        ended = run(what, "--port=0")
+        assert ended.returncode == 2
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith("bert_classifier.serve: %s: " % path)
+
+
 def run(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "bert_classifier.serve", *arguments],
@@ -184,6 +227,10 @@ def run(*arguments):
         (["x", "--largest_batch=0"], "--largest_batch=0: "),
         (["x", "--sender_timeout=nan"], "--sender_timeout=nan: "),
         (["x", "--poll_seconds=0"], "--poll_seconds=0.0: "),
+        (["x", "--temperature=0"], "--temperature=0.0: give a number above 0"),
+        (["x", "--temperature=inf"], "--temperature=inf: "),
+        (["x", "--min_confidence=1.5"], "--min_confidence=1.5: give a number from 0 to 1"),
+        (["x", "--min_confidence=nan"], "--min_confidence=nan: "),
     ],
 )
 def test_what_cannot_start(arguments, message, capsys):
