@@ -152,7 +152,7 @@ class BoundedProtocol(HttpToolsProtocol):
                     rest = rest[upgrade.args[0] :]
                     self._read_again_without_upgrade()
         except httptools.HttpParserError:
-            self.send_400_response("the request is no HTTP")
+            self.send_400_response("the request is not valid HTTP")
 
     def _read_again_without_upgrade(self) -> None:
         """Ignore the header Upgrade, which curl and Java send, as RFC 9110, 7.8 allows.
