@@ -63,8 +63,8 @@ def name_of_events(job: Job, checkpoint_path: str) -> str:
 
     That of the best checkpoint on the dev set of the training is `best`, any other one `other`.
     """
-    best = history_of(job).best()
-    is_best = best is None or best.step == checkpoints.step_of(checkpoint_path)
+    best = checkpoints.kept_best(job.config.output.output_dir)
+    is_best = best is None or checkpoints.step_of(best) == checkpoints.step_of(checkpoint_path)
     return _BEST if is_best and _is_dev_set_of_training(job) else "other"
 
 

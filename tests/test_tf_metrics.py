@@ -40,6 +40,8 @@ def _expected(name, options, classes, labels, predictions, weights):
     if not len(labels):
         return 0.0
     if name == "matthews_correlation":
+        if len({*labels, *predictions}) == 1:  # It would warn, and say the same.
+            return 0.0
         return sklearn.metrics.matthews_corrcoef(labels, predictions, sample_weight=weights)
     score = getattr(sklearn.metrics, name + "_score")
     return score(

@@ -60,6 +60,12 @@ def batch(num_labels=2, size=6, labelled=True, seed=0):
     return columns
 
 
+def in_double(probabilities):
+    """Gives float64 rows whose sum is 1: scikit-learn warns of the sums of float32."""
+    exact = probabilities.astype(np.float64)
+    return exact / exact.sum(axis=1, keepdims=True)
+
+
 def constants(columns):
     return {name: tf.constant(column) for name, column in columns.items()}
 
@@ -210,7 +216,7 @@ def test_evaluation_equals_scikit_learn(num_labels):
         "eval_accuracy": sklearn.metrics.accuracy_score(labels, predictions, sample_weight=weights),
         "eval_loss": sklearn.metrics.log_loss(
             labels,
-            probabilities.astype(np.float64),
+            in_double(probabilities),
             sample_weight=weights,
             labels=range(num_labels),
         ),
@@ -604,13 +610,13 @@ def expected_metrics(problem_type, labels, outputs, thresholds=None):
     if problem_type == "classification":
         predictions = outputs.argmax(axis=1)
         scores = {"eval_%s": "macro"}
-        loss = sklearn.metrics.log_loss(labels, outputs.astype(np.float64), labels=range(3))
+        loss = sklearn.metrics.log_loss(labels, in_double(outputs), labels=range(3))
     else:
         predictions = outputs > (thresholds or 0.5)
         scores = {"eval_%s_micro": "micro", "eval_%s_macro": "macro"}
         # The loss of a label is that of a binary classification.
-        binary = np.stack([1 - outputs, outputs], axis=-1).reshape([-1, 2]).astype(np.float64)
-        loss = sklearn.metrics.log_loss(labels.ravel(), binary)
+        binary = np.stack([1 - outputs, outputs], axis=-1).reshape([-1, 2])
+        loss = sklearn.metrics.log_loss(labels.ravel(), in_double(binary))
     expected = {
         "eval_accuracy": sklearn.metrics.accuracy_score(labels, predictions),
         "eval_loss": loss,
