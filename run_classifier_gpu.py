@@ -257,14 +257,15 @@ def evaluate(
     _LOG.info("***** Eval results of %s *****", checkpoint_path)
     input_fn = pipeline.input_fn("dev", job.config.evaluation.eval_batch_size)
     hook = reporting.make_outputs_hook(job, input_fn)
+    # A folder of events of its own: those of `eval/` are the run's course.
+    name = reporting.name_of_events(job, checkpoint_path)
     result = loop.evaluate(
         estimator,
         input_fn,
         checkpoint_path,
         job.workers,
         job.interruption,
-        # A folder of events of its own: those of `eval/` are the run's course.
-        name=reporting.name_of_events(job, checkpoint_path),
+        name=name,
         hooks=[hook],
     )
     if not job.workers.is_chief:
@@ -272,7 +273,7 @@ def evaluate(
     numbers = {name: value.item() for name, value in sorted(result.items())}
     log_metrics(numbers)
     assert hook.outputs is not None
-    reporting.write_evaluation(job, estimator, checkpoint_path, numbers, hook.outputs)
+    reporting.write_evaluation(job, estimator, checkpoint_path, name, numbers, hook.outputs)
     return numbers
 
 

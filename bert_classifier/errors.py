@@ -14,6 +14,11 @@ class BadInput(ValueError):
     """
 
 
+def one_line(error: Exception) -> str:
+    """Return the message of an error in one line; its name if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @contextlib.contextmanager
 def bad_input() -> Iterator[None]:
     """Turn a ValueError into `BadInput` with the same message.

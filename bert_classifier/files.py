@@ -12,7 +12,7 @@ import stat
 import tempfile
 from typing import Any, Iterator
 
-from bert_classifier.errors import BadInput
+from bert_classifier.errors import BadInput, one_line
 
 # The special characters of TensorFlow's file patterns.
 _PATTERN_CHARACTERS = re.compile(r"[\\\[\]*?]")
@@ -160,8 +160,7 @@ def damage_told(path: str, cure: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput("%s: is damaged (%.200s); %s" % (path, reason, cure)) from error
+        raise BadInput("%s: is damaged (%.200s); %s" % (path, one_line(error), cure)) from error
 
 
 def read_json(path: str, cure: str) -> dict[str, Any]:

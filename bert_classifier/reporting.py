@@ -78,6 +78,7 @@ def write_evaluation(
     job: Job,
     estimator: tf.estimator.Estimator,
     checkpoint_path: str,
+    name: str,
     metrics: Mapping[str, float],
     outputs: Outputs,
 ) -> None:
@@ -87,10 +88,11 @@ def write_evaluation(
         job: the call.
         estimator: has the model.
         checkpoint_path: what was evaluated.
+        name: see `name_of_events`.
         metrics: those of the evaluation, by name.
         outputs: what the model said about each example.
     """
-    output_dir, name = job.config.output.output_dir, name_of_events(job, checkpoint_path)
+    output_dir = job.config.output.output_dir
     scores = _score(job, outputs)
     results.write(output_dir, metrics, scores)
     if name == _BEST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -18,7 +19,7 @@ import tensorflow.compat.v1 as tf
 
 import run_classifier_gpu
 from bert_classifier import flags
-from bert_classifier.export import writer
+from bert_classifier.export import bundle, writer
 from bert_classifier.training import outputs as outputs_files
 
 ROOT = os.path.dirname(os.path.abspath(run_classifier_gpu.__file__))
@@ -33,6 +34,17 @@ def run(*arguments, **environment):
         text=True,
         env=dict(os.environ, **environment),
     )
+
+
+@contextlib.contextmanager
+def changed_description(export):
+    """Yields the content of an export's bundle.json, to be changed."""
+    path = os.path.join(export, bundle.ASSETS, bundle.DESCRIPTION)
+    with open(path, encoding="utf-8") as stream:
+        description = json.load(stream)
+    yield description
+    with open(path, "w", encoding="utf-8") as stream:
+        json.dump(description, stream)
 
 
 def succeed(*arguments, **environment):

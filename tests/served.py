@@ -14,7 +14,7 @@ import sys
 import time
 
 import tensorflow.compat.v1 as tf
-from program import ROOT
+from program import ROOT, changed_description
 
 import modeling
 import tokenization
@@ -93,10 +93,8 @@ def add_version(export, folder, number):
     labels = os.path.join(assets, bundle.LABELS)
     with open(labels, "w") as stream:
         stream.write("".join("%s-%d\n" % (label, number) for label in LABELS))
-    path = os.path.join(assets, "bundle.json")
-    description = files.read_json(path, "")
-    description["digests"][bundle.LABELS] = files.digest_of_file(labels)
-    files.write_json(path, description)
+    with changed_description(temporary) as description:
+        description["digests"][bundle.LABELS] = files.digest_of_file(labels)
     final = os.path.join(str(folder), str(number))
     os.rename(temporary, final)
     return final

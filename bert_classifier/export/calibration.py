@@ -90,6 +90,11 @@ def apply_temperature(
     return scaled.astype(probabilities.dtype)
 
 
+def bins_of(confidence: np.ndarray) -> np.ndarray:
+    """Return the number of the bin that each confidence is in, from 0 to `NUM_BINS` - 1."""
+    return np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+
+
 def expected_calibration_error(
     probabilities: np.ndarray, label_ids: np.ndarray, problem_type: str
 ) -> float:
@@ -106,6 +111,5 @@ def expected_calibration_error(
     """
     problem = problem_types.get(problem_type)
     confidence, is_right, _ = problem.decisions(probabilities, label_ids)
-    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
-    surplus = np.bincount(bins, weights=confidence - is_right, minlength=NUM_BINS)
+    surplus = np.bincount(bins_of(confidence), confidence - is_right)
     return float(np.abs(surplus).sum() / len(confidence))

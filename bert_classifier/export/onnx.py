@@ -15,9 +15,9 @@ from typing import Iterator
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import tf_compat
-from bert_classifier.errors import BadInput
+from bert_classifier.errors import BadInput, one_line
 from bert_classifier.export.bundle import INPUTS, OUTPUTS
-from bert_classifier.export.onnx_models import import_onnxruntime, one_line
+from bert_classifier.export.onnx_models import import_onnxruntime
 
 OPSET = 17
 _AXES = ("batch_size", "seq_length")
@@ -37,7 +37,8 @@ def check_packages() -> None:
     except Exception as error:  # One that is broken may raise anything.
         raise BadInput(
             "--do_onnx: needs onnx, onnxruntime and tf2onnx, and there is an error in importing "
-            "them (%s); install the versions that were tested with `make venv`" % one_line(error)
+            "them (%.200s); install the versions that were tested with `make venv`"
+            % one_line(error)
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from bert_classifier.errors import BadInput
+from bert_classifier.errors import BadInput, one_line
 from bert_classifier.export import bundle
 from bert_classifier.export.bundle import INPUTS, SERVING_DEFAULT, Bundle
 
@@ -93,12 +93,7 @@ def _check_onnxruntime(folder: str) -> None:
     try:
         import_onnxruntime()
     except Exception as error:  # One that is broken may raise anything.
-        fault, cure = "cannot be imported (%s)" % one_line(error), _INSTALL_AGAIN
+        fault, cure = "cannot be imported (%.200s)" % one_line(error), _INSTALL_AGAIN
         if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
             fault, cure = "is not installed", _INSTALL
         raise BadInput("%s: needs ONNX Runtime, which %s; %s" % (folder, fault, cure)) from error
-
-
-def one_line(error: Exception) -> str:
-    """Return the beginning of the message of an error, in one line."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]

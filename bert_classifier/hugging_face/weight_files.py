@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from bert_classifier import files
-from bert_classifier.errors import BadInput
+from bert_classifier.errors import BadInput, one_line
 
 SAFETENSORS = "model.safetensors"
 
@@ -63,9 +63,10 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
         except BadInput as error:
             raise BadInput("%s: %s" % (path, error)) from None
         except Exception as error:  # Reading a damaged pickle can raise anything.
-            reason = " ".join(str(error).split()) or type(error).__name__
             cure = "download it again (after a git clone: git lfs pull)"
-            raise BadInput("%s: damaged or incomplete (%s); %s" % (path, reason, cure)) from error
+            raise BadInput(
+                "%s: damaged or incomplete (%s); %s" % (path, one_line(error), cure)
+            ) from error
 
 
 _NUMPY_DTYPES = {

@@ -29,9 +29,7 @@ SIGNIFICANT = 0.05
 
 # What a call does and writes: no setting of a model.
 _NO_SETTINGS = frozenset(
-    name
-    for part in (Actions, Output, Export)
-    for name in (field.name for field in dataclasses.fields(part))
+    field.name for part in (Actions, Output, Export) for field in dataclasses.fields(part)
 ).union(("eval_checkpoint", "predict_batch_size", "test_file", "num_trials"))
 # The digest of what a run has read, in its identity.
 _CONTENTS = ("train data", "dev data", "init_checkpoint", *MODEL_FILES)

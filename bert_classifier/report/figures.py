@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from bert_classifier.export.calibration import NUM_BINS
+from bert_classifier.export.calibration import bins_of
 
 # What is drawn in these colours gets those of the page, which its style sheet defines.
 _TEXT, _FAINT = "#010101", "#010102"
@@ -94,11 +94,11 @@ def reliability(before: _Decisions, after: _Decisions, temperature: float) -> st
         axes.plot([0, 1], [0, 1], color=_FAINT, linestyle=":", label="perfect")
         names = ("as trained", "temperature %.3f" % temperature)
         for (confidence, is_right), colour, name in zip((before, after), (_BLUE, _ORANGE), names):
-            bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
-            sizes = np.bincount(bins, minlength=NUM_BINS)
+            bins = bins_of(confidence)
+            sizes = np.bincount(bins)
             filled = sizes > 0
             means = [
-                np.bincount(bins, weights=of_each, minlength=NUM_BINS)[filled] / sizes[filled]
+                np.bincount(bins, of_each)[filled] / sizes[filled]
                 for of_each in (confidence, is_right)
             ]
             axes.plot(*means, color=colour, marker="o", markersize=4, label=name)

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bert_classifier.errors import one_line
 from bert_classifier.server import contract, page
 from bert_classifier.server.batching import Batcher
 from bert_classifier.server.contract import Refusal
@@ -217,8 +218,8 @@ class App:
             raise
         except Exception as error:
             # Only the model can read these bytes, and so only it can tell that they are wrong.
-            reason = " ".join(str(error).split())[:200]
-            raise Refusal(400, "examples: cannot be read (%s)" % reason) from error
+            message = "examples: cannot be read (%.200s)" % one_line(error)
+            raise Refusal(400, message) from error
 
     async def _read(self, request: Request) -> bytes:
         """Return the body of a request.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
@@ -16,6 +15,7 @@ from bert_classifier.errors import BadInput
 from bert_classifier.export import bundle
 from bert_classifier.export.inference import padded
 from bert_classifier.server.contract import EXAMPLES, SERVING_DEFAULT, Reads
+from bert_classifier.serving.loaded import check_ranges
 from bert_classifier.serving.predictor import Predictor, Text
 
 _LOG = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ class Options(NamedTuple):
         Raises:
             BadInput: a value is impossible.
         """
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise BadInput("--temperature=%s: give a number above 0" % self.temperature)
-        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
-            raise BadInput("--min_confidence=%s: give a number from 0 to 1" % self.min_confidence)
+        try:
+            check_ranges(self.temperature, self.min_confidence)
+        except BadInput as error:
+            raise BadInput("--%s" % error) from error
 
 
 class Version:

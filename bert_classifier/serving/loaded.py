@@ -85,19 +85,28 @@ def _example(text: Text) -> InputExample:
     return InputExample("", text_a, text_b)
 
 
+def check_ranges(temperature: float | None, min_confidence: float | None) -> None:
+    """Check what no export can answer with.
+
+    Raises:
+        BadInput: a value is impossible.
+    """
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise BadInput("temperature=%s: give a number above 0" % temperature)
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise BadInput("min_confidence=%s: give a number from 0 to 1" % min_confidence)
+
+
 def _adjusted(
     settings: bundle.Settings, temperature: float | None, min_confidence: float | None
 ) -> bundle.Settings:
     """Return the settings with the values that the user gave; see `Predictor`."""
+    check_ranges(temperature, min_confidence)
     if temperature is not None:
-        if not 0 < temperature < math.inf:
-            raise BadInput("temperature=%s: give a number above 0" % temperature)
         if not problem_types.get(settings.problem_type).has_classes:
             raise BadInput("temperature: a regression has no probabilities; leave it out")
         settings = settings._replace(temperature=temperature)
     if min_confidence is not None:
-        if not 0 <= min_confidence <= 1:
-            raise BadInput("min_confidence=%s: give a number from 0 to 1" % min_confidence)
         if not problem_types.get(settings.problem_type).has_confidence:
             raise BadInput(
                 "min_confidence: is for classification, and this is %s; leave it out"

@@ -13,7 +13,7 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from program import ROOT, parsed
+from program import ROOT, changed_description, parsed
 
 import run_classifier_gpu
 from bert_classifier import files
@@ -152,8 +152,8 @@ def test_a_damaged_part_is_named(copied, part):
 
 
 def described(folder, **changes):
-    path = os.path.join(folder, "assets.extra", "bundle.json")
-    write(path, json.dumps(dict(json.loads(read(path).decode()), **changes)).encode())
+    with changed_description(folder) as description:
+        description.update(changes)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
@@ -175,10 +175,8 @@ def test_a_setting_that_is_unknown_is_refused(copied):
 
 def described_again(folder, change):
     """Changes bundle.json of a folder."""
-    path = os.path.join(folder, "assets.extra", "bundle.json")
-    description = json.loads(read(path).decode())
-    change(description)
-    write(path, json.dumps(description).encode())
+    with changed_description(folder) as description:
+        change(description)
 
 
 def test_a_length_that_the_encoder_does_not_have_is_refused(copied):

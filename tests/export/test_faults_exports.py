@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from program import ROOT, parsed
+from program import ROOT, changed_description, parsed
 
 import run_classifier_gpu
 from bert_classifier import predict
@@ -447,18 +447,14 @@ def test_what_is_not_sure_enough_is_left_out_by_both_programs(small_run, output_
 def test_a_damaged_description_is_told_in_one_line(output_dir, tmp_path, change):
     export = str(tmp_path / "export")
     shutil.copytree(exports_in(output_dir, "export", "saved_model")[-1], export)
-    path = os.path.join(export, "assets.extra", "bundle.json")
-    with open(path) as stream:
-        description = json.load(stream)
-    for name, value in change.items():
-        if isinstance(value, dict) and value:
-            description[name].update(value)
-        elif value is None:
-            del description[name]
-        else:
-            description[name] = value
-    with open(path, "w") as stream:
-        json.dump(description, stream)
+    with changed_description(export) as description:
+        for name, value in change.items():
+            if isinstance(value, dict) and value:
+                description[name].update(value)
+            elif value is None:
+                del description[name]
+            else:
+                description[name] = value
     with pytest.raises(BadInput) as refused:
         bundle.open_bundle(export)
     assert "\n" not in str(refused.value) and "--do_export" in str(refused.value)
@@ -476,11 +472,7 @@ def test_a_description_that_is_nested_too_deeply_is_told_in_one_line(output_dir,
 def test_an_export_of_before_opens(output_dir, tmp_path):
     export = str(tmp_path / "export")
     shutil.copytree(exports_in(output_dir, "export", "saved_model")[-1], export)
-    path = os.path.join(export, "assets.extra", "bundle.json")
-    with open(path) as stream:
-        description = json.load(stream)
-    del description["settings"]["label_separator"]
-    with open(path, "w") as stream:
-        json.dump(description, stream)
+    with changed_description(export) as description:
+        del description["settings"]["label_separator"]
     with predictor.Predictor(export) as loaded:
         assert loaded.settings.label_separator == ","

@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 import pytest
-from program import ROOT, parsed
+from program import ROOT, changed_description, parsed
 
 import run_classifier_gpu
 from bert_classifier import Predictor
@@ -262,22 +262,14 @@ def test_a_damaged_file_is_refused(copied, name, change):
 def test_a_model_that_is_none_is_refused_even_with_its_digest(copied, content):
     with open(os.path.join(copied, "model.onnx"), "wb") as stream:
         stream.write(content)
-    path = os.path.join(copied, "assets.extra", "bundle.json")
-    with open(path) as stream:
-        description = json.load(stream)
-    description["digests"]["model.onnx"] = bundle.files.digest(content)
-    with open(path, "w") as stream:
-        json.dump(description, stream)
+    with changed_description(copied) as description:
+        description["digests"]["model.onnx"] = bundle.files.digest(content)
     assert_refused(copied, "cannot be loaded")
 
 
 def test_a_model_without_a_digest_is_refused(copied):
-    path = os.path.join(copied, "assets.extra", "bundle.json")
-    with open(path) as stream:
-        description = json.load(stream)
-    del description["digests"]["model.onnx"]
-    with open(path, "w") as stream:
-        json.dump(description, stream)
+    with changed_description(copied) as description:
+        del description["digests"]["model.onnx"]
     assert_refused(copied, "bundle.json is damaged")
 
 

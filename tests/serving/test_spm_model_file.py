@@ -12,7 +12,7 @@ import sentence_pieces
 import sentencepiece
 import tensorflow.compat.v1 as tf
 from conftest import CONFIG
-from program import parsed, write_data
+from program import changed_description, parsed, write_data
 
 import run_classifier_gpu
 import tokenization
@@ -236,12 +236,9 @@ def test_a_damaged_model_in_an_export_is_named(run, tmp_path):
 @pytest.mark.parametrize("names", [[], ["spiece.model", "vocab.txt"]])
 def test_an_export_has_one_tokenizer(run, tmp_path, names):
     folder = shutil.copytree(run.export, str(tmp_path / "export"))
-    path = os.path.join(folder, "assets.extra", "bundle.json")
-    with open(path, encoding="utf-8") as stream:
-        description = json.load(stream)
-    digest = description["digests"].pop("spiece.model")
-    description["digests"].update(dict.fromkeys(names, digest))
-    files.write_json(path, description)
+    with changed_description(folder) as description:
+        digest = description["digests"].pop("spiece.model")
+        description["digests"].update(dict.fromkeys(names, digest))
     with pytest.raises(BadInput, match="bundle.json is damaged"):
         bundle.open_bundle(folder)
 
